@@ -1,0 +1,40 @@
+# The manual of daily work. `make check` is what continuous integration runs.
+PYTHON ?= python
+# tools of the environment that $(PYTHON) belongs to, activated or not
+export PATH := $(shell $(PYTHON) -c "import os, sys; print(os.path.dirname(sys.executable))"):$(PATH)
+CPP_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help check lint types test format native bench wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+check: lint types test  ## everything a change must pass
+
+lint:  ## style and common mistakes, Python and C++
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(CPP_FILES)
+
+types:  ## type hints
+	mypy
+
+test:  ## all tests; without a GPU the Triton kernels run in Triton's interpreter
+	$(PYTHON) -m pytest -q
+
+format:  ## rewrite files in the project's style
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP_FILES)
+
+native:  ## rebuild the compiled modules in place, only what changed (needs an environment with cmake, ninja, pybind11)
+	$(PYTHON) setup.py -q build_ext --inplace
+
+bench:  ## run the benchmarks
+	$(PYTHON) -m pytest -q bench --benchmark-enable
+
+wheel:  ## source distribution and wheel in dist/
+	$(PYTHON) -m build
+
+clean:  ## remove what the other targets made
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache cofi_kernels/*.so

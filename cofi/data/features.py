@@ -1,0 +1,95 @@
+"""Tokenizers, and tables turned into token sequences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cofi.data.split import Passages, Ragged, TokenizedSplit
+from cofi.data.squad import tokenize_qa
+from cofi.data.table import Table
+from cofi.data.task import Task
+from cofi.errors import UserError
+
+__all__ = ["Passages", "Ragged", "TokenizedSplit", "load_tokenizer", "tokenize"]
+
+CHUNK_ROWS = 1000
+# a directory without any of these gives transformers an empty vocabulary instead of an error
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+
+
+def load_tokenizer(source: str | os.PathLike[str]) -> Any:
+    """The fast tokenizer in a directory or of a hub id; no code from there is run. Raises UserError."""
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise UserError(f"no tokenizer in {folder}: it holds none of {', '.join(VOCABULARY_FILES)}")
+    if not folder.is_dir() and (folder.is_absolute() or folder.exists() or str(source).startswith((".", "~"))):
+        raise UserError(f"no such directory of a tokenizer: {source}")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    # a broken tokenizer.json raises a plain Exception from the tokenizers library
+    except Exception as error:
+        raise UserError(f"cannot load the tokenizer of {source}: {' '.join(str(error).split())[:300]}") from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of {source} must be a fast one (tokenizer.json), got {type(tokenizer).__name__}"
+        )
+    return tokenizer
+
+
+def tokenize(
+    table: Table,
+    task: Task,
+    tokenizer: Any,
+    max_length: int | None = None,
+    doc_stride: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TokenizedSplit:
+    """The rows of a table as token sequences of at most max_length tokens, special tokens included.
+
+    Texts that are longer are cut at the end, of a pair the longer one first; passages of question answering become
+    windows that share doc_stride tokens. Defaults are the task's. progress(n) is called with the number of rows done.
+    Raises UserError for a length that leaves no room.
+    """
+    max_length = task.defaults.max_length if max_length is None else max_length
+    if task.kind == "question_answering":
+        doc_stride = task.defaults.doc_stride if doc_stride is None else doc_stride
+        return tokenize_qa(table, task, tokenizer, max_length, doc_stride, progress)
+    n_special = tokenizer.num_special_tokens_to_add(pair=task.pair_column is not None)
+    if max_length <= n_special:
+        raise UserError(f"max_length must be above the {n_special} special tokens of a sequence, got {max_length}")
+    assert task.text_column is not None
+    texts = table[task.text_column]
+    pairs = None if task.pair_column is None else table[task.pair_column]
+    ids, types = [], []
+    for first in range(0, len(texts), CHUNK_ROWS):
+        rows = slice(first, first + CHUNK_ROWS)
+        encoded = tokenizer(
+            texts[rows],
+            None if pairs is None else pairs[rows],
+            truncation="longest_first",
+            max_length=max_length,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+        )
+        ids.append(Ragged.of(encoded["input_ids"], np.int32))
+        types.append(Ragged.of(encoded["token_type_ids"], np.int8))
+        if progress is not None:
+            progress(min(first + CHUNK_ROWS, len(texts)))
+    dtype = np.int64 if task.kind == "classification" else np.float32
+    return TokenizedSplit(
+        Ragged.join(ids), Ragged.join(types), labels=np.asarray(table[task.label_column], dtype=dtype)
+    )

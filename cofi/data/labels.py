@@ -1,0 +1,131 @@
+"""From a column of labels to integers of classes or to numbers. Every bad label is named with its row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cofi.data.table import RawTable, column, is_text
+from cofi.data.task import AUTO, Task
+from cofi.data.text import with_kind
+from cofi.errors import UserError
+
+MAX_INTEGER = 2**63 - 1
+MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
+
+
+def with_labels(task: Task, raw: RawTable) -> Task:
+    """The task with its kind and class names, taken from the training table where they are not fixed. Raises UserError.
+
+    Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression.
+    """
+    if task.kind == "question_answering":
+        return task
+    values = _typed(raw, task.label_column)
+    if task.kind == AUTO:
+        task = with_kind(task, "regression" if pa.types.is_floating(values.type) else "classification")
+    if task.kind == "classification" and task.label_names is None:
+        task = replace(task, label_names=_names(values, raw, task.label_column))
+    return task
+
+
+def label_values(task: Task, raw: RawTable, *, fixed: bool) -> list[int] | list[float]:
+    """The labels of a table, for a task whose kind and classes are known. Raises UserError.
+
+    fixed: the integers in the file are the classes themselves (GLUE); otherwise they are names of classes.
+    """
+    values = _typed(raw, task.label_column)
+    if task.kind == "regression":
+        return _numbers(values, raw, task.label_column)
+    assert task.label_names is not None
+    if fixed and pa.types.is_integer(values.type):
+        return _class_numbers(values, task.label_names, raw, task.label_column)
+    return _class_indices(values, task.label_names, raw, task.label_column)
+
+
+def _typed(raw: RawTable, name: str) -> pa.ChunkedArray:
+    """The column as int64, float64 or string. Text that is all numbers, as a CSV gives it, becomes numbers."""
+    values = column(raw, name)
+    if pa.types.is_boolean(values.type):
+        return values.cast(pa.string())
+    if pa.types.is_uint64(values.type):
+        _refuse(pc.greater(values, MAX_INTEGER), values, raw, name, f"must be at most {MAX_INTEGER}")
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.int64())
+    if pa.types.is_floating(values.type):
+        return values.cast(pa.float64())
+    if not is_text(values.type):
+        raise UserError(f"{raw.source}: column {name!r} must hold integers, numbers or words, got {values.type}")
+    _refuse(pc.equal(values, ""), values, raw, name, "must not be empty")
+    if raw.source.lower().endswith(".csv"):
+        return _parsed(values)
+    return values.cast(pa.string())
+
+
+def _parsed(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        integers = values.cast(pa.int64())
+        # 007 is a name: as a number it would not be found again among the names of another file
+        return integers if integers.cast(pa.string()).equals(values) else values
+    except pa.ArrowInvalid:
+        pass
+    try:
+        return values.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return values
+
+
+def _refuse(bad: pa.ChunkedArray, values: pa.ChunkedArray, raw: RawTable, name: str, rule: str) -> None:
+    """Raise UserError for the first row where `bad` is true."""
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        value = values[row].as_py()
+        raise UserError(f"{raw.source}: column {name!r} {rule}, got {value!r} in row {row} (counted from 0)")
+
+
+def _whole(values: pa.ChunkedArray, raw: RawTable, name: str) -> pa.ChunkedArray:
+    """Numbers such as 2.0 as integers, for a task that is said to be classification."""
+    if not pa.types.is_floating(values.type):
+        return values
+    bad = pc.or_(pc.invert(pc.is_finite(values)), pc.not_equal(values, pc.round(values)))
+    _refuse(bad, values, raw, name, "must hold whole numbers or words to name classes")
+    return values.cast(pa.int64())
+
+
+def _names(values: pa.ChunkedArray, raw: RawTable, name: str) -> tuple[str, ...]:
+    found = sorted(pc.unique(_whole(values, raw, name)).to_pylist())
+    if len(found) < 2:
+        raise UserError(f"{raw.source}: column {name!r} must hold at least 2 classes, all its rows are {found[0]!r}")
+    if len(found) > MAX_CLASSES:
+        raise UserError(f"{raw.source}: column {name!r} must hold at most {MAX_CLASSES} classes, got {len(found)}")
+    return tuple(str(label) for label in found)
+
+
+def _numbers(values: pa.ChunkedArray, raw: RawTable, name: str) -> list[float]:
+    if is_text(values.type):
+        words = pc.invert(pc.match_substring_regex(values, r"^[+-]?[0-9.]+([eE][+-]?[0-9]+)?$"))
+        _refuse(words, values, raw, name, "must hold numbers for regression")
+        raise UserError(f"{raw.source}: column {name!r} must hold numbers for regression, got {values.type}")
+    values = values.cast(pa.float64())
+    _refuse(pc.invert(pc.is_finite(values)), values, raw, name, "must hold finite numbers")
+    return values.to_pylist()
+
+
+def _class_numbers(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
+    bad = pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names)))
+    rule = f"must be 0 to {len(names) - 1} ({', '.join(names)})"
+    if pc.all(pc.equal(values, -1)).as_py():
+        raise UserError(f"{raw.source}: column {column_name!r} {rule}, all rows are -1: a test set without labels")
+    _refuse(bad, values, raw, column_name, rule)
+    return values.to_pylist()
+
+
+def _class_indices(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
+    words = _whole(values, raw, column_name).cast(pa.string())
+    indices = pc.index_in(words, pa.array(names, pa.string()))
+    shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+    _refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {shown}")
+    return indices.cast(pa.int64()).to_pylist()

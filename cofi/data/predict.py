@@ -1,0 +1,125 @@
+"""What a model says of a split, and how good that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cofi.data.batches import collate
+from cofi.data.metrics import compute_metrics, main_score
+from cofi.data.split import Ragged, TokenizedSplit
+from cofi.data.squad_postprocess import best_answers
+from cofi.data.task import Task
+from cofi.errors import UserError
+from cofi.masks import Masks
+from cofi.models import CompactModel
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """logits: (N, C) float32 in the order of the split. Question answering: start_logits and end_logits instead, one
+    float32 row a window, of its length."""
+
+    logits: Array | None = None
+    start_logits: Ragged | None = None
+    end_logits: Ragged | None = None
+
+
+def check_fit(model: CompactModel, split: TokenizedSplit) -> None:
+    """Raise UserError where the split's tokens are beyond the model's tables."""
+    config = model.config
+    longest = config.max_position_embeddings - config.position_offset
+    if int(split.lengths.max()) > longest:
+        raise UserError(
+            f"the model has {longest} positions, a sequence has {int(split.lengths.max())} tokens: lower max_length"
+        )
+    if int(split.input_ids.values.max()) >= config.vocab_size:
+        raise UserError(
+            f"the model knows {config.vocab_size} tokens, the tokenizer made token {int(split.input_ids.values.max())}: "
+            "it is another model's tokenizer"
+        )
+
+
+def predict(
+    model: CompactModel,
+    split: TokenizedSplit,
+    *,
+    batch_size: int = 64,
+    masks: Masks | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Run the model, in inference mode, over a split. Its training mode is put back afterwards.
+
+    Sequences of similar length go together. device: where the model is, by default. progress(n) is called with the
+    number of sequences done. Raises UserError where the split does not fit the model.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_fit(model, split)
+    device = model.device if device is None else device
+    order = np.argsort(-split.lengths, kind="stable")
+    was_training = model.training
+    model.eval()
+    outputs: list[dict[str, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for first in range(0, len(order), batch_size):
+                rows = order[first : first + batch_size].tolist()
+                output = model(batch=collate(split, rows, device).packed, masks=masks)
+                names = ("start_logits", "end_logits") if split.passages is not None else ("logits",)
+                outputs.append({name: output[name] for name in names})
+                if progress is not None:
+                    progress(first + len(rows))
+    finally:
+        model.train(was_training)
+    return _in_order(outputs, order, split.lengths)
+
+
+def _in_order(
+    outputs: list[dict[str, torch.Tensor]], order: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Predictions:
+    """Outputs of sorted batches as arrays in the split's order; the device is read once."""
+    flat = {name: torch.cat([output[name] for output in outputs]).float().cpu().numpy() for name in outputs[0]}
+    if "logits" in flat:
+        logits = np.empty_like(flat["logits"])
+        logits[order] = flat["logits"]
+        return Predictions(logits=logits)
+    starts = np.concatenate([[0], np.cumsum(lengths[order])])
+    back = np.argsort(order)
+    rows = {name: Ragged(values, starts) for name, values in flat.items()}
+    return Predictions(**{name: Ragged.of((row[int(i)] for i in back), np.float32) for name, row in rows.items()})
+
+
+def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> dict[str, float]:
+    """The task's metrics of `predictions`, and "score", its main metric on a scale to 100."""
+    if split.passages is not None:
+        assert predictions.start_logits is not None and predictions.end_logits is not None
+        answers = best_answers(split.passages, predictions.start_logits, predictions.end_logits)
+        metrics = compute_metrics(task, answers, split.passages.answers)
+    else:
+        assert predictions.logits is not None and split.labels is not None
+        classes = task.kind == "classification"
+        values = predictions.logits.argmax(1) if classes else predictions.logits.reshape(len(split))
+        metrics = compute_metrics(task, values, split.labels)
+    return {**metrics, "score": main_score(task, metrics)}
+
+
+def evaluate_model(
+    model: CompactModel,
+    split: TokenizedSplit,
+    task: Task,
+    *,
+    batch_size: int = 64,
+    masks: Masks | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, float]:
+    """Metrics of a model on a split, and "score", the main one on a scale to 100. Arguments as for `predict`."""
+    return score(task, split, predict(model, split, batch_size=batch_size, masks=masks, device=device))

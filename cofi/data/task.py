@@ -1,0 +1,78 @@
+"""What a task is: which columns hold text and label, what the label means, how a prediction is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = ("classification", "regression", "question_answering")
+AUTO = "auto"  # kind of a task whose labels have not been looked at yet
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set on the Hugging Face hub and the names of its splits."""
+
+    path: str
+    config: str | None = None
+    train: str = "train"
+    validation: str = "validation"
+
+
+@dataclass(frozen=True)
+class TaskDefaults:
+    """max_length: tokens a sequence is cut to; doc_stride: tokens that two windows of one passage share."""
+
+    max_length: int = 128
+    doc_stride: int = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task. One whose kind is "auto" is completed from its data by `load_splits`.
+
+    text_column, pair_column: for question answering the question and the passage. None: found by name.
+    label_column: class (integer or name), number, or for question answering the struct of answers.
+    label_names: names of the classes in the order of their integers; None: taken from the training labels.
+    metrics: names that `compute_metrics` reports; "combined" is the mean of those before it. main_metric ranks models.
+    hub: where the data come from when no directory or file is given.
+    extra_validation: (suffix of its metrics, split name) of further validation sets, used where they are present.
+    generate: makes {"train", "validation"} on this machine, for a task whose data no one has to fetch.
+    """
+
+    name: str
+    kind: str
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str = "label"
+    label_names: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] = ()
+    main_metric: str = ""
+    hub: HubSource | None = None
+    defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    extra_validation: tuple[tuple[str, str], ...] = ()
+    generate: Callable[[], dict[str, pa.Table]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*KINDS, AUTO):
+            raise ValueError(f"kind must be one of {', '.join((*KINDS, AUTO))}, got {self.kind!r}")
+        if self.kind != AUTO and self.main_metric not in self.metrics:
+            raise ValueError(f"main_metric must be one of {', '.join(self.metrics)}, got {self.main_metric!r}")
+
+    @property
+    def head(self) -> str:
+        """The head a model needs, in the words of CompactConfig.head."""
+        return "question_answering" if self.kind == "question_answering" else "classification"
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head: classes, 1 for regression, 2 (start and end) for question answering."""
+        if self.kind == "classification":
+            if self.label_names is None:
+                raise ValueError(f"the classes of task {self.name} are known after load_splits")
+            return len(self.label_names)
+        return 1 if self.kind == "regression" else 2

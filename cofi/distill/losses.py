@@ -1,0 +1,124 @@
+"""Prediction distillation: how the student's outputs are compared with the teacher's, by task kind (CoFi section 3.2).
+
+Teacher first: KL(teacher || student) as in the official code; the paper prints it the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Prediction(Protocol):
+    """What a model returns: `logits` (B, classes) for classification and (B,) or (B, 1) for regression; packed
+    `start_logits` and `end_logits` (T,) for question answering. The others may be None."""
+
+    @property
+    def logits(self) -> Tensor | None: ...
+    @property
+    def start_logits(self) -> Tensor | None: ...
+    @property
+    def end_logits(self) -> Tensor | None: ...
+
+
+def prediction_loss(
+    kind: str,
+    student: Prediction,
+    teacher: Prediction,
+    *,
+    temperature: float,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+) -> Tensor:
+    """Distillation loss of the predictions, 0-dim, at least fp32, with a gradient for the student only.
+
+    kind:        name in PREDICTION_LOSSES
+    temperature: softens both distributions of a KL; regression has no use for it
+    cu_seqlens:  (B + 1,) int32, needed for question answering: which of the packed tokens belong together
+    max_seqlen:  at least the longest sequence; the default, all tokens, is as right but pads more
+    Raises ValueError for an unknown kind, a temperature that is not positive and where something needed is missing.
+    """
+    if kind not in PREDICTION_LOSSES:
+        raise ValueError(f"kind must be one of {', '.join(PREDICTION_LOSSES)}, got {kind!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return PREDICTION_LOSSES[kind](student, teacher, temperature, cu_seqlens, max_seqlen)
+
+
+def _classification(
+    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
+) -> Tensor:
+    logits, target = _outputs(student, teacher, "logits")
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"logits must have shape (B, classes) with 2 classes at least, got {tuple(logits.shape)}; "
+            "a single output has a constant softmax: distil it as regression"
+        )
+    return _softened_kl(logits / temperature, target / temperature, temperature)
+
+
+def _regression(
+    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
+) -> Tensor:
+    """Mean squared error. The official code takes the KL here too, which is 0 whatever the student says."""
+    return F.mse_loss(*_outputs(student, teacher, "logits"))
+
+
+def _question_answering(
+    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
+) -> Tensor:
+    """Mean over start and end of the KL over each example's own tokens. The official code compares padded rows, whose
+    softmax gives weight to positions that no answer can have."""
+    if cu_seqlens is None:
+        raise ValueError("cu_seqlens must be given for question answering, got None")
+    losses = []
+    for name in ("start_logits", "end_logits"):
+        logits, target = _outputs(student, teacher, name)
+        rows = [_rows(x / temperature, cu_seqlens, max_seqlen or x.shape[0]) for x in (logits, target)]
+        losses.append(_softened_kl(rows[0], rows[1], temperature))
+    return (losses[0] + losses[1]) / 2
+
+
+PREDICTION_LOSSES: dict[str, Callable[[Prediction, Prediction, float, Tensor | None, int | None], Tensor]] = {
+    "classification": _classification,
+    "regression": _regression,
+    "question_answering": _question_answering,
+}
+
+
+def _outputs(student: Prediction, teacher: Prediction, name: str) -> tuple[Tensor, Tensor]:
+    """One output of student and teacher, at least fp32, the teacher's detached."""
+    found = []
+    for who, prediction in (("student", student), ("teacher", teacher)):
+        value = getattr(prediction, name, None)
+        if value is None:
+            raise ValueError(f"{who} must return {name} for this kind of task, got None")
+        found.append(value.to(torch.promote_types(value.dtype, torch.float32)))
+    if found[0].shape != found[1].shape:
+        raise ValueError(
+            f"student and teacher must return {name} of one shape, "
+            f"got {tuple(found[0].shape)} and {tuple(found[1].shape)}"
+        )
+    return found[0], found[1].detach()
+
+
+def _softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher) || softmax(student)), mean over rows; logits (B, N), already divided by T."""
+    log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * temperature**2
+
+
+def _rows(packed: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """Packed (T,) as (B, max_seqlen), filled with the lowest number, whose probability is exactly 0 beside any logit.
+
+    Rows instead of sums by segment: those would be atomic additions on a GPU, different at every run.
+    """
+    token = torch.arange(packed.shape[0], device=packed.device, dtype=cu_seqlens.dtype)
+    row = torch.searchsorted(cu_seqlens[1:].contiguous(), token, right=True)
+    column = token - cu_seqlens[row]
+    filled = packed.new_full((cu_seqlens.shape[0] - 1, max_seqlen), torch.finfo(packed.dtype).min)
+    return filled.index_put((row, column), packed)

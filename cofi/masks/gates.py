@@ -1,0 +1,138 @@
+"""The learned gates: one log-odds parameter per unit, all kinds in one flat vector so that one launch serves all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+import cofi_kernels
+from cofi.masks.kinds import MASK_KINDS, parse_kinds
+from cofi.masks.masks import Masks
+from cofi.masks.shape import ModelShape
+from cofi_kernels.hard_concrete.reference import MAGIC_SCALE, TEMPERATURE
+
+MAX_LOGA = math.log(100.0)  # loga stays within [-MAX_LOGA, MAX_LOGA] after each step, as in the official code
+
+INIT_MEANS: dict[str, dict[str, float]] = {
+    "official": {name: kind.initial_mean for name, kind in MASK_KINDS.items()},
+    "sheared": dict.fromkeys(MASK_KINDS, 5.0),  # LLM-Shearing (Xia et al. 2024): every kind starts alike
+}
+
+
+class Gates(nn.Module):
+    """Hard-concrete gates of the mask kinds in use.
+
+    shape:        sizes of the dense encoder
+    kinds:        mask kinds to learn, as `parse_kinds` takes them; the others are never masked
+    temperature:  of the hard-concrete distribution
+    magic_scale:  scale of the deterministic masks (Wang et al. 2020)
+    init_means:   name in INIT_MEANS, or {kind: mean} (kinds left out start as in "official"); None is "official"
+    init_std:     standard deviation of loga at the start
+    seed:         of the initial loga; the global generator is not touched
+
+    `loga` (n,) fp32 holds the kinds in the order of MASK_KINDS, each row-major. `offsets` (V+1,) int32 holds the
+    boundaries of the vectors that are rounded together by the deterministic masks.
+    Raises ValueError for unknown kinds or means.
+    """
+
+    offsets: Tensor
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        kinds: str | Iterable[str],
+        *,
+        temperature: float = TEMPERATURE,
+        magic_scale: float = MAGIC_SCALE,
+        init_means: str | Mapping[str, float] | None = None,
+        init_std: float = 0.01,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.kinds = parse_kinds(kinds)
+        self.temperature = temperature
+        self.magic_scale = magic_scale
+        self._units = {name: MASK_KINDS[name].units(shape) for name in self.kinds}
+        means = _resolve_means(init_means)
+        mean = torch.cat([torch.full((math.prod(units),), means[name]) for name, units in self._units.items()])
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
+        self.loga = nn.Parameter(mean + init_std * noise)
+        self.register_buffer("offsets", _vector_offsets(shape, self.kinds), persistent=False)
+
+    def views(self) -> dict[str, Tensor]:
+        """{kind: its part of loga, in the kind's own shape}; views, so writing to them (no grad) sets the gates."""
+        return self._split(self.loga)
+
+    def sample(self, noise: Tensor) -> Masks:
+        """Training masks, differentiable in loga.
+
+        noise: (n,) fp32 uniform in (0, 1), or an int64 (2,) counter state [seed, offset] of `counter_uniform`
+        """
+        return Masks.from_kinds(
+            self._split(cofi_kernels.hard_concrete(self.loga, noise, temperature=self.temperature))
+        )
+
+    def deterministic(self) -> Masks:
+        """Evaluation masks: the expected number of units is cut in each vector, the others keep their soft value."""
+        z = cofi_kernels.deterministic_masks(
+            self.loga.detach(), self.offsets, temperature=self.temperature, magic_scale=self.magic_scale
+        )
+        return Masks.from_kinds(self._split(z))
+
+    def keep_probabilities(self) -> dict[str, Tensor]:
+        """{kind: P(z > 0)} in the kind's own shape, differentiable in loga."""
+        return self._split(cofi_kernels.keep_probability(self.loga, temperature=self.temperature))
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring loga back into its range; due after every optimizer step, not at the start."""
+        self.loga.clamp_(-MAX_LOGA, MAX_LOGA)
+
+    def get_extra_state(self) -> Tensor:
+        """What loga means: kinds, sizes and constants as JSON in a byte tensor, which every tensor format can hold."""
+        return torch.tensor(list(json.dumps(self._meaning()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that a saved state is of these very gates. Raises ValueError naming what differs."""
+        saved, own = json.loads(bytes(state.tolist())), self._meaning()
+        for name, value in own.items():
+            if saved.get(name) != value:
+                raise ValueError(f"saved gates must have {name} {value}, got {saved.get(name)}")
+
+    def _meaning(self) -> dict[str, object]:
+        return {
+            "kinds": list(self.kinds),
+            "shape": asdict(self.shape),
+            "temperature": self.temperature,
+            "magic_scale": self.magic_scale,
+        }
+
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split([math.prod(units) for units in self._units.values()])
+        return {name: part.view(units) for part, (name, units) in zip(parts, self._units.items(), strict=True)}
+
+
+def _resolve_means(init_means: str | Mapping[str, float] | None) -> dict[str, float]:
+    if isinstance(init_means, str):
+        if init_means not in INIT_MEANS:
+            raise ValueError(f"init_means must be one of {', '.join(INIT_MEANS)}, got {init_means!r}")
+        return INIT_MEANS[init_means]
+    given = dict(init_means or {})
+    unknown = [name for name in given if name not in MASK_KINDS]
+    if unknown:
+        raise ValueError(f"init_means must name mask kinds ({', '.join(MASK_KINDS)}), got {unknown[0]!r}")
+    return INIT_MEANS["official"] | given
+
+
+def _vector_offsets(shape: ModelShape, kinds: tuple[str, ...]) -> Tensor:
+    sizes = [0]
+    for kind in (MASK_KINDS[name] for name in kinds):
+        size = kind.vector_size(shape)
+        sizes += [size] * (math.prod(kind.units(shape)) // size)
+    return torch.tensor(sizes).cumsum(0).int()

@@ -1,0 +1,28 @@
+"""Encoders: one class for dense, masked and pruned models, and the families it can be loaded from.
+
+Importing this package registers the model with transformers' Auto classes.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+from cofi.models.config import CompactConfig
+from cofi.models.model import CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
+from cofi.models.output import CompactOutput
+from cofi.models.packed import PackedBatch, from_lists, pack_padded, pad_packed
+
+AutoConfig.register(CompactConfig.model_type, CompactConfig, exist_ok=True)
+AutoModel.register(CompactConfig, CompactModel, exist_ok=True)
+AutoModelForSequenceClassification.register(CompactConfig, CompactModelForSequenceClassification, exist_ok=True)
+AutoModelForQuestionAnswering.register(CompactConfig, CompactModelForQuestionAnswering, exist_ok=True)
+
+__all__ = [
+    "CompactConfig",
+    "CompactModel",
+    "CompactModelForQuestionAnswering",
+    "CompactModelForSequenceClassification",
+    "CompactOutput",
+    "PackedBatch",
+    "from_lists",
+    "pack_padded",
+    "pad_packed",
+]

@@ -1,0 +1,169 @@
+"""Checkpoint directories as untrusted input: shapes are compared before memory is taken, nothing is executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cofi.errors import UserError
+from cofi.models.config import CompactConfig
+
+CONFIG_FILE = "config.json"
+_SAFETENSORS = "model.safetensors"
+_PICKLED = "pytorch_model.bin"
+_MAX_JSON_BYTES = 64 << 20  # an index of a sharded model is below 1 MiB; a config with many labels a few MiB
+
+
+class Checkpoint:
+    """Tensors of a directory by name, from safetensors or (weights_only) pickled files, single or sharded.
+
+    shapes: {tensor name: shape}, known without reading any tensor of a safetensors file
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file_of: dict[str, Path] = {}
+        self._pickled: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in _weight_files(directory):
+            shapes = _safetensors_shapes(file) if file.suffix == ".safetensors" else self._load_pickled(file)
+            self.shapes |= shapes
+            self._file_of |= dict.fromkeys(shapes, file)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in fp32, in memory of its own."""
+        if name in self._pickled:
+            return self._pickled[name].to(torch.float32, copy=True)
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return file.get_tensor(name).to(torch.float32, copy=True)
+
+    def _load_pickled(self, file: Path) -> dict[str, tuple[int, ...]]:
+        state = _unpickle(file)
+        self._pickled |= state
+        return {name: tuple(t.shape) for name, t in state.items()}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError naming the file where there is none."""
+    try:
+        if file.stat().st_size > _MAX_JSON_BYTES:
+            raise UserError(f"{file} must be below {_MAX_JSON_BYTES} bytes, got {file.stat().st_size}")
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def compact_config(values: Mapping[str, Any], source: Path) -> CompactConfig:
+    """CompactConfig from the values of a file. Raises UserError naming the file and the field."""
+    try:
+        return CompactConfig.from_dict(dict(values))
+    except Exception as error:  # transformers' checks raise types of their own for bad values
+        raise UserError(f"{source}: {error}") from error
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    for single in (_SAFETENSORS, _PICKLED):
+        if (directory / single).is_file():
+            return [directory / single]
+        index = directory / f"{single}.index.json"
+        if index.is_file():
+            return _shards(index)
+    raise UserError(f"{directory} has no weights: expected {_SAFETENSORS} or {_PICKLED}, single or with an index")
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index} must hold a weight_map of file names")
+    files = []
+    for name in sorted(set(weight_map.values())):
+        file = index.parent / name
+        if Path(name).name != name or file.suffix not in (".safetensors", ".bin"):
+            raise UserError(f"{index} must name weight files of its own directory, got {name!r}")
+        if not file.is_file():
+            raise UserError(f"{index} names {name}, which is not there")
+        files.append(file)
+    return files
+
+
+def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
+
+
+def _unpickle(file: Path) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > file.stat().st_size:
+            raise UserError(f"{file} must not be compressed: it would unpack to {unpacked} bytes")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be loaded as plain tensors: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{file} must hold a dictionary of tensors")
+    return state
+
+
+def check_directory(path: Any, build: Callable[[CompactConfig], nn.Module]) -> None:
+    """Compare config.json of a saved CompactModel with the shapes of its weights, before any memory is taken.
+
+    Anything that is not a local directory is left to transformers. Raises UserError naming the first mismatch.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        return
+    config = compact_config(saved_config(directory), directory / CONFIG_FILE)
+    with torch.device("meta"):
+        expected = {name: tuple(p.shape) for name, p in build(config).state_dict().items()}
+    compare_shapes(directory, expected, Checkpoint(directory).shapes)
+
+
+def saved_config(directory: Path) -> dict[str, Any]:
+    """config.json of a directory that CompactModel.save_pretrained wrote. Raises UserError for another model type."""
+    values = read_json(directory / CONFIG_FILE)
+    if values.get("model_type") != CompactConfig.model_type:
+        raise UserError(
+            f"{directory / CONFIG_FILE} must have model_type {CompactConfig.model_type!r}, "
+            f"got {values.get('model_type')!r}; cofi.models.load_model reads Hugging Face's models"
+        )
+    if "quantization_config" in values:
+        raise UserError(f"{directory / CONFIG_FILE}: quantization_config is not supported")
+    return values
+
+
+def compare_shapes(
+    directory: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise UserError naming the first tensor that is missing, of another shape, or not expected."""
+    for name, shape in expected.items():
+        if name not in found:
+            raise UserError(f"{directory} lacks the tensor {name} of shape {shape}")
+        if found[name] != shape:
+            raise UserError(f"{directory}: {name} must have shape {shape} by {CONFIG_FILE}, got {found[name]}")
+    unexpected = sorted(found.keys() - expected.keys())
+    if unexpected:
+        raise UserError(f"{directory} holds {unexpected[0]}, which the model of its {CONFIG_FILE} does not have")
+
+
+def check_loading(source: Any, info: Mapping[str, Any]) -> None:
+    """Raise UserError where transformers' loading report is not clean."""
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in info.get(problem) or ())
+        if names:
+            raise UserError(f"{source} does not fit the model: {problem.replace('_', ' ')} {', '.join(names[:4])}")

@@ -1,0 +1,265 @@
+"""Configuration of the one encoder class: a dense model is the case where every layer has the same width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    from cofi.masks.shape import ModelShape
+    from cofi_kernels import EncoderLayout
+
+HEADS = ("none", "classification", "question_answering")
+POOLERS = ("none", "tanh", "relu", "gelu")
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+# "classification" is accepted as a short name of transformers' own word
+PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "single_label_classification": "single_label_classification",
+    "regression": "regression",
+}
+PER_LAYER_FIELDS = ("num_attention_heads", "intermediate_size", "attention_bias_only", "ffn_bias_only")
+
+# Inclusive ranges. The upper ends are far above any encoder in use: they stop a hostile config.json from
+# asking for memory, not a user. 256 layers also keeps the dropout sites of a step below SITES_PER_STEP.
+_INTEGER_RANGES = {
+    "vocab_size": (1, 1 << 24),
+    "hidden_size": (1, 1 << 16),
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (0, 1 << 12),
+    "head_dim": (1, 1 << 12),
+    "intermediate_size": (0, 1 << 20),
+    "max_position_embeddings": (1, 1 << 20),
+    "position_offset": (0, 1 << 20),
+    "type_vocab_size": (0, 1 << 16),
+    "embedding_size": (1, 1 << 16),
+    "pooler_size": (1, 1 << 16),
+    "pad_token_id": (-1, 1 << 24),
+    "num_labels": (1, 1 << 20),
+}
+_NUMBER_RANGES = {  # half open
+    "hidden_dropout_prob": (0.0, 1.0),
+    "attention_probs_dropout_prob": (0.0, 1.0),
+    "classifier_dropout": (0.0, 1.0),
+    "layer_norm_eps": (0.0, 1.0),
+    "initializer_range": (0.0, 100.0),
+}
+_OPTIONAL = ("head_dim", "embedding_size", "pooler_size", "pad_token_id", "classifier_dropout")
+_CHOICES = {"head": HEADS, "pooler": POOLERS, "hidden_act": ACTIVATIONS}
+_FLAGS = ("attention_bias_only", "ffn_bias_only", "pooler_dropout")
+
+
+class CompactConfig(PreTrainedConfig):
+    """Sizes of a BERT-like post-LN encoder whose layers may differ in width.
+
+    hidden_size, head_dim, num_hidden_layers: one value for the model. head_dim defaults to
+        hidden_size / num_attention_heads; give it where hidden dims were pruned.
+    num_attention_heads, intermediate_size: of every layer that `per_layer_config` does not list; 0 removes the
+        sublayer (it becomes the identity).
+    per_layer_config: transformers' sparse schema {layer: {field: value}}; fields are num_attention_heads,
+        intermediate_size, attention_bias_only, ffn_bias_only. With `*_bias_only` a sublayer without units keeps its
+        output bias and its LayerNorm.
+    max_position_embeddings: rows of the position table; position p reads row p + position_offset.
+    type_vocab_size: 0 for families without token types.
+    embedding_size: width of the tables; where it differs from hidden_size a linear layer projects (ELECTRA).
+    head: "none", "classification" or "question_answering". pooler: activation of the dense layer between the first
+        token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
+    classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
+        and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
+    problem_type: "single_label_classification" (or, for short, "classification"), "regression" or None (regression
+        when num_labels is 1).
+
+    Raises ValueError naming the field, the rule and the value.
+    """
+
+    model_type: ClassVar[str] = "cofi_compact"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    head_dim: int | None = None
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    max_position_embeddings: int = 512
+    position_offset: int = 0
+    type_vocab_size: int = 2
+    embedding_size: int | None = None
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    initializer_range: float = 0.02
+    head: str = "none"
+    pooler: str = "tanh"
+    pooler_size: int | None = None
+    pooler_dropout: bool = False
+    attention_bias_only: bool = False
+    ffn_bias_only: bool = False
+    source_model_type: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _check_scalars(self.__dict__)
+        _check_labels(kwargs.get("num_labels"), self.__dict__.get("id2label"))
+        _check_per_layer(kwargs.get("per_layer_config"), self.num_hidden_layers)
+        self._fill_sizes()
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def _fill_sizes(self) -> None:
+        if self.head_dim is None:
+            self.head_dim = _default_head_dim(self.hidden_size, self.num_attention_heads)
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        if self.pooler_size is None:
+            self.pooler_size = self.hidden_size
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "problem_type" and value is not None:
+            if value not in PROBLEM_TYPES:
+                raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
+            value = PROBLEM_TYPES[value]
+        super().__setattr__(key, value)
+
+    def __eq__(self, other: object) -> bool:
+        # the dataclass comparison reads every field, which transformers forbids where layers differ
+        return isinstance(other, CompactConfig) and self.to_dict() == other.to_dict()
+
+    def check(self) -> None:
+        """Check every field again: attributes of a configuration may have been set after its construction."""
+        _check_scalars(self.__dict__)
+        _check_labels(self.num_labels, self.id2label)
+        if self.is_regression and self.num_labels != 1:
+            raise ValueError(f"num_labels must be 1 for regression, got {self.num_labels}")
+        for layer, config in enumerate(self.per_layer_config):
+            _check_layer(config.__dict__, f"layer {layer}: ")
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the classification head predicts one number, trained by squared error."""
+        return self.problem_type == "regression" or (self.problem_type is None and self.num_labels == 1)
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether a dense layer follows the first token; question answering reads the tokens themselves."""
+        return self.pooler != "none" and self.head != "question_answering"
+
+    @property
+    def head_dropout(self) -> float:
+        """Dropout probability before the last linear layer of the head."""
+        if self.classifier_dropout is not None:
+            return self.classifier_dropout
+        return self.hidden_dropout_prob if self.head == "classification" else 0.0
+
+    def layout(self) -> EncoderLayout:
+        """Widths of every layer as `cofi_kernels.compact_encoder` takes them."""
+        from cofi_kernels import EncoderLayout
+
+        layers = list(self.per_layer_config)
+        heads = tuple(layer.num_attention_heads for layer in layers)
+        intermediate = tuple(layer.intermediate_size for layer in layers)
+        return EncoderLayout(
+            heads=heads,
+            intermediate=intermediate,
+            mha=tuple(n > 0 or layer.attention_bias_only for n, layer in zip(heads, layers, strict=True)),
+            ffn=tuple(n > 0 or layer.ffn_bias_only for n, layer in zip(intermediate, layers, strict=True)),
+            head_dim=self.head_dim,
+            eps=self.layer_norm_eps,
+            activation=self.hidden_act,
+        )
+
+    def shape(self) -> ModelShape:
+        """Sizes that masks are made for. Raises ValueError when the layers differ: such a model is pruned already."""
+        from cofi.masks.shape import ModelShape
+
+        layout = self.layout()
+        if len(set(layout.heads)) > 1 or len(set(layout.intermediate)) > 1:
+            raise ValueError(f"layers must be of one size to be masked, got {layout.heads} heads, {layout.intermediate}")
+        return ModelShape(
+            n_layers=self.num_hidden_layers,
+            n_heads=layout.heads[0],
+            head_dim=layout.head_dim,
+            d_hidden=self.hidden_size,
+            d_int=layout.intermediate[0],
+        )
+
+
+def _default_head_dim(hidden_size: int, n_heads: int) -> int:
+    if n_heads == 0 or hidden_size % n_heads:
+        raise ValueError(
+            "head_dim must be given where hidden_size is no multiple of num_attention_heads, "
+            f"got hidden_size {hidden_size} and num_attention_heads {n_heads}"
+        )
+    return hidden_size // n_heads
+
+
+def _check_scalars(fields: Mapping[str, Any]) -> None:
+    """Check the fields of a configuration one by one; those in _OPTIONAL may be None."""
+    given = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
+    for name in _INTEGER_RANGES.keys() & given.keys():
+        _check_integer(name, given[name])
+    for name in _NUMBER_RANGES.keys() & given.keys():
+        _check_number(name, given[name])
+    for name, choices in _CHOICES.items():
+        if fields[name] not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {fields[name]!r}")
+    for name in _FLAGS:
+        if not isinstance(fields[name], bool):
+            raise ValueError(f"{name} must be true or false, got {fields[name]!r}")
+    if fields["position_offset"] >= fields["max_position_embeddings"]:
+        raise ValueError(
+            f"position_offset must be below max_position_embeddings ({fields['max_position_embeddings']} rows), "
+            f"got {fields['position_offset']}"
+        )
+
+
+def _check_integer(name: str, value: Any, where: str = "") -> None:
+    low, high = _INTEGER_RANGES[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{where}{name} must be an integer in [{low}, {high}], got {value!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    low, high = _NUMBER_RANGES[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
+        raise ValueError(f"{name} must be a number in [{low}, {high}), got {value!r}")
+
+
+def _check_labels(num_labels: Any, id2label: Any) -> None:
+    if num_labels is not None:
+        _check_integer("num_labels", num_labels)
+    if id2label is None:
+        return
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"id2label must map label numbers to names, got {type(id2label).__name__}")
+    _check_integer("num_labels", len(id2label))
+    if {str(key) for key in id2label} != {str(i) for i in range(len(id2label))}:
+        raise ValueError(f"id2label must number its {len(id2label)} labels from 0, got {sorted(map(str, id2label))[:8]}")
+
+
+def _check_per_layer(per_layer: Any, n_layers: int) -> None:
+    """Check what a file or a caller gave, before transformers reads it."""
+    if per_layer is None:
+        return
+    if not isinstance(per_layer, Mapping):
+        raise ValueError(f"per_layer_config must map layer numbers to fields, got {type(per_layer).__name__}")
+    for key, fields in per_layer.items():
+        if not str(key).isdecimal() or int(key) >= n_layers:
+            raise ValueError(f"per_layer_config must use layer numbers in [0, {n_layers}), got {key!r}")
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"per_layer_config[{key}] must map fields to values, got {fields!r}")
+        unknown = sorted(str(name) for name in fields if name not in PER_LAYER_FIELDS)
+        if unknown:
+            raise ValueError(f"per_layer_config[{key}] may set {', '.join(PER_LAYER_FIELDS)}, got {', '.join(unknown)}")
+
+
+def _check_layer(fields: Mapping[str, Any], where: str) -> None:
+    for units, flag in (("num_attention_heads", "attention_bias_only"), ("intermediate_size", "ffn_bias_only")):
+        _check_integer(units, fields[units], where)
+        if not isinstance(fields[flag], bool):
+            raise ValueError(f"{where}{flag} must be true or false, got {fields[flag]!r}")
+        if fields[flag] and fields[units]:
+            raise ValueError(f"{where}{flag} needs {units} to be 0, got {fields[units]}")

@@ -1,0 +1,52 @@
+"""Token embeddings: tables, LayerNorm, dropout and, for ELECTRA, a projection to the hidden size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+import cofi_kernels
+from cofi.models.layers import Norm
+from cofi.models.packed import PackedBatch
+
+if TYPE_CHECKING:
+    from cofi.models.config import CompactConfig
+
+
+class Embeddings(nn.Module):
+    """(T,) tokens -> (T, E). The hidden mask multiplies before and after the LayerNorm, which sees kept dims only.
+
+    Where the tables are not as wide as the encoder, they hold no hidden dims and the mask multiplies the projection.
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        width = config.embedding_size
+        self.eps, self.dropout = config.layer_norm_eps, config.hidden_dropout_prob
+        self.position_offset = config.position_offset
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.norm = Norm(width)
+        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+
+    def forward(self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None) -> Tensor:
+        """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training."""
+        x = self.word(batch.input_ids) + self.position(batch.position_ids + self.position_offset)
+        if self.token_type is not None:
+            x = x + self.token_type(batch.token_type_ids)
+        table_mask = z_hidden if self.projection is None else None
+        if table_mask is not None:
+            x = x * table_mask
+        x = cofi_kernels.masked_layer_norm(
+            x, None, self.norm.weight, self.norm.bias, z_hidden=table_mask, eps=self.eps
+        )
+        if site is not None and self.dropout > 0:
+            x = cofi_kernels.counter_dropout(x, self.dropout, site)
+        if self.projection is None:
+            return x
+        x = self.projection(x)
+        # as in the kernels, a mask of 0 gets no gradient
+        return x if z_hidden is None else x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden)

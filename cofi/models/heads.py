@@ -1,0 +1,38 @@
+"""Losses of the task heads, as Hugging Face's models of the same task compute them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def classification_loss(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:
+    """Cross-entropy of logits (B, C) and labels (B,), or the squared error of logits (B, 1) for regression."""
+    if regression:
+        return functional.mse_loss(logits.squeeze(-1), labels.view(-1).to(logits.dtype))
+    return functional.cross_entropy(logits, labels.view(-1).long())
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor) -> Tensor:
+    """Mean of the cross-entropies of start and end over the tokens of each sequence.
+
+    logits: (B, S), the lowest finite number where there is no token; positions: (B,) columns. A position outside the
+    sequence is left out (answers cut off by truncation); 0 where no example has an answer inside.
+    """
+    return (_position_loss(start_logits, start_positions) + _position_loss(end_logits, end_positions)) / 2
+
+
+def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    length = logits.shape[1]
+    target = positions.view(-1).long().clamp(0, length)
+    column = target.clamp(max=length - 1).unsqueeze(1)
+    is_token = logits.gather(1, column).squeeze(1) > lowest(logits)
+    target = torch.where(is_token & (target < length), target, length)
+    total = functional.cross_entropy(logits, target, ignore_index=length, reduction="sum")
+    return total / (target < length).sum().clamp(min=1)
+
+
+def lowest(logits: Tensor) -> float:
+    """What stands for the logit of a place without token: a softmax gives it exactly 0."""
+    return torch.finfo(logits.dtype).min

@@ -1,0 +1,271 @@
+"""The one encoder of the project: dense teacher, dense student under masks, and the pruned model.
+
+B sequences, T packed tokens, S padded length, E hidden, L layers, C labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+import cofi_kernels
+from cofi.models.checkpoint import check_directory, check_loading
+from cofi.models.config import CompactConfig
+from cofi.models.dropout import draw_dropout_state, dropout_sites
+from cofi.models.embeddings import Embeddings
+from cofi.models.heads import classification_loss, lowest, span_loss
+from cofi.models.layers import SITES_PER_LAYER, Attention, EncoderLayer, FeedForward
+from cofi.models.output import CompactOutput
+from cofi.models.packed import PackedBatch, pack_slots, pad_packed, scatter_slots, token_slots
+
+if TYPE_CHECKING:
+    from cofi.masks.masks import Masks
+
+_POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+}
+_HEAD_SITES = 2  # before the pooler's dense layer, before the classifier
+
+
+class CompactModel(PreTrainedModel):
+    """A post-LN encoder with at most one task head; any width in any layer.
+
+    `from_pretrained` reads directories written by `save_pretrained` and raises UserError when a weight is missing,
+    unexpected or of another shape than config.json says. `load_model` reads Hugging Face's own models.
+    """
+
+    config_class = CompactConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    required_head: ClassVar[str | None] = None  # set by the subclasses of the Auto classes
+
+    def __init__(self, config: CompactConfig) -> None:
+        if self.required_head is not None:
+            config = _with_head(config, self.required_head)
+        config.check()
+        super().__init__(config)
+        self.layout = config.layout()
+        self.embeddings = Embeddings(config)
+        sizes = zip(
+            _present(self.layout.heads, self.layout.mha),
+            _present(self.layout.intermediate, self.layout.ffn),
+            strict=True,
+        )
+        self.layers = nn.ModuleList(EncoderLayer(config, heads, intermediate) for heads, intermediate in sizes)
+        self.pooler = nn.Linear(config.hidden_size, config.pooler_size) if config.has_pooler else None
+        features = config.pooler_size if config.has_pooler else config.hidden_size
+        self.classifier = nn.Linear(features, config.num_labels) if config.head == "classification" else None
+        self.qa_outputs = nn.Linear(config.hidden_size, 2) if config.head == "question_answering" else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights of `initializer_range`, zero biases, unit LayerNorms; weights already loaded are kept."""
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("b"):
+                init.zeros_(parameter)
+            elif isinstance(module, (nn.Linear, nn.Embedding, Attention, FeedForward)):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+            else:
+                init.ones_(parameter)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word = value
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but whatever does not fit is an error: UserError naming the first mismatch."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        check_directory(pretrained_model_name_or_path, cls)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_loading(pretrained_model_name_or_path, info)
+        return (model, info) if wants_info else model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        *,
+        batch: PackedBatch | None = None,
+        masks: Masks | None = None,
+        output_hidden_states: bool | None = None,
+        dropout_state: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CompactOutput | tuple[Any, ...]:
+        """Run the encoder and its head on padded input or on a packed batch; exactly one of the two is given.
+
+        input_ids, attention_mask, token_type_ids, position_ids: (B, S), padded on either side; see `pack_padded`
+        labels: (B,) of the classification head; start_positions, end_positions: (B,) columns of the QA head
+        masks: applied as in CoFi; None runs the plain encoder. Needs layers of one size.
+        dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
+        Raises ValueError for inputs that do not fit each other or the model.
+        """
+        if (input_ids is None) == (batch is None):
+            raise ValueError("exactly one of input_ids and batch must be given")
+        slots = None
+        if input_ids is not None:
+            slots = token_slots(input_ids, attention_mask)
+            batch = pack_slots(input_ids, slots, attention_mask, token_type_ids, position_ids)
+        self._check_positions(batch, position_ids)
+        keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        sites = self._sites(dropout_state, batch.input_ids.device)
+        states = self._encode(batch, masks, sites, bool(keep_states))
+        output = self._head(states[-1], batch, sites)
+        place = _Border(batch, slots, input_ids)
+        self._fill_task(output, place, labels, start_positions, end_positions)
+        output.last_hidden_state = place.states(states[-1])
+        if keep_states:
+            output.hidden_states = tuple(place.states(state) for state in states)
+        plain = return_dict is False or (return_dict is None and not self.config.return_dict)
+        return output.to_tuple() if plain else output
+
+    def _check_positions(self, batch: PackedBatch, position_ids: Tensor | None) -> None:
+        room = self.config.max_position_embeddings - self.config.position_offset
+        if position_ids is None and batch.max_seqlen > room:
+            raise ValueError(f"sequences must have at most {room} tokens, got {batch.max_seqlen}")
+
+    def _sites(self, state: Tensor | None, device: torch.device) -> Tensor | None:
+        drops = self.config.hidden_dropout_prob or self.config.attention_probs_dropout_prob or self.config.head_dropout
+        if not self.training or not drops:
+            return None
+        state = draw_dropout_state(device) if state is None else state
+        return dropout_sites(state, 1 + SITES_PER_LAYER * len(self.layers) + _HEAD_SITES)
+
+    def _encode(self, batch: PackedBatch, masks: Masks | None, sites: Tensor | None, keep: bool) -> list[Tensor]:
+        """The states asked for, the last one at the end."""
+        if masks is not None:
+            masks.check(self.config.shape())
+        x = self.embeddings(
+            batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0]
+        )
+        if not (keep or self.training or masks is not None or torch.is_grad_enabled()):
+            weights = self.encoder_weights()
+            return [cofi_kernels.compact_encoder(x, batch.cu_seqlens, batch.max_seqlen, weights, self.layout)]
+        states = [x]
+        for i, layer in enumerate(self.layers):
+            first = 1 + SITES_PER_LAYER * i
+            layer_sites = None if sites is None else sites[first : first + SITES_PER_LAYER]
+            x = layer(x, batch, None if masks is None else masks.layer(i), layer_sites)
+            states = [*states, x] if keep else [x]
+        return states
+
+    def encoder_weights(self) -> list[Tensor]:
+        """Weights of all layers, flat, in the order of `compact_encoder`; those of a removed sublayer have no rows."""
+        weights: list[Tensor] = []
+        for layer in self.layers:
+            weights += self._attention_weights(layer.attention) + self._ffn_weights(layer.ffn)
+        return weights
+
+    def _attention_weights(self, module: Attention | None) -> list[Tensor]:
+        if module is not None:
+            return [module.w_qkv, module.b_qkv, module.w_out, module.b_out, module.norm.weight, module.norm.bias]
+        empty = self.embeddings.word.weight.new_empty
+        hidden = self.config.hidden_size
+        return [empty(3, 0, hidden), empty(3, 0), empty(0, hidden), empty(0), empty(0), empty(0)]
+
+    def _ffn_weights(self, module: FeedForward | None) -> list[Tensor]:
+        if module is not None:
+            return [module.w_up, module.b_up, module.w_down, module.b_down, module.norm.weight, module.norm.bias]
+        empty = self.embeddings.word.weight.new_empty
+        hidden = self.config.hidden_size
+        return [empty(0, hidden), empty(0), empty(0, hidden), empty(0), empty(0), empty(0)]
+
+    def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> CompactOutput:
+        if self.qa_outputs is not None:
+            start, end = self.qa_outputs(self._drop(x, sites, -1)).unbind(-1)
+            return CompactOutput(start_logits=start, end_logits=end)
+        if self.pooler is None and self.classifier is None:
+            return CompactOutput()
+        features = x[batch.cu_seqlens[:-1].long()]
+        output = CompactOutput()
+        if self.pooler is not None:
+            features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
+            features = _POOLER_ACTIVATIONS[self.config.pooler](self.pooler(features))
+            output.pooler_output = features
+        if self.classifier is not None:
+            output.logits = self.classifier(self._drop(features, sites, -1))
+        return output
+
+    def _drop(self, x: Tensor, sites: Tensor | None, site: int) -> Tensor:
+        p = self.config.head_dropout
+        return x if sites is None or p == 0 else cofi_kernels.counter_dropout(x, p, sites[site])
+
+    def _fill_task(
+        self, output: CompactOutput, place: _Border, labels: Tensor | None, start: Tensor | None, end: Tensor | None
+    ) -> None:
+        """Put the loss, and the QA logits as the caller gets them, into `output`."""
+        head = self.config.head
+        if (labels is not None and head != "classification") or (
+            not (start is None and end is None) and head != "question_answering"
+        ):
+            raise ValueError(f"targets must be those of the model's head, which is {head!r}")
+        if output.logits is not None and labels is not None:
+            output.loss = classification_loss(output.logits, labels, regression=self.config.is_regression)
+        if output.start_logits is None:
+            return
+        if (start is None) != (end is None):
+            raise ValueError("start_positions and end_positions must be given together")
+        padded = place.padded_logits(output.start_logits), place.padded_logits(output.end_logits)
+        if start is not None:
+            output.loss = span_loss(*padded, start, end)
+        if place.slots is not None:
+            output.start_logits, output.end_logits = padded
+
+
+class _Border:
+    """How token-wise results go back to the caller: as they came, padded or packed."""
+
+    def __init__(self, batch: PackedBatch, slots: Tensor | None, input_ids: Tensor | None) -> None:
+        self.batch = batch
+        self.slots = slots
+        self.shape = None if input_ids is None else (input_ids.shape[0], input_ids.shape[1])
+
+    def states(self, x: Tensor) -> Tensor:
+        return x if self.slots is None else scatter_slots(x, self.slots, self.shape)
+
+    def padded_logits(self, logits: Tensor) -> Tensor:
+        if self.slots is None:
+            return pad_packed(logits, self.batch.cu_seqlens, self.batch.max_seqlen, lowest(logits))
+        return scatter_slots(logits, self.slots, self.shape, lowest(logits))
+
+
+class CompactModelForSequenceClassification(CompactModel):
+    """`CompactModel` with the classification head, for AutoModelForSequenceClassification."""
+
+    required_head = "classification"
+
+
+class CompactModelForQuestionAnswering(CompactModel):
+    """`CompactModel` with the question answering head, for AutoModelForQuestionAnswering."""
+
+    required_head = "question_answering"
+
+
+def _with_head(config: CompactConfig, head: str) -> CompactConfig:
+    if config.head == head:
+        return config
+    if config.head != "none":
+        raise ValueError(f"config.head must be {head!r} or 'none' for this class, got {config.head!r}")
+    config = copy.deepcopy(config)
+    config.head = head
+    return config
+
+
+def _present(sizes: tuple[int, ...], alive: tuple[bool, ...]) -> list[int | None]:
+    return [size if keep else None for size, keep in zip(sizes, alive, strict=True)]

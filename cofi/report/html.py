@@ -1,0 +1,199 @@
+"""The page of a run: one HTML file with everything in it, nothing fetched, nothing executed."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from cofi.errors import UserError
+from cofi.report.figures import Drawn, draw_figures
+from cofi.report.reading import RunFiles, read_run
+from cofi.report.tables import PARAMETERS_NOTE, measured_names, measurement_note, score_change, summary_rows
+from cofi.report.values import (
+    number,
+    numbers,
+    show_change,
+    show_count,
+    show_percent,
+    show_ratio,
+    show_score,
+    show_seconds,
+)
+
+REPORT, FIGURES = "report.html", "figures"
+# Settings of where and how a run is kept, which a reader who repeats it chooses anew.
+NOT_REPRODUCED = {"resume", "overwrite", "tensorboard", "output"}
+# head of the saved model -> class that loads it, what its tokenizer is given
+LOADERS = {
+    "classification": ("CompactModelForSequenceClassification", '["A text."]'),
+    "question_answering": ("CompactModelForQuestionAnswering", '["A question?"], ["A passage."]'),
+}
+ANY_LOADER = ("CompactModel", '["A text."]')
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write report.html and figures/*.png from config.yaml, metrics.jsonl and result.json of a run.
+
+    Works for a run that is still going on: what its files do not say yet is left out. Returns the path of the page.
+    Raises UserError where the files cannot be read or written.
+    """
+    run = read_run(run_dir)
+    figures = draw_figures(run)
+    page = render_page(run, figures)
+    try:
+        for figure in figures:
+            _write(run.directory / FIGURES / f"{figure.name}.png", figure.png)
+        return _write(run.directory / REPORT, page.encode())
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {run.directory}: {error.strerror or error}") from error
+
+
+def render_page(run: RunFiles, figures: Sequence[Drawn]) -> str:
+    """The page as text; every value of the run's files is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cofi.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    style = jinja2.PackageLoader("cofi.report").get_source(environment, "report.css")[0]
+    return environment.get_template("report.html.j2").render(
+        style=Markup(style),
+        title=_title(run),
+        run=run,
+        facts=_facts(run),
+        names=measured_names(run.result),
+        rows=summary_rows(run.result) if run.finished else [],
+        table_notes=[note for note in (PARAMETERS_NOTE, measurement_note(run.result)) if note],
+        headline=headline(run.result),
+        figures=[_embedded(figure) for figure in figures],
+        seconds=_phase_bars(run.result),
+        sparsity=_sparsity_sentence(run.result),
+        command=_command(run),
+        loading=_loading(run),
+        environment=_environment(run.result),
+    )
+
+
+def _title(run: RunFiles) -> str:
+    task = run.result.get("task") or run.config.get("task") or run.directory.resolve().name
+    return str(task)
+
+
+def _facts(run: RunFiles) -> list[str]:
+    """The line under the title."""
+    facts = [str(run.config[key]) for key in ("model",) if run.config.get(key) is not None]
+    target = number(run.result, "target_sparsity")
+    target = number(run.config, "sparsity") if target is None else target
+    if target is not None:
+        facts.append(f"target sparsity {show_percent(target)}")
+    for name in ("recipe", "seed"):
+        value = run.result.get(name, run.config.get(name))
+        if value is not None:
+            facts.append(f"{name} {value}")
+    return facts
+
+
+def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(large figure, what it is, from what to what) for size, speed and score; only what the result has."""
+    items = []
+    before, after = number(result, "params_before"), number(result, "params_after")
+    if before and after:
+        sizes = f"{show_count(before)} to {show_count(after)} parameters"
+        items.append((show_ratio(before / after), "smaller encoder", sizes))
+    speedup = numbers(result, "speedup")
+    if speedup:
+        name, best = max(speedup.items(), key=lambda item: item[1])
+        others = ", ".join(f"{show_ratio(ratio)} at {other}" for other, ratio in speedup.items() if other != name)
+        items.append((show_ratio(best), f"{'faster' if best >= 1 else 'the speed'} at {name}", others))
+    change = score_change(result, "compact")
+    if change is not None:
+        metric = str(result.get("metric") or "score")
+        scores = " to ".join(show_score(number(result, f"{model}_score")) for model in ("teacher", "compact"))
+        items.append((show_change(change), f"points of {metric}", scores))
+    return items
+
+
+def _embedded(figure: Drawn) -> dict[str, str]:
+    return {
+        "heading": figure.words.heading,
+        "caption": figure.words.caption,
+        "alt": figure.words.alt,
+        "light": "data:image/svg+xml;base64," + base64.b64encode(figure.light_svg).decode(),
+        "dark": "data:image/svg+xml;base64," + base64.b64encode(figure.dark_svg).decode(),
+    }
+
+
+def _phase_bars(result: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """(phase, time in words, share of the longest in percent)."""
+    seconds = {name: max(value, 0.0) for name, value in numbers(result, "seconds").items()}
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [(name, show_seconds(value), round(100 * value / longest, 2)) for name, value in seconds.items()]
+
+
+def _sparsity_sentence(result: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {show_percent(number(result, key))}"
+        for key, name in (("target_sparsity", "target"), ("expected_sparsity", "expected"), ("sparsity", "reached"))
+        if number(result, key) is not None
+    ]
+    return f"Sparsity: {', '.join(parts)}." if parts else ""
+
+
+def _command(run: RunFiles) -> str:
+    """The command that repeats the run: its own if it was kept, otherwise every setting of config.yaml as a flag."""
+    if isinstance(run.result.get("command"), str):
+        return run.result["command"]
+    words = [
+        f"--{str(name).replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in run.config.items()
+        if name not in NOT_REPRODUCED and isinstance(value, (str, int, float)) and value != ""
+    ]
+    return " ".join(["python -m cofi.train", *words]) if words else ""
+
+
+def _loading(run: RunFiles) -> str:
+    """Lines of Python that load the model and run it."""
+    name, texts = LOADERS.get(str(run.model_config.get("head")), ANY_LOADER)
+    path = str(Path(str(run.config.get("output") or run.directory)) / "model")
+    return (
+        "from transformers import AutoTokenizer\n"
+        f"from cofi import {name}\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({path!r})\n"
+        f"model = {name}.from_pretrained({path!r}).eval()\n"
+        f'outputs = model(**tokenizer({texts}, return_tensors="pt", padding=True))'
+    )
+
+
+def _environment(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key in ("versions", "machine"):
+        value = result.get(key)
+        items = value.items() if isinstance(value, Mapping) else [(key, value)]
+        rows += [(str(name), str(item)) for name, item in items if item is not None]
+    if result.get("seed") is not None:
+        rows.append(("seed", str(result["seed"])))
+    return list(dict(rows).items())
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path

@@ -1,0 +1,204 @@
+"""The files of a run, read with care: a run may still be going on, may have been killed, may be somebody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cofi.errors import UserError
+from cofi.report.values import Sizes, finite, read_sizes
+
+CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
+# Real runs stay far below: a config is a few kB, a result a few tens of kB, a metrics line about 400 bytes.
+MAX_BYTES = {CONFIG: 2**20, METRICS: 2**30, RESULT: 2**24}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run: first step, and the step where the next phase begins (or the last step)."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the files of a run directory say; empty where a file is not there yet.
+
+    model_config:       config.json of the compact model
+    steps, evaluations: lines of metrics.jsonl by type, in the order of their `step`
+    notes:              sentences about what could not be read
+    """
+
+    directory: Path
+    config_text: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    model_config: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.result)
+
+    @property
+    def structure(self) -> Sizes | None:
+        """Kept sizes: of the result, or of the last evaluation that has them. Raises UserError when malformed."""
+        if self.result.get("structure") is not None:
+            return read_sizes(self.result["structure"], RESULT)
+        for record in reversed(self.evaluations):
+            if record.get("structure") is not None:
+                return read_sizes(record["structure"], METRICS)
+        return None
+
+    @property
+    def dense_structure(self) -> Sizes | None:
+        """Sizes before pruning: `dense_structure` of the result, else of the teacher saved beside, if it is as deep."""
+        if self.result.get("dense_structure") is not None:
+            return read_sizes(self.result["dense_structure"], RESULT)
+        kept, teacher = self.structure, _teacher_sizes(self.directory / "teacher" / "config.json")
+        return teacher if kept is not None and teacher is not None and len(teacher.heads) == len(kept.heads) else None
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases in the order they ran, from the lines of metrics.jsonl."""
+        ordered = sorted(self.steps + self.evaluations, key=lambda record: record["step"])
+        starts: dict[str, int] = {}
+        for record in ordered:
+            starts.setdefault(record["phase"], record["step"])
+        ends = [*list(starts.values())[1:], ordered[-1]["step"] if ordered else 0]
+        return [Phase(name, start, end) for (name, start), end in zip(starts.items(), ends, strict=True)]
+
+
+def read_run(directory: Path | str) -> RunFiles:
+    """Read the files of a run directory.
+
+    A missing file, or a last line that is not complete, belongs to a run that is going on and is no error.
+    Raises UserError where the directory holds no file of a run, or a file is too large or not what its name says.
+    """
+    directory = Path(directory)
+    if not any((directory / name).is_file() for name in MAX_BYTES):
+        raise UserError(f"{directory} is not a run directory: it has none of {', '.join(MAX_BYTES)}")
+    config_text = _read_text(directory / CONFIG)
+    steps, evaluations, notes = _read_metrics(directory / METRICS)
+    return RunFiles(
+        directory=directory,
+        config_text=config_text,
+        config=_parse_config(config_text, directory / CONFIG),
+        result=_parse_object(directory / RESULT),
+        model_config=_parse_object(directory / "model" / "config.json"),
+        steps=steps,
+        evaluations=evaluations,
+        notes=tuple(notes),
+    )
+
+
+def _check_size(path: Path) -> bool:
+    """Whether the file is there; raises UserError when it is larger than any run writes."""
+    if not path.is_file():
+        return False
+    size, limit = path.stat().st_size, MAX_BYTES[path.name if path.name in MAX_BYTES else RESULT]
+    if size > limit:
+        raise UserError(f"{path} has {size} bytes, more than the {limit} bytes a run may write")
+    return True
+
+
+def _read_text(path: Path) -> str:
+    if not _check_size(path):
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _parse_config(text: str, path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(text) if text else {}
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} must hold a mapping, got {type(config).__name__}")
+    return config
+
+
+def _parse_object(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold an object, got {type(value).__name__}")
+    return value
+
+
+def _teacher_sizes(path: Path) -> Sizes | None:
+    """The uniform sizes of a saved dense model, None where the file is absent or has none."""
+    config = _parse_object(path)
+    keys = ("num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_size")
+    counts = [finite(config.get(key)) for key in keys]
+    if any(count is None or not 0 < count < 2**20 for count in counts):
+        return None
+    layers, heads, intermediate, hidden = (int(count) for count in counts if count is not None)
+    return Sizes((heads,) * layers, (intermediate,) * layers, hidden)
+
+
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    by_type: dict[str, list[dict[str, Any]]] = {"step": [], "evaluation": []}
+    unreadable = 0
+    for record in _records(path):
+        if record is None:
+            unreadable += 1
+        elif record["type"] in by_type:
+            _append(by_type[record["type"]], record)
+    notes = [f"Lines of {METRICS} that could not be read and were skipped: {unreadable}."] if unreadable else []
+    return by_type["step"], by_type["evaluation"], notes
+
+
+def _records(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The lines of the file as objects, None for one that is not; an incomplete last line is left out."""
+    if not _check_size(path):
+        return
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse_line(line)
+            if record is None and not line.endswith(b"\n"):
+                return  # the writer was still writing it
+            if record is not None or line.strip():
+                yield record
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("type", "phase")):
+        return None
+    step = finite(record.get("step"))
+    if step is None or step < 0:
+        return None
+    record["step"] = int(step)
+    return record
+
+
+def _append(records: list[dict[str, Any]], record: dict[str, Any]) -> None:
+    """Add a line; a run resumed from a checkpoint writes some steps again, and the later line holds."""
+    while records and _superseded(records[-1], record):
+        records.pop()
+    records.append(record)
+
+
+def _superseded(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return old["step"] > new["step"] or (old["step"] == new["step"] and old["phase"] == new["phase"])

@@ -1,0 +1,1 @@
+"""The command that prunes a model: recipes, phases, checkpoints."""

@@ -1,0 +1,51 @@
+"""`python -m cofi.train`: prune a model from the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from cofi.cli import EXIT_SIGNAL
+from cofi.cli import run as run_command
+from cofi.errors import UserError
+from cofi.report import summary_table, write_report
+from cofi.train.arguments import check_resumed, parse_given, resolve
+from cofi.train.config import TrainConfig
+from cofi.train.interrupt import Interrupted
+from cofi.train.pipeline import train
+from cofi.train.rundir import RunDirectory
+
+def main(argv: Sequence[str] | None = None) -> int:
+    config, run = _open_run(parse_given(argv))
+    try:
+        result = train(config, run)
+    except Interrupted as stop:
+        sys.stderr.write(f"stopped by {stop}; saved. Continue with: python -m cofi.train --output {run.root} --resume\n")
+        return EXIT_SIGNAL + stop.signum
+    report = write_report(run.root)
+    console = Console()
+    console.print(summary_table(result))
+    console.print(f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _open_run(given: dict[str, object]) -> tuple[TrainConfig, RunDirectory]:
+    if given.get("resume"):
+        if "output" not in given:
+            raise UserError("--resume needs --output, the directory of the run to continue")
+        run = RunDirectory(str(given["output"]))
+        stored = run.read_config()
+        check_resumed(stored, given)
+        if run.result.exists():
+            raise UserError(f"the run in {run.root} is finished: its result is in {run.result}")
+        return TrainConfig(**{**stored.to_dict(), **given}), run
+    config = resolve(given)
+    run = RunDirectory(config.output or f"runs/{config.task}")
+    run.check_free(config)
+    return config, run
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,161 @@
+"""Everything one run is told: a typed, validated, serialisable record. Each field is a command-line flag."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cofi.distill import STRATEGIES
+from cofi.errors import UserError
+from cofi.masks import parse_kinds
+
+
+def _f(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of CoFi. Epochs may be fractions; learning rates are peaks; sparsity counts the encoder's weights."""
+
+    # what is pruned
+    recipe: str = _f("demo", "named set of settings that the other flags override")
+    task: str = _f("pydocs", "task name; with --data also the name of a folder that holds GLUE-like files")
+    model: str = _f("sentence-transformers/all-MiniLM-L6-v2", "checkpoint to start from: hub id or directory")
+    teacher: str | None = _f(None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be")
+    output: str | None = _f(None, "directory of the run; by default runs/<task>")
+    resume: bool = _f(False, "continue the run in --output where it stopped")
+    overwrite: bool = _f(False, "delete a run that --output already holds")
+    seed: int = _f(57, "seed of initialisation, data order, dropout and gates")
+    device: str = _f("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    threads: int | None = _f(None, "CPU threads; by default what PyTorch chooses")
+
+    # data
+    data: str | None = _f(None, "directory with <task>/train.parquet and <task>/validation.parquet; by default the hub")
+    train_file: str | None = _f(None, "Parquet, CSV or JSONL file to train on instead")
+    validation_file: str | None = _f(None, "Parquet, CSV or JSONL file to evaluate on instead")
+    validation_fraction: float | None = _f(None, "share of the training rows held out when there is no validation file")
+    text_column: str | None = _f(None, "column of the text")
+    pair_column: str | None = _f(None, "column of the second text, for pairs")
+    label_column: str | None = _f(None, "column of the label")
+    task_kind: Literal["auto", "classification", "regression"] = _f("auto", "what the labels of a task of your own are")
+    max_train_samples: int | None = _f(None, "train on the first N rows only")
+    max_eval_samples: int | None = _f(None, "evaluate on the first N rows only")
+    max_length: int | None = _f(None, "tokens a text is cut to; by default the task's")
+    doc_stride: int | None = _f(None, "overlap in tokens of the windows of a long passage (question answering)")
+    group_by_length: bool = _f(False, "put texts of similar length in one batch")
+
+    # what may be pruned, and how far
+    sparsity: float = _f(0.95, "share of the encoder's weights to remove, in [0, 1)")
+    mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
+    start_sparsity: float = _f(0.0, "where the ramp of the sparsity target starts")
+    sparsity_epsilon: float = _f(0.01, "a model counts once its expected sparsity is within this of the target")
+    init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
+    int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
+
+    # phases
+    teacher_epochs: float = _f(3.0, "fine-tuning of the teacher, when it must be made")
+    distil_epochs: float | None = _f(None, "distillation before pruning; by default 0 for a student from the teacher, else 1")
+    prune_epochs: float = _f(19.0, "pruning with distillation")
+    sparsity_warmup_epochs: float = _f(2.0, "part of pruning in which the sparsity target ramps up")
+    finetune_epochs: float = _f(20.0, "fine-tuning of the compact model, still with distillation")
+    student_init: Literal["auto", "model", "teacher"] = _f(
+        "auto", "what the student starts from; auto: --model if a --teacher is given as well, else the teacher"
+    )
+
+    # optimisation
+    batch_size: int = _f(32, "sentences (windows for question answering) a step")
+    eval_batch_size: int = _f(64, "sentences a batch in evaluation")
+    teacher_learning_rate: float = _f(5e-5, "fine-tuning of the teacher")
+    learning_rate: float = _f(2e-5, "weights, while distilling and pruning")
+    finetune_learning_rate: float = _f(2e-5, "weights, while fine-tuning the compact model")
+    finetune_schedule: Literal["constant", "linear"] = _f("constant", "learning rate while fine-tuning")
+    reg_learning_rate: float = _f(0.01, "gates and Lagrange multipliers")
+    lr_warmup: float = _f(0.0, "share of a phase in which the learning rate rises to its peak")
+    weight_decay: float = _f(0.0, "AdamW weight decay of the weights")
+    max_grad_norm: float = _f(1.0, "gradient clipping of the weights; 0 turns it off")
+    freeze_embeddings: bool = _f(True, "do not train the student's embeddings")
+
+    # distillation
+    distill: bool = _f(True, "distil from the teacher; otherwise train on the labels")
+    distill_temperature: float = _f(2.0, "temperature of the prediction loss")
+    prediction_weight: float = _f(0.1, "weight of the prediction loss")
+    layer_weight: float = _f(0.9, "weight of the layerwise loss; 0 turns it off")
+    matching: str = _f("nearest", "which student layer learns from which teacher layer")
+    matched_layers: int = _f(4, "teacher layers that are distilled")
+
+    # bookkeeping
+    eval_steps: int | None = _f(None, "steps between evaluations; by default an epoch")
+    log_steps: int = _f(10, "steps between lines in metrics.jsonl")
+    save_seconds: float = _f(120.0, "seconds between checkpoints")
+    tensorboard: bool = _f(False, "write TensorBoard files as well")
+    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end")
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        if self.sparsity_warmup_epochs > self.prune_epochs:
+            raise UserError(
+                f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
+                f"got {self.sparsity_warmup_epochs}"
+            )
+        if self.matching not in STRATEGIES:
+            raise UserError(f"--matching must be one of {', '.join(STRATEGIES)}, got {self.matching!r}")
+        try:
+            parse_kinds(self.mask_kinds)
+        except ValueError as error:
+            raise UserError(f"--mask-kinds: {error}") from error
+        if self.resume and self.overwrite:
+            raise UserError("--resume continues a run and --overwrite deletes it: give one of them")
+
+    @property
+    def student_from_teacher(self) -> bool:
+        return self.student_init == "teacher" or (self.student_init == "auto" and self.teacher is None)
+
+    @property
+    def resolved_distil_epochs(self) -> float:
+        if self.distil_epochs is not None:
+            return self.distil_epochs
+        return 0.0 if self.student_from_teacher else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# name -> (lowest, highest, lowest allowed?, highest allowed?)
+_RANGES: dict[str, tuple[float, float, bool, bool]] = {
+    "sparsity": (0, 1, True, False),
+    "start_sparsity": (0, 1, True, False),
+    "sparsity_epsilon": (0, 1, True, False),
+    "validation_fraction": (0, 1, False, False),
+    "lr_warmup": (0, 1, True, False),
+    "seed": (0, 2**31, True, False),
+}
+_POSITIVE = (
+    "threads max_train_samples max_eval_samples max_length doc_stride batch_size eval_batch_size matched_layers eval_steps "
+    "log_steps prune_epochs teacher_learning_rate learning_rate finetune_learning_rate reg_learning_rate "
+    "distill_temperature"
+).split()
+_NOT_NEGATIVE = (
+    "teacher_epochs distil_epochs sparsity_warmup_epochs finetune_epochs weight_decay max_grad_norm prediction_weight "
+    "layer_weight save_seconds measure_seconds"
+).split()
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    ranges = dict(_RANGES)
+    ranges.update({name: (0, float("inf"), False, False) for name in _POSITIVE})
+    ranges.update({name: (0, float("inf"), True, False) for name in _NOT_NEGATIVE})
+    for name, (low, high, low_ok, high_ok) in ranges.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        inside = (low <= value if low_ok else low < value) and (value <= high if high_ok else value < high)
+        if not inside:
+            bounds = f"{'[' if low_ok else '('}{low}, {high}{']' if high_ok else ')'}"
+            raise UserError(f"{flag(name)} must be in {bounds}, got {value}")

@@ -1,0 +1,120 @@
+"""Everything a run reads, loaded and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cofi.data.features import TokenizedSplit, load_tokenizer, tokenize
+from cofi.data.load import load_splits
+from cofi.data.tasks import Task
+from cofi.errors import UserError
+from cofi.models import CompactModel
+from cofi.models.load import LoadedModel, load_model
+from cofi.models.packaged import locate
+from cofi.train.config import TrainConfig
+
+HEADS = {"classification": "classification", "regression": "classification", "question_answering": "question_answering"}
+
+
+@dataclass
+class Inputs:
+    """Data and models of a run. `start` is the student's checkpoint where that is not the teacher."""
+
+    task: Task
+    train: TokenizedSplit
+    validation: TokenizedSplit
+    tokenizer: Any
+    teacher: LoadedModel
+    start: CompactModel | None
+
+
+def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
+    """Read data and models. `kept_teacher` is the finished teacher of a run that is continued.
+
+    Raises UserError for whatever cannot be used.
+    """
+    model_source = locate(config.model)
+    tokenizer = load_tokenizer(model_source)
+    task, train, validation = _load_data(config, tokenizer)
+    if config.teacher is not None:
+        _check_same_vocabulary(config, tokenizer)
+    source = str(kept_teacher) if kept_teacher is not None else locate(config.teacher or config.model)
+    teacher = _load_for_task(source, task, config.seed)
+    _check_teacher(config, task, teacher)
+    start = None if config.student_from_teacher else _load_for_task(model_source, task, config.seed).model
+    student = teacher.model if start is None else start
+    try:
+        student.config.shape()
+    except ValueError as error:
+        raise UserError(f"--model {config.model} cannot be pruned: {error}") from error
+    return Inputs(task, train, validation, tokenizer, teacher, start)
+
+
+def _load_data(config: TrainConfig, tokenizer: Any) -> tuple[Task, TokenizedSplit, TokenizedSplit]:
+    splits = load_splits(
+        config.task,
+        data_dir=config.data,
+        train_file=config.train_file,
+        validation_file=config.validation_file,
+        validation_fraction=config.validation_fraction,
+        text_column=config.text_column,
+        pair_column=config.pair_column,
+        label_column=config.label_column,
+        task_kind=config.task_kind,
+        max_train_samples=config.max_train_samples,
+        max_eval_samples=config.max_eval_samples,
+    )
+    limits = {"max_length": config.max_length, "doc_stride": config.doc_stride}
+    train, validation = (tokenize(t, splits.task, tokenizer, **limits) for t in (splits.train, splits.validation))
+    return splits.task, train, validation
+
+
+def _load_for_task(source: str, task: Task, seed: int) -> LoadedModel:
+    """The model at `source` with a head for `task`; its classes in the task's order."""
+    loaded = load_model(
+        source,
+        head=HEADS[task.kind],
+        num_labels=task.num_labels,
+        problem_type=task.kind if task.kind in ("classification", "regression") else None,
+        seed=seed,
+    )
+    if task.kind == "classification":
+        _name_labels(loaded, task.label_names or ())
+    return loaded
+
+
+def _name_labels(loaded: LoadedModel, names: tuple[str, ...]) -> None:
+    """Give the head the task's class names; a trained head that has them in another order is permuted."""
+    model = loaded.model
+    have = [str(model.config.id2label.get(i, "")).lower() for i in range(model.config.num_labels)]
+    want = [name.lower() for name in names]
+    if loaded.head_trained and have != want and sorted(have) == sorted(want):
+        order = torch.tensor([have.index(name) for name in want])
+        with torch.no_grad():
+            model.classifier.weight.copy_(model.classifier.weight[order])
+            model.classifier.bias.copy_(model.classifier.bias[order])
+    if len(names) == model.config.num_labels:
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def _check_teacher(config: TrainConfig, task: Task, teacher: LoadedModel) -> None:
+    if teacher.head_trained:
+        return
+    if config.teacher is not None:
+        raise UserError(f"--teacher {config.teacher} has no trained head for task {task.name}: fine-tune it first")
+    if config.teacher_epochs == 0:
+        raise UserError(f"--model {config.model} has no trained head for task {task.name}, and --teacher-epochs is 0")
+
+
+def _check_same_vocabulary(config: TrainConfig, tokenizer: Any) -> None:
+    """Student and teacher read the same ids, so their vocabularies must be one."""
+    if load_tokenizer(locate(str(config.teacher))).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"--teacher {config.teacher} and --model {config.model} have different vocabularies: "
+            "distillation needs the same token ids"
+        )

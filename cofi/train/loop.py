@@ -1,0 +1,142 @@
+"""The loop every phase runs: batches in a fixed order, a loss, optimizers, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cofi.data.batches import BatchPlan, collate
+from cofi.data.features import TokenizedSplit
+from cofi.errors import UserError
+from cofi.train.config import TrainConfig
+from cofi.train.interrupt import Interrupted, SignalGuard
+from cofi.train.monitor import Monitor
+from cofi.train.objective import Objective, StepLoss, Student
+from cofi.train.optim import PhaseOptimizers
+
+
+@dataclass(frozen=True)
+class PhaseLength:
+    """Steps of a phase of `epochs` passes over `rows` rows."""
+
+    steps: int
+    steps_per_epoch: int
+
+    @staticmethod
+    def of(rows: int, batch_size: int, epochs: float) -> PhaseLength:
+        per_epoch = math.ceil(rows / batch_size)
+        return PhaseLength(steps=round(per_epoch * epochs), steps_per_epoch=per_epoch)
+
+
+@dataclass
+class Position:
+    """Where a phase stands. `global_step` counts over the phases of a run."""
+
+    phase_step: int = 0
+    global_step: int = 0
+
+
+class PhaseLoop:
+    """Runs one phase from `position` to its end.
+
+    evaluate(position) is called every `eval_steps` steps and at the end; save(position) when a checkpoint is due or a
+    signal asks the run to stop.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        config: TrainConfig,
+        data: TokenizedSplit,
+        length: PhaseLength,
+        monitor: Monitor,
+        guard: SignalGuard,
+        *,
+        evaluate: Callable[[Position], None],
+        save: Callable[[Position], None],
+    ) -> None:
+        self.phase, self.config, self.data, self.length = phase, config, data, length
+        self.monitor, self.guard = monitor, guard
+        self.evaluate, self.save = evaluate, save
+        self.eval_steps = config.eval_steps or length.steps_per_epoch
+        self._saved_at = time.monotonic()
+        self._tokens, self._since = 0, time.monotonic()
+        self._plan: BatchPlan | None = None
+        self._epoch = -1
+
+    def run(self, student: Student, objective: Objective, optimizers: PhaseOptimizers, position: Position) -> None:
+        device = student.model.device
+        self.monitor.begin(self.phase, self.length.steps, position.phase_step)
+        while position.phase_step < self.length.steps:
+            student.model.train()
+            batch = collate(self.data, self._indices(position.phase_step), device)
+            self._tokens += int(batch.packed.input_ids.numel())
+            loss = objective(student, batch, position.phase_step)
+            loss.total.backward()
+            learning_rate = optimizers.learning_rate
+            optimizers.step()
+            position.phase_step += 1
+            position.global_step += 1
+            self.monitor.advance()
+            self._after_step(position, loss, learning_rate)
+        self.monitor.end()
+
+    def _indices(self, step: int) -> list[int]:
+        epoch, index = divmod(step, self.length.steps_per_epoch)
+        if self._plan is None or epoch != self._epoch:
+            config = self.config
+            self._epoch = epoch
+            self._plan = BatchPlan(
+                self.data.lengths,
+                config.batch_size,
+                seed=config.seed,
+                epoch=epoch,
+                group_by_length=config.group_by_length,
+            )
+        return self._plan.batch(index)
+
+    def _after_step(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
+        last = position.phase_step == self.length.steps
+        if last or position.phase_step % self.config.log_steps == 0:
+            self._log(position, loss, learning_rate)
+        if last or position.phase_step % self.eval_steps == 0:
+            self.evaluate(position)
+        due = time.monotonic() - self._saved_at > self.config.save_seconds
+        if due or last or self.guard.received is not None:
+            self._checked(position, loss)
+            self.save(position)
+            self._saved_at = time.monotonic()
+        if self.guard.received is not None:
+            raise Interrupted(self.guard.received)
+
+    def _checked(self, position: Position, loss: StepLoss) -> float:
+        """The loss as a number; a loss that is not finite ends the run before it can reach a checkpoint."""
+        total = float(loss.total.detach())
+        if not math.isfinite(total):
+            raise UserError(
+                f"the loss of phase {self.phase} became {total} at step {position.phase_step}: lower --learning-rate "
+                "or --teacher-learning-rate; --resume goes back to the last good checkpoint"
+            )
+        return total
+
+    def _log(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
+        """Write a line; between two of these the host reads nothing of a step."""
+        now = time.monotonic()
+        row: dict[str, Any] = {
+            "type": "step",
+            "phase": self.phase,
+            "step": position.global_step,
+            "phase_step": position.phase_step,
+            "epoch": round(position.phase_step / self.length.steps_per_epoch, 4),
+            "loss": self._checked(position, loss),
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(self._tokens / max(now - self._since, 1e-9), 1),
+        }
+        row.update({name: float(v) if isinstance(v, torch.Tensor) else v for name, v in loss.parts.items()})
+        self._tokens, self._since = 0, now
+        self.monitor.record(row)

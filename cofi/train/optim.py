@@ -1,0 +1,91 @@
+"""Optimizers of a phase: one for the weights, one for the gates, one that ascends on the multipliers (method of the
+paper: three separate AdamW, only the first with a schedule)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from cofi.masks import Gates, Lagrangian, ascent_optimizer
+
+
+def _is_decayed(name: str) -> bool:
+    """Biases and norms are never decayed."""
+    last = name.rsplit(".", 1)[-1]
+    return not (last == "bias" or last.startswith("b_") or ".norm." in name)
+
+
+def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> AdamW:
+    """AdamW over the trainable parameters of `modules`."""
+    named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if _is_decayed(name)], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if not _is_decayed(name)], "weight_decay": 0.0},
+    ]
+    # fused: one pass over memory; the default makes a kernel a tensor, ten times slower on a CPU
+    return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def linear_schedule(optimizer: AdamW, steps: int, warmup_share: float, decay: bool) -> LambdaLR:
+    """Rise linearly over the first `warmup_share` of `steps`, then fall linearly to 0 (or stay)."""
+    warmup = int(steps * warmup_share)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return max(0.0, (steps - step) / max(1, steps - warmup)) if decay else 1.0
+
+    return LambdaLR(optimizer, factor)
+
+
+class PhaseOptimizers:
+    """All that is stepped in a phase, as one."""
+
+    def __init__(
+        self,
+        weights: AdamW,
+        schedule: LambdaLR,
+        max_grad_norm: float,
+        gates: Gates | None = None,
+        lagrangian: Lagrangian | None = None,
+        reg_lr: float = 0.0,
+    ) -> None:
+        self.weights = weights
+        self.schedule = schedule
+        self.max_grad_norm = max_grad_norm
+        self.gates = gates
+        self.all: dict[str, torch.optim.Optimizer] = {"weights": weights}
+        if gates is not None and lagrangian is not None:
+            self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0)
+            self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr)
+        self._clipped = [p for group in weights.param_groups for p in group["params"]]
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.weights.param_groups[0]["lr"])
+
+    def step(self) -> None:
+        """Clip, step all, clamp the gates, clear the gradients."""
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self._clipped, self.max_grad_norm)
+        for optimizer in self.all.values():
+            optimizer.step()
+        self.schedule.step()
+        if self.gates is not None:
+            self.gates.clamp_()
+        for optimizer in self.all.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        states = {name: optimizer.state_dict() for name, optimizer in self.all.items()}
+        return {"optimizers": states, "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, optimizer in self.all.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.schedule.load_state_dict(state["schedule"])

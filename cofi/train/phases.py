@@ -1,0 +1,162 @@
+"""The phases of a run: teacher, distil, prune, finetune. Each takes up where a checkpoint left it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from cofi.distill import LayerDistillation
+from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
+from cofi.models import CompactModel
+from cofi.prune import compact, compact_transform
+from cofi.train.loop import PhaseLength, PhaseLoop, Position
+from cofi.train.objective import Objective, Student
+from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
+from cofi.train.randomness import derived_seed
+from cofi.train.selection import Evaluator, load_student_state, student_state
+from cofi.train.session import Session
+
+
+def run_teacher(session: Session, model: CompactModel) -> CompactModel:
+    """Fine-tune `model` on the labels; the best state becomes the teacher."""
+    config = session.config
+    student = Student(model)
+    evaluator = _run(session, "teacher", student, None, config.teacher_epochs, config.teacher_learning_rate, decay=True)
+    load_student_state(student, evaluator.best.load())
+    return model
+
+
+def run_distil(session: Session, model: CompactModel) -> Student:
+    """Distil into the unmasked student (the paper's pre-pruning fine-tuning); the last state goes on."""
+    config = session.config
+    student = Student(model, _new_distiller(session, model))
+    if config.resolved_distil_epochs > 0 and not session.is_past("distil"):
+        _run(session, "distil", student, session.teacher, config.resolved_distil_epochs, config.learning_rate, decay=False)
+    return student
+
+
+def run_prune(session: Session, student: Student) -> dict[str, Any]:
+    """Learn the masks. Returns the best state under the sparsity condition: tensors, score, sparsities, structure."""
+    config = session.config
+    add_gates(session, student)
+    if session.is_past("prune"):
+        return Evaluator(session, "prune", student).best.load()
+    evaluator = _run(session, "prune", student, session.teacher, config.prune_epochs, config.learning_rate, decay=True)
+    if not evaluator.best.found:
+        session.monitor.message(
+            f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: taking the "
+            "last state. Prune for longer, ramp up sooner or raise --reg-learning-rate.[/yellow]"
+        )
+        evaluator.offer_last()
+    return evaluator.best.load()
+
+
+def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> CompactModel:
+    """Cut the model to what the masks keep and train that further; the best state is the result."""
+    config = session.config
+    load_student_state(student, best)
+    assert student.gates is not None
+    masks = student.gates.deterministic().detach()
+    small = Student(compact(student.model, masks))
+    _freeze_embeddings(session, small.model)
+    if student.distiller is not None:
+        small.distiller = _new_distiller(session, small.model)
+        small.distiller.weight.data.copy_(compact_transform(student.distiller.weight.data, masks))
+        small.distiller.bias.data.copy_(student.distiller.bias.data)
+    decay = config.finetune_schedule == "linear"
+    evaluator = _run(
+        session, "finetune", small, session.teacher, config.finetune_epochs, config.finetune_learning_rate, decay=decay
+    )
+    load_student_state(small, evaluator.best.load())
+    return small.model
+
+
+def initial_student(session: Session, model: CompactModel | None) -> CompactModel:
+    """The student before pruning: a copy of the teacher, or `model`."""
+    assert session.teacher is not None or model is not None
+    student = copy.deepcopy(session.teacher) if model is None else model
+    assert student is not None
+    student.requires_grad_(True)
+    _freeze_embeddings(session, student)
+    return student
+
+
+def add_gates(session: Session, student: Student) -> None:
+    """Give a student the gates, multipliers and ramp of the pruning phase."""
+    config = session.config
+    shape = student.model.config.shape()
+    kinds = parse_kinds(config.mask_kinds)
+    means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
+    seed = derived_seed(config.seed, "gates")
+    student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
+    student.lagrangian = Lagrangian().to(session.device)
+    warmup = PhaseLength.of(session.train.rows, config.batch_size, config.sparsity_warmup_epochs).steps
+    student.ramp = SparsityRamp(config.sparsity, config.start_sparsity, warmup)
+
+
+def _freeze_embeddings(session: Session, model: CompactModel) -> None:
+    if session.config.freeze_embeddings:
+        model.embeddings.requires_grad_(False)
+
+
+def _new_distiller(session: Session, model: CompactModel) -> LayerDistillation | None:
+    config, teacher = session.config, session.teacher
+    if teacher is None or not config.distill or config.layer_weight == 0:
+        return None
+    return LayerDistillation(
+        d_teacher=teacher.config.hidden_size,
+        d_student=model.config.hidden_size,
+        n_teacher_layers=teacher.config.num_hidden_layers,
+        n_student_layers=model.config.num_hidden_layers,
+        strategy=config.matching,
+        count=config.matched_layers,
+    ).to(session.device)
+
+
+def _run(
+    session: Session,
+    phase: str,
+    student: Student,
+    teacher: CompactModel | None,
+    epochs: float,
+    lr: float,
+    *,
+    decay: bool,
+) -> Evaluator:
+    """Run one phase to its end, from its start or from the checkpoint."""
+    config = session.config
+    length = PhaseLength.of(session.train.rows, config.batch_size, epochs)
+    weights = weight_optimizer(student.modules(), lr, config.weight_decay)
+    schedule = linear_schedule(weights, length.steps, config.lr_warmup, decay)
+    optimizers = PhaseOptimizers(
+        weights, schedule, config.max_grad_norm, student.gates, student.lagrangian, config.reg_learning_rate
+    )
+    evaluator = Evaluator(session, phase, student, length.steps_per_epoch)
+    position = Position(0, session.global_step)
+    before = session.seconds.get(phase, 0.0)
+    started = session.monitor.seconds
+
+    def save(position: Position) -> None:
+        session.global_step = position.global_step
+        session.seconds[phase] = before + session.monitor.seconds - started
+        state = {**student_state(student), "optimizers": optimizers.state_dict(), "phase_step": position.phase_step}
+        session.save(phase, {**state, "best_score": evaluator.best.score})
+
+    restored = session.restored(phase)
+    if restored is not None:
+        load_student_state(student, restored)
+        optimizers.load_state_dict(restored["optimizers"])
+        evaluator.best.score = restored["best_score"]
+        position = Position(restored["phase_step"], restored["global_step"])
+        session.resumed = None
+    elif phase == "finetune" or length.steps == 0:
+        evaluator(position)  # the cut model before any training is a candidate too
+    objective = Objective(phase, session.task.kind, config, teacher if config.distill else None)
+    loop = PhaseLoop(
+        phase, config, session.train, length, session.monitor, session.guard, evaluate=evaluator, save=save
+    )
+    loop.run(student, objective, optimizers, position)
+    if length.steps == 0:
+        save(position)
+    session.scores[phase] = evaluator.best.score
+    return evaluator

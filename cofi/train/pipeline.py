@@ -1,0 +1,63 @@
+"""A whole run: inputs, teacher, distillation, pruning, fine-tuning, measurement, result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cofi.models import CompactModel
+from cofi.models.save import save_model
+from cofi.train.config import TrainConfig
+from cofi.train.inputs import Inputs, load_inputs
+from cofi.train.interrupt import SignalGuard
+from cofi.train.monitor import Monitor, truncate
+from cofi.train.phases import initial_student, run_distil, run_finetune, run_prune, run_teacher
+from cofi.train.result import teacher_score, write_result
+from cofi.train.rundir import RunDirectory
+from cofi.train.session import Session, pick_device, read_last_checkpoint
+
+
+def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """Do the run that `config` describes, or what is left of it. Returns the content of result.json.
+
+    Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    checkpoint = read_last_checkpoint(run) if config.resume else None
+    kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
+    inputs = load_inputs(config, kept)
+    if not config.resume:
+        run.start(config)
+    truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
+    elapsed = checkpoint["elapsed"] if checkpoint else 0.0
+    board = run.tensorboard if config.tensorboard else None
+    with SignalGuard() as guard, Monitor(run.metrics, seconds=elapsed, tensorboard=board) as monitor:
+        session = Session(config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard)
+        if checkpoint is not None:
+            session.take_up(checkpoint)
+        return _phases(session, inputs)
+
+
+def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
+    rows = f"{inputs.train.rows:,} rows to train on, {inputs.validation.rows:,} to evaluate on"
+    session.monitor.message(f"{session.task.name}: {rows}, {session.config.model}, {session.device}")
+    session.teacher = _teacher(session, inputs)
+    score = teacher_score(session)
+    student = run_distil(session, initial_student(session, inputs.start))
+    best = run_prune(session, student)
+    small = run_finetune(session, student, best)
+    save_model(small, inputs.tokenizer, session.run.model)
+    return write_result(session, score, best, small)
+
+
+def _teacher(session: Session, inputs: Inputs) -> CompactModel:
+    """The teacher, fine-tuned first if its head is new, and kept in the run."""
+    teacher = inputs.teacher.model.to(session.device)
+    if not inputs.teacher.head_trained:
+        teacher = run_teacher(session, teacher)
+    if not (session.run.teacher / "config.json").is_file():
+        save_model(teacher, inputs.tokenizer, session.run.teacher)
+    return teacher.eval().requires_grad_(False)

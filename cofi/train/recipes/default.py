@@ -1,0 +1,29 @@
+"""Settings for a task of one's own or of GLUE on modest hardware: fewer epochs than the paper, faster gates.
+
+The student starts from the teacher unless a --teacher is given beside --model, and the gates' learning rate is raised so that log-odds can cross their whole range (9.2) within the ramp.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL_TASKS = ("cola", "stsb", "mrpc", "rte")
+
+_COMMON = {
+    "learning_rate": 1e-4,
+    "finetune_learning_rate": 1e-4,
+    "finetune_schedule": "linear",
+    "reg_learning_rate": 0.05,
+    "lr_warmup": 0.05,
+    "prediction_weight": 0.5,
+    "layer_weight": 0.5,
+}
+_SMALL = {"teacher_epochs": 5.0, "prune_epochs": 12.0, "sparsity_warmup_epochs": 5.0, "finetune_epochs": 8.0}
+_LARGE = {"teacher_epochs": 3.0, "prune_epochs": 4.0, "sparsity_warmup_epochs": 1.5, "finetune_epochs": 3.0}
+_SQUAD = {"teacher_epochs": 2.0, "batch_size": 16}
+
+
+def settings(task: str) -> dict[str, Any]:
+    if task == "squad":
+        return {**_COMMON, **_LARGE, **_SQUAD}
+    return {**_COMMON, **(_SMALL if task in SMALL_TASKS else _LARGE)}

@@ -1,0 +1,80 @@
+"""The end of a run: scores, sizes, structure and measured speed, in result.json."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+import transformers
+
+import cofi_kernels
+from cofi.bench.speedup import measure_speedup
+from cofi.data.predict import evaluate_model
+from cofi.models import CompactModel
+from cofi.train.session import Session
+
+SPEED_BATCH_SIZES = (1, 32)
+
+
+def teacher_score(session: Session) -> float:
+    """The teacher's score on the validation split, 0 to 100."""
+    if "teacher" not in session.scores:
+        assert session.teacher is not None
+        size = session.config.eval_batch_size
+        result = evaluate_model(session.teacher, session.validation, session.task, batch_size=size, device=session.device)
+        session.scores["teacher"] = result.score
+    session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
+    return session.scores["teacher"]
+
+
+def encoder_parameters(model: CompactModel) -> int:
+    """Parameters of the layers: no embeddings, pooler or head (the counter the paper reports sizes with)."""
+    return sum(p.numel() for p in model.layers.parameters())
+
+
+def write_result(session: Session, teacher_score: float, best: dict[str, Any], small: CompactModel) -> dict[str, Any]:
+    """Measure, assemble and write result.json."""
+    teacher = session.teacher
+    assert teacher is not None
+    config = session.config
+    session.monitor.message("measuring speed ...")
+    speed = measure_speedup(
+        teacher,
+        small.eval(),
+        lengths=session.validation.lengths,
+        batch_sizes=SPEED_BATCH_SIZES,
+        seconds=config.measure_seconds,
+    )
+    result = {
+        "task": session.task.name,
+        "metric": session.task.main_metric,
+        "teacher_score": teacher_score,
+        "masked_score": best["score"],
+        "compact_score": session.scores["finetune"],
+        "target_sparsity": config.sparsity,
+        "expected_sparsity": best["expected_sparsity"],
+        "sparsity": best["sparsity"],
+        "target_reached": best["expected_sparsity"] >= config.sparsity - config.sparsity_epsilon,
+        "params_before": encoder_parameters(teacher),
+        "params_after": encoder_parameters(small),
+        "total_params_before": sum(p.numel() for p in teacher.parameters()),
+        "total_params_after": sum(p.numel() for p in small.parameters()),
+        "structure": best["structure"],
+        **speed,
+        "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
+        "total_seconds": round(session.monitor.seconds, 1),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+    session.run.write_result(result)
+    return result
+
+
+def versions() -> dict[str, str]:
+    return {
+        "cofi_kernels": cofi_kernels.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,97 @@
+"""The directory of a run: where everything is, and the rules for starting, continuing and replacing one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cofi.errors import UserError
+from cofi.train.config import TrainConfig
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class RunDirectory:
+    """Paths of a run. `config.yaml` is written first, so its presence says that a run is here."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.metrics = self.root / "metrics.jsonl"
+        self.result = self.root / "result.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+        self.model = self.root / "model"
+        self.teacher = self.root / "teacher"
+        self.tensorboard = self.root / "tensorboard"
+
+    def check_free(self, config: TrainConfig) -> None:
+        """Raise UserError where a new run may not or cannot go, before any work is done."""
+        if self.config.exists() and not config.overwrite:
+            raise UserError(
+                f"--output {self.root} already holds a run: continue it with --resume, replace it with --overwrite, "
+                "or name another directory"
+            )
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"--output {self.root} is a file, and must be a directory")
+        if self.root.is_dir() and any(self.root.iterdir()) and not self.config.exists():
+            raise UserError(f"--output {self.root} is not empty and holds no run: name another directory")
+        parent = self.root.absolute()
+        while not parent.exists():
+            parent = parent.parent
+        if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+            raise UserError(f"--output {self.root} cannot be written: {parent} is not a writable directory")
+
+    def start(self, config: TrainConfig) -> None:
+        """Make the directory of a new run. Raises UserError when it cannot be written or holds a run already."""
+        self.check_free(config)
+        try:
+            if config.overwrite and self.config.exists():
+                self._remove_run()
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            settings = yaml.safe_dump({**config.to_dict(), "overwrite": False}, sort_keys=False)
+            write_atomically(self.config, settings.encode())
+        except OSError as error:
+            raise UserError(f"--output {self.root} cannot be written: {error.strerror or error}") from error
+
+    def _remove_run(self) -> None:
+        """Delete what a run writes and nothing else, the mark that a run is here last."""
+        for folder in (self.checkpoints, self.model, self.teacher, self.tensorboard, self.root / "figures"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.metrics, self.result, self.root / "report.html", self.config):
+            file.unlink(missing_ok=True)
+
+    def read_config(self) -> TrainConfig:
+        """The settings of the run that is here. Raises UserError where there is none or it cannot be read."""
+        if not self.config.is_file():
+            raise UserError(f"--resume: {self.root} holds no run (no config.yaml)")
+        try:
+            values = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config} cannot be read: {error}") from error
+        known = {field.name for field in dataclasses.fields(TrainConfig)}
+        if not isinstance(values, dict) or set(values) - known:
+            unknown = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+            raise UserError(f"{self.config} is not the configuration of a run: {unknown}")
+        try:
+            return TrainConfig(**values)
+        except TypeError as error:
+            raise UserError(f"{self.config} holds a value of the wrong type: {error}") from error
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_atomically(self.result, (json.dumps(result, indent=2) + "\n").encode())

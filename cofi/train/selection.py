@@ -1,0 +1,121 @@
+"""Evaluation during training, and keeping the best state seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cofi.data.predict import evaluate_model
+from cofi.masks import Masks, expected_sparsity, sparsity
+from cofi.train.checkpoint import load_checkpoint, save_checkpoint
+from cofi.train.loop import Position
+from cofi.train.objective import Student
+from cofi.train.session import Session
+
+KEEPS_BEST = ("teacher", "prune", "finetune")  # the distil-only phase hands on its last state
+UNDEFINED_SCORE = -1e9  # a correlation of constant predictions: still better than no state at all
+
+
+def student_state(student: Student) -> dict[str, Any]:
+    """All tensors of a student, for a checkpoint."""
+    parts = {"model": student.model, "distiller": student.distiller, "gates": student.gates, "lagrangian": student.lagrangian}
+    return {name: module.state_dict() for name, module in parts.items() if module is not None}
+
+
+def load_student_state(student: Student, state: dict[str, Any]) -> None:
+    for name in ("model", "distiller", "gates", "lagrangian"):
+        module = getattr(student, name)
+        if module is not None:
+            module.load_state_dict(state[name])
+
+
+class Best:
+    """The best eligible state of a phase, on disk. A strictly better score replaces it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.score = -math.inf
+
+    def offer(self, score: float, content: Callable[[], dict[str, Any]]) -> bool:
+        score = UNDEFINED_SCORE if math.isnan(score) else score
+        if not score > self.score:
+            return False
+        self.score = score
+        save_checkpoint(self.path, {"score": score, **content()})
+        return True
+
+    @property
+    def found(self) -> bool:
+        return self.score > -math.inf
+
+    def load(self) -> dict[str, Any]:
+        return load_checkpoint(self.path)
+
+
+class Evaluator:
+    """Scores a student on the validation split, writes the line, offers it to `best` (if the phase keeps one)."""
+
+    def __init__(self, session: Session, phase: str, student: Student, steps_per_epoch: int = 1) -> None:
+        self.session, self.phase, self.student = session, phase, student
+        self.steps_per_epoch = steps_per_epoch
+        self.best = Best(session.run.checkpoints / f"best_{phase}.pt")
+        self.last_score = math.nan
+
+    def __call__(self, position: Position) -> None:
+        session, student = self.session, self.student
+        masks, facts = self.masks()
+        result = evaluate_model(
+            student.model,
+            session.validation,
+            session.task,
+            batch_size=session.config.eval_batch_size,
+            masks=masks,
+            device=session.device,
+        )
+        self.last_score = result.score
+        selected = self._eligible(facts) and self.best.offer(result.score, lambda: {**student_state(student), **facts})
+        session.monitor.record(
+            {
+                "type": "evaluation",
+                "phase": self.phase,
+                "step": position.global_step,
+                "phase_step": position.phase_step,
+                "epoch": round(position.phase_step / self.steps_per_epoch, 4),
+                "score": result.score,
+                "metrics": result.metrics,
+                "selected": selected,
+                **facts,
+            }
+        )
+
+    def offer_last(self) -> None:
+        """Keep the present state although it is not eligible."""
+        facts = self.masks()[1]
+        self.best.offer(self.last_score, lambda: {**student_state(self.student), **facts})
+
+    def masks(self) -> tuple[Masks | None, dict[str, Any]]:
+        """Deterministic masks and what they keep; None and nothing for a student without gates."""
+        gates = self.student.gates
+        if gates is None:
+            return None, {}
+        with torch.no_grad():
+            masks = gates.deterministic()
+            structure = masks.structure(gates.shape)
+            facts = {
+                "expected_sparsity": float(expected_sparsity(gates)),
+                "sparsity": sparsity(structure, gates.shape),
+                "structure": structure.to_dict(),
+            }
+        return masks, facts
+
+    def _eligible(self, facts: dict[str, Any]) -> bool:
+        """A masked model counts while its expected sparsity has reached the target (paper, appendix on training)."""
+        if self.phase not in KEEPS_BEST:
+            return False
+        if not facts:
+            return True
+        return bool(facts["expected_sparsity"] >= self.session.config.sparsity - self.session.config.sparsity_epsilon)

@@ -1,0 +1,85 @@
+"""What the phases of one run share: settings, data, device, teacher, and where the run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cofi.data.features import TokenizedSplit
+from cofi.data.tasks import Task
+from cofi.errors import UserError
+from cofi.models import CompactModel
+from cofi.train.checkpoint import load_checkpoint, save_checkpoint
+from cofi.train.config import TrainConfig
+from cofi.train.interrupt import SignalGuard
+from cofi.train.monitor import Monitor
+from cofi.train.rundir import RunDirectory
+
+PHASES = ("teacher", "distil", "prune", "finetune")
+
+
+@dataclass
+class Session:
+    """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from."""
+
+    config: TrainConfig
+    run: RunDirectory
+    device: torch.device
+    task: Task
+    train: TokenizedSplit
+    validation: TokenizedSplit
+    monitor: Monitor
+    guard: SignalGuard
+    teacher: CompactModel | None = None
+    global_step: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    resumed: dict[str, Any] | None = None
+
+    def take_up(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from `checkpoint`."""
+        self.resumed = checkpoint
+        self.global_step = checkpoint["global_step"]
+        self.scores, self.seconds = checkpoint["scores"], checkpoint["seconds"]
+
+    def is_past(self, phase: str) -> bool:
+        """True where the run that is continued had already left `phase`."""
+        return self.resumed is not None and PHASES.index(self.resumed["phase"]) > PHASES.index(phase)
+
+    def restored(self, phase: str) -> dict[str, Any] | None:
+        """The checkpoint, if it was taken in `phase`."""
+        return self.resumed if self.resumed is not None and self.resumed["phase"] == phase else None
+
+    def save(self, phase: str, content: dict[str, Any]) -> None:
+        save_checkpoint(
+            self.run.last,
+            {
+                "phase": phase,
+                "global_step": self.global_step,
+                "scores": self.scores,
+                "seconds": self.seconds,
+                "elapsed": self.monitor.seconds,
+                "metrics_position": self.monitor.position(),
+                **content,
+            },
+        )
+
+
+def read_last_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, None where it stopped before its first."""
+    return load_checkpoint(run.last) if run.last.exists() else None
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a name means. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device must be auto, cpu or a GPU of this machine, got {name!r} ({reason})") from error
+    return device

@@ -1,0 +1,1 @@
+"""The pruned encoder, different in every layer, as one call."""

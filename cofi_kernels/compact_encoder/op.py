@@ -1,0 +1,66 @@
+"""Public op: argument checks and registration. It is for inference: it has no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofi_kernels import checks
+from cofi_kernels.compact_encoder import reference
+from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, EncoderLayout, weight_shapes
+from cofi_kernels.library import define_op
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def compact_encoder(
+    x: Tensor, cu_seqlens: Tensor, max_seqlen: int, weights: Sequence[Tensor], layout: EncoderLayout
+) -> Tensor:
+    """All layers of a pruned encoder as one call, for inference.
+
+    x: (T, E) packed embeddings; fp32, bf16, fp16 or fp64, and so are all weights
+    cu_seqlens: int32 (B + 1,) from 0 to T, sequences may be empty; max_seqlen: at least the longest
+    weights: 12 a layer in the order of LAYER_WEIGHTS, shaped as `masked_attention` and `masked_ffn` take them, with
+        the masks folded in; tensors of size zero for removed sublayers
+    returns the last layer's states (T, E), without a gradient.
+    Raises ValueError or TypeError for a wrong count, shape, dtype or device, and RuntimeError where a gradient is
+    asked for: train with the masked ops.
+    """
+    checks.shape_is("x", x, ("tokens", "hidden"))
+    checks.dtype_in("x", x, _DTYPES)
+    checks.sequences(cu_seqlens, max_seqlen, x)
+    _check_weights(weights, layout, x)
+    counts = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
+    settings = (layout.head_dim, layout.eps, layout.activation)
+    return _forward(x, cu_seqlens, max_seqlen, list(weights), *counts, *settings)
+
+
+def _check_weights(weights: Sequence[Tensor], layout: EncoderLayout, x: Tensor) -> None:
+    shapes = weight_shapes(layout, x.shape[1])
+    if len(weights) != len(shapes):
+        expected = f"{len(LAYER_WEIGHTS)} tensors for each of {layout.n_layers} layers"
+        raise ValueError(f"weights must hold {expected}, got {len(weights)}")
+    for i, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
+        if weight.dtype == x.dtype and weight.device == x.device and (weight.shape == shape or shape is None):
+            continue
+        name = f"weights[{i}] ({LAYER_WEIGHTS[i % len(LAYER_WEIGHTS)]} of layer {i // len(LAYER_WEIGHTS)})"
+        if shape is not None:
+            checks.shape_is(name, weight, shape)
+        checks.like_x(x, **{name: weight})
+
+
+def _refuse_gradient(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("compact_encoder has no gradient: call it under torch.inference_mode() or torch.no_grad()")
+
+
+_forward = define_op(
+    "compact_encoder(Tensor x, Tensor cu_seqlens, SymInt max_seqlen, Tensor[] weights, int[] heads, "
+    "int[] intermediate, bool[] mha, bool[] ffn, SymInt head_dim, float eps, str activation) -> Tensor",
+    reference=reference.forward,
+    fake=lambda x, *_: x.new_empty(x.shape),
+    backward=_refuse_gradient,
+    setup_context=lambda ctx, inputs, output: None,
+)

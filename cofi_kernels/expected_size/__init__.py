@@ -1,0 +1,1 @@
+"""Expected number of parameters that remain under the masks' keep probabilities."""

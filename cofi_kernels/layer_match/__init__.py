@@ -1,0 +1,1 @@
+"""Teacher-layer by student-layer mean squared errors through the layer transform."""

@@ -1,0 +1,112 @@
+"""Public op: argument checks, registration, gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofi_kernels import checks
+from cofi_kernels.layer_match import reference
+from cofi_kernels.library import define_op
+from cofi_kernels.masking import accumulation_dtype
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def layer_match(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    source: tuple[int, ...] | None = None,
+) -> Tensor:
+    """Mean squared errors of every teacher layer against every transformed student layer.
+
+    teacher: Lt tensors (T, Et), no gradient; student: Ls tensors (T, Es); fp32, bf16, fp16 or fp64, one dtype for all
+    weight: (Et, Es), bias: (Et,): the layer transform, shared by all student layers
+    source: for each student layer the smallest one whose state it repeats (itself where it repeats none): a layer that
+        is dead is transformed once, its column is its source's and so is its gradient
+    returns (Lt, Ls), fp32 (fp64 for fp64): mean over tokens and teacher dims of (student_j W^T + b - teacher_t)^2.
+    Its backward computes only the entries whose gradient is not 0. Raises ValueError or TypeError for wrong
+    arguments, and ValueError for no tokens at all, whose mean does not exist. CoFi, section 4 (layerwise distillation).
+    """
+    source = tuple(range(len(student))) if source is None else tuple(source)
+    _check_states(teacher, student)
+    _check_transform(teacher[0], student[0], weight, bias)
+    _check_source(source, len(student))
+    return _forward(list(teacher), list(student), weight, bias, list(source))
+
+
+def _check_states(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> None:
+    for name, states in (("teacher", teacher), ("student", student)):
+        if len(states) == 0:
+            raise ValueError(f"{name} must hold at least one layer, got none")
+        checks.shape_is(f"{name}[0]", states[0], ("tokens", "hidden"))
+        for i, state in enumerate(states):
+            checks.same_shape(f"{name}[0]", states[0], f"{name}[{i}]", state)
+    if teacher[0].shape[0] != student[0].shape[0]:
+        counts = f"{teacher[0].shape[0]} and {student[0].shape[0]}"
+        raise ValueError(f"teacher and student must have as many tokens, got {counts}")
+    if teacher[0].shape[0] == 0:
+        raise ValueError("teacher and student must have at least one token, got 0")
+
+
+def _check_transform(teacher: Tensor, student: Tensor, weight: Tensor, bias: Tensor) -> None:
+    checks.dtype_in("student", student, _DTYPES)
+    checks.shape_is("weight", weight, (teacher.shape[1], student.shape[1]))
+    checks.shape_is("bias", bias, (teacher.shape[1],))
+    for name, tensor in (("teacher", teacher), ("weight", weight), ("bias", bias)):
+        if tensor.dtype != student.dtype:
+            raise TypeError(f"{name} must have the dtype of student, {student.dtype}, got {tensor.dtype}")
+    checks.same_device("student", student, teacher=teacher, weight=weight, bias=bias)
+
+
+def _check_source(source: tuple[int, ...], n_student: int) -> None:
+    if len(source) != n_student:
+        raise ValueError(f"source must have one entry for each of {n_student} student layers, got {len(source)}")
+    for j, origin in enumerate(source):
+        if not 0 <= origin <= j or source[origin] != origin:
+            raise ValueError(f"source[{j}] must be a layer not after {j} that is its own source, got {origin}")
+
+
+def _fake(teacher: list[Tensor], student: list[Tensor], *_: Any) -> Tensor:
+    return student[0].new_empty((len(teacher), len(student)), dtype=accumulation_dtype(student[0].dtype))
+
+
+def _fake_backward(
+    dm: Tensor, teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: list[int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    states = [state.new_empty(state.shape) for state in student]
+    return states, weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    teacher, student, weight, bias, ctx.source = inputs
+    ctx.n_teacher = len(teacher)
+    ctx.save_for_backward(*teacher, *student, weight, bias)
+
+
+def _backward_formula(ctx: Any, dm: Tensor) -> tuple[Any, ...]:
+    *states, weight, bias = ctx.saved_tensors
+    teacher, student = states[: ctx.n_teacher], states[ctx.n_teacher :]
+    dstudent, dweight, dbias = _backward(dm, teacher, student, weight, bias, ctx.source)
+    return [None] * ctx.n_teacher, list(dstudent), dweight, dbias, None
+
+
+_backward = define_op(
+    "layer_match_backward(Tensor dm, Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, int[] source) "
+    "-> (Tensor[], Tensor, Tensor)",
+    reference=reference.backward,
+    fake=_fake_backward,
+)
+_forward = define_op(
+    "layer_match(Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, int[] source) -> Tensor",
+    reference=reference.forward,
+    fake=_fake,
+    backward=_backward_formula,
+    setup_context=_setup_context,
+)

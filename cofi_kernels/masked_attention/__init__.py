@@ -1,0 +1,1 @@
+"""Self-attention sublayer under head, layer and hidden masks."""

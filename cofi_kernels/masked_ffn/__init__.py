@@ -1,0 +1,1 @@
+"""Feed-forward sublayer under intermediate, layer and hidden masks."""

@@ -1,0 +1,1 @@
+"""Dropout, residual and LayerNorm over the hidden dims that are kept."""

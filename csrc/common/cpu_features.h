@@ -1,0 +1,16 @@
+// Which vector instructions a kernel may use. A kernel with several versions asks `isa()` at each call.
+#pragma once
+
+namespace cofi {
+
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };  // ordered: a machine has all levels up to its own
+
+// The best level of this processor, or the limit set below where that is lower.
+//   avx2:   AVX2, FMA, F16C                  files named *_avx2.cpp
+//   avx512: avx2 and AVX-512 F, BW, DQ, VL   files named *_avx512.cpp
+Isa isa();
+
+// Use at most `limit` from now on, in every thread: so that tests can run each version of a kernel.
+void limit_isa(Isa limit);
+
+}  // namespace cofi

@@ -1,0 +1,7 @@
+#include "cpu/counter_rng/kernels.inl"
+
+namespace cofi::counter_rng {
+
+extern const Kernels kAvx512 = kKernels;
+
+}  // namespace cofi::counter_rng

@@ -1,0 +1,12 @@
+// Table of contents of cofi_kernels._cuda: a declaration and a call for each family under csrc/cuda.
+#include <pybind11/pybind11.h>
+
+namespace cofi::counter_rng {
+void bind(pybind11::module_& m);
+}
+
+PYBIND11_MODULE(_cuda, m) {
+  m.doc() =
+      "CUDA kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
+  cofi::counter_rng::bind(m);
+}

@@ -1,0 +1,41 @@
+// Table of contents of cofi_kernels._C: a declaration and a call for each family under csrc/cpu.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "common/cpu_features.h"
+
+namespace cofi {
+
+namespace counter_rng {
+void bind(pybind11::module_&);
+}
+namespace hard_concrete {
+void bind(pybind11::module_&);
+}
+
+namespace {
+
+const char* const kIsaNames[] = {"portable", "avx2", "avx512"};
+
+const char* isa_name() { return kIsaNames[static_cast<int>(isa())]; }
+
+void limit_isa_by_name(const std::string& name) {
+  for (int level = 0; level < 3; ++level) {
+    if (name == kIsaNames[level]) return limit_isa(static_cast<Isa>(level));
+  }
+  throw std::invalid_argument("isa must be one of portable, avx2, avx512, got '" + name + "'");
+}
+
+}  // namespace
+}  // namespace cofi
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() =
+      "CPU kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
+  m.def("isa", &cofi::isa_name, "The vector instructions in use: portable, avx2 or avx512.");
+  m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
+  cofi::counter_rng::bind(m);
+  cofi::hard_concrete::bind(m);
+}

@@ -1,0 +1,73 @@
+"""What every test gets: a seed, poisoned memory, a device; and where the fixtures that do not travel with the code are."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported: kernels then run on the CPU
+
+BESIDE_THE_CHECKOUT = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _poison_empty() -> Iterator[None]:
+    """Fill new memory with NaN, so that a kernel that leaves an element of its output unwritten fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (torch, "empty"),
+            (torch, "empty_like"),
+            (torch, "empty_strided"),
+            (torch.Tensor, "new_empty"),
+        ):
+            patch.setattr(owner, name, _poisoned(getattr(owner, name)))
+        yield
+
+
+def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(allocate)
+    def run(*args: object, **kwargs: object) -> torch.Tensor:
+        out = allocate(*args, **kwargs)
+        if type(out) is torch.Tensor and out.is_floating_point() and not out.is_meta:
+            out.detach().fill_(float("nan"))
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Numbers of the official code. COFI_REQUIRE_GOLDEN=1 turns their absence into a failure."""
+    found = _folder("COFI_GOLDEN_DIR", BESIDE_THE_CHECKOUT / "golden")
+    if found is None and os.environ.get("COFI_REQUIRE_GOLDEN") == "1":
+        pytest.fail("COFI_REQUIRE_GOLDEN=1, but COFI_GOLDEN_DIR names no folder of golden numbers")
+    return found or pytest.skip("no golden numbers: set COFI_GOLDEN_DIR")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """GLUE, SQuAD and text as Parquet files, a folder a task."""
+    return _folder("COFI_DATA_DIR", BESIDE_THE_CHECKOUT / "data") or pytest.skip("no data sets: set COFI_DATA_DIR")
+
+
+def _folder(variable: str, default: Path) -> Path | None:
+    path = Path(os.environ.get(variable) or default)
+    return path if path.is_dir() else None

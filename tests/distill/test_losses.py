@@ -1,0 +1,122 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cofi.distill import PREDICTION_LOSSES, prediction_loss
+
+CU_SEQLENS = torch.tensor([0, 4, 4, 5, 12], dtype=torch.int32)  # one sequence is empty, one holds a single token
+
+
+def prediction(logits=None, start_logits=None, end_logits=None):
+    return SimpleNamespace(logits=logits, start_logits=start_logits, end_logits=end_logits)
+
+
+def draw(*shape, seed):
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def plain_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(teacher || student) of one example, from the definition."""
+    p, q = (teacher / temperature).exp(), (student / temperature).exp()
+    p, q = p / p.sum(), q / q.sum()
+    return temperature**2 * (p * (p / q).log()).sum()
+
+
+@pytest.mark.parametrize("temperature", [2 / 3, 1.0, 2.0])
+def test_classification_is_the_mean_softened_kl(temperature):
+    student, teacher = draw(5, 3, seed=0).requires_grad_(), draw(5, 3, seed=1).requires_grad_()
+    loss = prediction_loss("classification", prediction(student), prediction(teacher), temperature=temperature)
+    (grad,) = torch.autograd.grad(loss, student)
+    expected = torch.stack([plain_kl(s, t, temperature) for s, t in zip(student, teacher, strict=True)]).mean()
+    (expected_grad,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_the_teacher_gets_no_gradient():
+    student, teacher = draw(5, 3, seed=0).requires_grad_(), draw(5, 3, seed=1).requires_grad_()
+    prediction_loss("classification", prediction(student), prediction(teacher), temperature=2.0).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_regression_is_the_squared_error_whatever_the_temperature(shape):
+    student, teacher = draw(*shape, seed=0), draw(*shape, seed=1)
+    for temperature in (1.0, 2.0):
+        loss = prediction_loss("regression", prediction(student), prediction(teacher), temperature=temperature)
+        torch.testing.assert_close(loss, (student - teacher).square().mean())
+
+
+@pytest.mark.parametrize("max_seqlen", [None, 7, 20])
+def test_question_answering_compares_each_example_over_its_own_tokens(max_seqlen):
+    outputs = [draw(12, seed=seed).requires_grad_() for seed in range(4)]
+    loss = prediction_loss(
+        "question_answering",
+        prediction(None, *outputs[:2]),
+        prediction(None, *outputs[2:]),
+        temperature=2.0,
+        cu_seqlens=CU_SEQLENS,
+        max_seqlen=max_seqlen,
+    )
+    grads = torch.autograd.grad(loss, outputs[:2])
+    expected = torch.zeros((), dtype=torch.float64)
+    for student, teacher in zip(outputs[:2], outputs[2:], strict=True):
+        for low, high in zip(CU_SEQLENS[:-1].tolist(), CU_SEQLENS[1:].tolist(), strict=True):
+            if low < high:
+                expected = expected + plain_kl(student[low:high], teacher[low:high].detach(), 2.0)
+    expected = expected / (2 * (len(CU_SEQLENS) - 1))
+    torch.testing.assert_close(loss, expected)
+    for grad, expected_grad in zip(grads, torch.autograd.grad(expected, outputs[:2]), strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_LOSSES)
+def test_a_student_that_says_what_the_teacher_says_has_no_loss(kind):
+    both = prediction(draw(4, 3, seed=0), draw(12, seed=1), draw(12, seed=2))
+    loss = prediction_loss(kind, both, both, temperature=2.0, cu_seqlens=CU_SEQLENS)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_LOSSES)
+def test_half_precision_logits_are_compared_in_fp32(kind):
+    outputs = prediction(*(draw(*shape, seed=0).to(torch.bfloat16) for shape in ((4, 3), (12,), (12,))))
+    assert prediction_loss(kind, outputs, outputs, temperature=2.0, cu_seqlens=CU_SEQLENS).dtype == torch.float32
+
+
+def test_large_logits_stay_finite():
+    student, teacher = torch.tensor([3e4, -3e4, 0.0, 1.0]), torch.tensor([-3e4, 3e4, 0.0, 1.0])
+    student.requires_grad_()
+    loss = prediction_loss(
+        "question_answering",
+        prediction(None, student, student),
+        prediction(None, teacher, teacher),
+        temperature=2.0,
+        cu_seqlens=torch.tensor([0, 3, 4], dtype=torch.int32),
+    )
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+LOGITS = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ranking", prediction(LOGITS), prediction(LOGITS), 1.0), "classification, regression, question_answering"),
+        (("classification", prediction(LOGITS), prediction(LOGITS), 0.0), "temperature must be positive, got 0.0"),
+        (("classification", prediction(), prediction(LOGITS), 1.0), "student must return logits"),
+        (("regression", prediction(LOGITS), prediction(), 1.0), "teacher must return logits"),
+        (("regression", prediction(LOGITS), prediction(LOGITS[:3]), 1.0), "one shape"),
+        (("classification", prediction(LOGITS[:, :1]), prediction(LOGITS[:, :1]), 1.0), "regression"),
+        (("question_answering", prediction(), prediction(), 1.0), "cu_seqlens"),
+    ],
+    ids=["kind", "temperature", "no student", "no teacher", "shapes", "one class", "no cu_seqlens"],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    kind, student, teacher, temperature = arguments
+    with pytest.raises(ValueError, match=message):
+        prediction_loss(kind, student, teacher, temperature=temperature)

@@ -1,0 +1,123 @@
+import functools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cofi.masks import Gates, Lagrangian, ModelShape, SparsityRamp, ascent_optimizer, expected_sparsity
+
+SHAPE = ModelShape(n_layers=2, n_heads=4, head_dim=4, d_hidden=16, d_int=32)
+
+
+@pytest.mark.parametrize(("s", "t"), [(0.2, 0.6), (0.7, 0.3), (0.5, 0.5)], ids=["below", "above", "met"])
+def test_penalty_and_its_gradients(s, t):
+    lagrangian = Lagrangian()
+    with torch.no_grad():
+        lagrangian.lambda_1.fill_(0.3)
+        lagrangian.lambda_2.fill_(-0.7)
+    sparsity = torch.tensor(s, requires_grad=True)
+    penalty = lagrangian(sparsity, t)
+    penalty.backward()
+    close = functools.partial(pytest.approx, abs=1e-6)  # s and t are rounded to fp32
+    assert penalty.item() == close(0.3 * (s - t) - 0.7 * (s - t) ** 2)
+    assert sparsity.grad.item() == close(0.3 - 1.4 * (s - t))
+    assert lagrangian.lambda_1.grad.item() == close(s - t)
+    assert lagrangian.lambda_2.grad.item() == close((s - t) ** 2)
+
+
+def test_target_may_live_on_the_device():
+    lagrangian = Lagrangian()
+    with torch.no_grad():
+        lagrangian.lambda_1.fill_(2.0)
+    assert lagrangian(torch.tensor(0.5), torch.tensor(0.75)).item() == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("s", "sign"), [(0.2, -1), (0.9, 1)], ids=["too dense", "too sparse"])
+def test_ascent_raises_the_penalty(s, sign):
+    lagrangian = Lagrangian()
+    optimizer = ascent_optimizer(lagrangian, lr=0.01)
+    assert lagrangian.lambda_1.item() == lagrangian.lambda_2.item() == 0
+    penalties = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        penalty = lagrangian(torch.tensor(s), 0.6)
+        penalty.backward()
+        optimizer.step()
+        penalties.append(penalty.item())
+    assert penalties == sorted(penalties)
+    assert penalties[-1] > penalties[0]
+    assert lagrangian.lambda_1.item() * sign > 0
+    assert lagrangian.lambda_2.item() > 0  # its gradient is a square
+
+
+def test_multipliers_do_not_decay_once_the_target_is_met():
+    lagrangian = Lagrangian()
+    with torch.no_grad():
+        lagrangian.lambda_1.fill_(-5.0)
+    optimizer = ascent_optimizer(lagrangian, lr=0.1)
+    lagrangian(torch.tensor(0.6), torch.tensor(0.6)).backward()
+    optimizer.step()
+    assert lagrangian.lambda_1.item() == -5.0
+
+
+@pytest.mark.parametrize("kinds", ["all", "int", "head,mha", "hidden", "mha,ffn"])
+def test_gates_reach_the_target_sparsity(kinds):
+    gates, lagrangian, target = Gates(SHAPE, kinds, seed=0), Lagrangian(), 0.3
+    ramp = SparsityRamp(target, warmup_steps=100)
+    descent = torch.optim.AdamW(gates.parameters(), lr=0.1, weight_decay=0.0)
+    ascent = ascent_optimizer(lagrangian, lr=0.1)
+    late = []
+    for step in range(600):
+        descent.zero_grad()
+        ascent.zero_grad()
+        s = expected_sparsity(gates)
+        lagrangian(s, ramp(step)).backward()
+        descent.step()
+        ascent.step()
+        gates.clamp_()
+        late.append(s.item())
+    assert sum(late[-100:]) / 100 == pytest.approx(target, abs=0.03)
+
+
+def test_ramp_is_linear_between_its_ends():
+    ramp = SparsityRamp(0.9, start=0.3, warmup_steps=100)
+    assert ramp(0) == 0.3
+    assert ramp(50) == pytest.approx(0.6)
+    assert ramp(100) == ramp(101) == ramp(10**9) == 0.9
+
+
+def test_no_warmup_means_the_target_at_once():
+    assert SparsityRamp(0.6)(0) == 0.6
+
+
+@given(
+    target=st.floats(0, 0.999),
+    share=st.floats(0, 1),
+    warmup=st.integers(0, 1000),
+    step=st.integers(0, 2000),
+)
+def test_ramp_never_falls_nor_leaves_its_range(target, share, warmup, step):
+    ramp = SparsityRamp(target, start=target * share, warmup_steps=warmup)
+    assert target * share - 1e-12 <= ramp(step) <= ramp(step + 1) + 1e-12 <= target + 2e-12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"target": 1.0}, "target"),
+        ({"target": -0.1}, "target"),
+        ({"target": float("nan")}, "target"),
+        ({"target": 0.5, "start": 0.6}, "start"),
+        ({"target": 0.5, "start": -0.1}, "start"),
+        ({"target": 0.5, "warmup_steps": -1}, "warmup_steps"),
+    ],
+)
+def test_a_wrong_ramp_names_the_argument(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        SparsityRamp(**arguments)
+
+
+def test_a_step_before_the_start_is_an_error():
+    with pytest.raises(ValueError, match="step"):
+        SparsityRamp(0.5)(-1)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import cofi.train
+from cofi.errors import UserError
+from cofi.train.arguments import check_resumed, parse_given, resolve
+from cofi.train.config import TrainConfig
+from cofi.train.recipes import RECIPES
+
+
+def test_no_argument_is_the_demo():
+    config = resolve(parse_given([]))
+    assert (config.recipe, config.task) == ("demo", "pydocs")
+
+
+def test_a_task_without_recipe_takes_the_default_recipe():
+    assert resolve(parse_given(["--task", "mrpc"])).recipe == "default"
+
+
+def test_a_file_of_ones_own_is_task_text():
+    assert resolve(parse_given(["--train-file", "a.csv"])).task == "text"
+
+
+@pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
+def test_flags_take_dashes_and_underscores(spelling):
+    assert resolve(parse_given([spelling, "7"])).batch_size == 7
+
+
+def test_flags_override_the_recipe():
+    assert resolve(parse_given(["--recipe", "official", "--task", "rte", "--prune-epochs", "50"])).prune_epochs == 50
+
+
+@pytest.mark.parametrize("task", ["mrpc", "mnli", "squad", "pydocs"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_makes_a_valid_configuration(recipe, task):
+    assert resolve({"recipe": recipe, "task": task}).task == task
+
+
+def test_official_recipe_has_the_papers_epochs():
+    small, large = (resolve({"recipe": "official", "task": task}) for task in ("mrpc", "sst2"))
+    assert small.resolved_distil_epochs + small.prune_epochs == 100
+    assert large.resolved_distil_epochs + large.prune_epochs == 20
+    assert (small.sparsity_warmup_epochs, large.sparsity_warmup_epochs) == (20, 2)
+
+
+def test_unknown_recipe_lists_the_valid_ones():
+    with pytest.raises(UserError, match="one of default, demo, official, got 'fast'"):
+        resolve({"recipe": "fast"})
+
+
+def test_unknown_flag_lists_the_valid_ones_and_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_given(["--sparsitty", "0.9"])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "--sparsitty" in message and "--sparsity" in message and "--mask-kinds" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--sparsity", "1"], r"--sparsity must be in \[0, 1\), got 1.0"),
+        (["--sparsity", "-0.1"], r"--sparsity must be in \[0, 1\), got -0.1"),
+        (["--batch-size", "0"], "--batch-size must be in"),
+        (["--learning-rate", "0"], "--learning-rate must be in"),
+        (["--learning-rate", "nan"], "--learning-rate must be in"),
+        (["--mask-kinds", "head,wings"], "wings"),
+        (["--matching", "best"], "--matching must be one of .*nearest"),
+        (["--sparsity-warmup-epochs", "99"], "must not exceed --prune-epochs"),
+        (["--resume", "--overwrite"], "give one of them"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_value_names_flag_rule_and_value(flags, words):
+    with pytest.raises(UserError, match=words):
+        resolve(parse_given(flags))
+
+
+def test_resume_rejects_a_changed_setting():
+    stored = resolve(parse_given([]))
+    check_resumed(stored, {"resume": True, "output": "elsewhere", "threads": 3})
+    with pytest.raises(UserError, match=r"--sparsity 0.5 \(the run has 0.9\)"):
+        check_resumed(stored, {"sparsity": 0.5})
+
+
+def test_every_field_is_read_somewhere():
+    """A documented flag that nothing reads is a lie (the official code had several)."""
+    root = Path(cofi.train.__file__).parent
+    sources = "".join(p.read_text() for p in root.rglob("*.py") if p.name != "config.py" and "recipes" not in p.parts)
+    sources += (root / "config.py").read_text().split("def __post_init__")[1]
+    unread = [
+        f.name
+        for f in dataclasses.fields(TrainConfig)
+        if not re.search(rf"(config|self|stored)\.{f.name}\b", sources) and f.name != "recipe"
+    ]
+    assert unread == []
+
+
+def test_configuration_survives_yaml(tmp_path):
+    from cofi.train.rundir import RunDirectory
+
+    config = resolve(parse_given(["--task", "rte", "--sparsity", "0.8", "--output", str(tmp_path / "run")]))
+    run = RunDirectory(tmp_path / "run")
+    run.start(config)
+    assert run.read_config() == config

@@ -1,0 +1,145 @@
+"""Whole runs on a tiny checkpoint: what they leave, that they can be continued, how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cofi import CompactModel
+from cofi.cli import run as run_command
+from cofi.train import loop
+from cofi.train.__main__ import main
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+def test_a_run_leaves_everything_it_promises(flags, tmp_path, capsys):
+    assert main(flags) == 0
+    run = tmp_path / "run"
+    result = json.loads((run / "result.json").read_text())
+    for name in ("teacher_score", "masked_score", "compact_score", "expected_sparsity", "sparsity", "structure", "speedup"):
+        assert name in result
+    assert yaml.safe_load((run / "config.yaml").read_text())["sparsity"] == 0.6
+    rows = read_lines(run / "metrics.jsonl")
+    assert {row["phase"] for row in rows} == {"teacher", "distil", "prune", "finetune"}
+    model = CompactModel.from_pretrained(run / "model")
+    assert sum(p.numel() for p in model.layers.parameters()) == result["params_after"] < result["params_before"]
+    assert (run / "report.html").stat().st_size > 10_000
+    assert (run / "model" / "tokenizer.json").exists()
+    assert "compact" in capsys.readouterr().out
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 9, 13, 19, 24], ids=lambda n: f"step{n}")
+def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, stop_at):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*flags, "--output", str(whole)]) == 0
+
+    after_step = loop.PhaseLoop._after_step
+
+    def die(self, position, *args):
+        after_step(self, position, *args)
+        if position.global_step == stop_at:
+            raise Stop
+
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
+    with pytest.raises(Stop):
+        main([*flags, "--output", str(broken), "--save-seconds", "0"])
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
+    assert main(["--output", str(broken), "--resume"]) == 0
+
+    assert without_times(read_lines(broken / "metrics.jsonl")) == without_times(read_lines(whole / "metrics.jsonl"))
+    models = [CompactModel.from_pretrained(run / "model").state_dict() for run in (whole, broken)]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_a_signal_saves_and_exits(flags, tmp_path, monkeypatch, capsys, signum):
+    after_step = loop.PhaseLoop._after_step
+
+    def interrupt(self, position, *args):
+        if position.global_step == 5:
+            os.kill(os.getpid(), signum)
+        after_step(self, position, *args)
+
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", interrupt)
+    assert main(flags) == 128 + signum
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+    assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+
+
+def test_two_runs_of_one_seed_are_the_same(flags, tmp_path):
+    for name in ("a", "b"):
+        main([*flags, "--output", str(tmp_path / name)])
+    rows = [without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("a", "b")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kinds", ["head", "int", "hidden", "mha,ffn", "head,int,mha,ffn", "all"])
+def test_every_mask_kind_trains_and_exports(flags, tmp_path, kinds):
+    assert main([*flags, "--mask-kinds", kinds, "--sparsity", "0.3"]) == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "matching", ["fixed", "nearest", "nearest_in_order", "random_in_order", "random_window"]
+)
+def test_every_matching_strategy_trains(flags, matching):
+    assert main([*flags, "--matching", matching, "--finetune-epochs", "0"]) == 0
+
+
+def test_without_distillation(flags, tmp_path):
+    assert main([*flags, "--no-distill"]) == 0
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert not any("layer_loss" in row for row in rows)
+
+
+def test_a_finished_run_serves_as_model_and_teacher(flags, tmp_path):
+    assert main(flags) == 0
+    teacher = str(tmp_path / "run" / "teacher")
+    assert main([*flags, "--model", teacher, "--output", str(tmp_path / "second")]) == 0
+    phases = {row["phase"] for row in read_lines(tmp_path / "second" / "metrics.jsonl")}
+    assert "teacher" not in phases
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--task", "nothing"], "nothing"),
+        (["--model", "no/such-directory-or-model"], "no/such-directory-or-model"),
+        (["--label-column", "colour"], "colour"),
+        (["--device", "cuda:99"], "--device"),
+        (["--teacher-epochs", "0"], "--teacher-epochs"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(flags, tmp_path, capsys, extra, words):
+    assert run_command(lambda: main([*flags, *extra])) == 2
+    error = capsys.readouterr().err
+    assert "error:" in error and words in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_the_way_is_not_touched(flags, tmp_path, capsys):
+    assert main(flags) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert run_command(lambda: main(flags)) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from cofi.errors import UserError
+from cofi.train.arguments import resolve
+from cofi.train.checkpoint import load_checkpoint, save_checkpoint
+from cofi.train.rundir import RunDirectory, write_atomically
+
+
+def test_a_directory_that_holds_a_run_is_refused_and_kept(tmp_path):
+    config = resolve({})
+    run = RunDirectory(tmp_path / "run")
+    run.start(config)
+    run.metrics.write_text("{}\n")
+    with pytest.raises(UserError, match="already holds a run.*--resume.*--overwrite"):
+        run.check_free(config)
+    assert run.metrics.read_text() == "{}\n"
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.start(resolve({}))
+    run.metrics.write_text("{}\n")
+    (run.root / "notes.txt").write_text("mine")
+    run.start(resolve({"overwrite": True}))
+    assert not run.metrics.exists()
+    assert (run.root / "notes.txt").read_text() == "mine"
+    assert run.read_config().overwrite is False
+
+
+def test_a_directory_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        RunDirectory(tmp_path).check_free(resolve({}))
+
+
+def test_a_file_as_output_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        RunDirectory(tmp_path / "file").check_free(resolve({}))
+    with pytest.raises(UserError, match="not a writable directory"):
+        RunDirectory(tmp_path / "file" / "below").check_free(resolve({}))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_output_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="not a writable directory"):
+        RunDirectory(tmp_path / "run").check_free(resolve({}))
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "task: [", "colour: red", "sparsity: high"])
+def test_a_damaged_config_is_one_clear_error(tmp_path, text):
+    run = RunDirectory(tmp_path)
+    run.config.write_text(text)
+    with pytest.raises(UserError, match="config.yaml"):
+        run.read_config()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_checkpoint_round_trip(tmp_path):
+    content = {"model": {"w": torch.arange(3.0)}, "score": 1.5, "names": ["a"]}
+    save_checkpoint(tmp_path / "c.pt", content)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(loaded["model"]["w"], content["model"]["w"])
+    assert (loaded["score"], loaded["names"]) == (1.5, ["a"])
+
+
+def test_a_truncated_checkpoint_is_one_clear_error(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"w": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(UserError, match="c.pt cannot be read"):
+        load_checkpoint(path)
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    torch.save({"format": 1, "x": Payload()}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "executed").exists()
