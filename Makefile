@@ -31,7 +31,7 @@ native:  ## rebuild the compiled modules in place, only what changed (needs an e
 	$(PYTHON) setup.py -q build_ext --inplace
 
 bench:  ## run the benchmarks
-	$(PYTHON) -m pytest -q bench --benchmark-enable
+	$(PYTHON) -m pytest -q bench
 
 wheel:  ## source distribution and wheel in dist/
 	$(PYTHON) -m build

@@ -19,8 +19,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
 
 ROOT = Path(__file__).parent.resolve()
-WITHOUT_NATIVE = "or set COFI_BUILD_NATIVE=0 to install without compiled kernels (slower)"
-WITHOUT_CUDA = "or set COFI_BUILD_CUDA=0 to build without the CUDA module"
+NO_NATIVE = "set COFI_BUILD_NATIVE=0 to install without compiled kernels (slower)"
+NO_CUDA = "set COFI_BUILD_CUDA=0 to build without the CUDA module"
 
 
 def wanted(variable: str) -> bool:
@@ -42,22 +42,22 @@ def check_nvcc(nvcc: str) -> None:
     result = subprocess.run([nvcc, "--version"], capture_output=True, text=True) if shutil.which(nvcc) else None
     release = re.search(r"release (\d+)\.(\d+)", result.stdout) if result else None
     if release is None:
-        raise ExecError(f"{nvcc} does not run as nvcc: repair that CUDA toolkit, {WITHOUT_CUDA}")
+        raise ExecError(f"{nvcc} does not run as nvcc: repair that CUDA toolkit, or {NO_CUDA}")
     if int(release[1]) < 12:  # the first to know sm_90a
-        raise ExecError(f"{nvcc} is of CUDA {release[1]}.{release[2]}: install CUDA 12.0 or later, {WITHOUT_CUDA}")
+        raise ExecError(f"{nvcc} is of CUDA {release[1]}.{release[2]}: install CUDA 12.0 or later, or {NO_CUDA}")
 
 
 def find(names: list[str], cure: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # a venv not activated
     found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
     if found is None:
-        raise ExecError(f"{' or '.join(names)} was not found: {cure}, {WITHOUT_NATIVE}")
+        raise ExecError(f"{' or '.join(names)} was not found: {cure}, or {NO_NATIVE}")
     return found
 
 
 def call(command: list[str], failure: str) -> None:
     if subprocess.run(command, cwd=ROOT).returncode != 0:
-        raise ExecError(f"{failure}; the reason stands above. Mend it, {WITHOUT_NATIVE}")
+        raise ExecError(f"{failure}; the reason stands above. Mend it, or {NO_NATIVE}")
 
 
 def configure_command(folder: Path) -> list[str]:
@@ -75,12 +75,12 @@ class CMakeBuild(build_ext):
     """One CMake build makes all modules; setuptools then packs or copies them by name."""
 
     def build_extensions(self) -> None:
-        folder = Path(self.build_temp).resolve()
-        configure = configure_command(folder)
+        configure = configure_command(folder := Path(self.build_temp).resolve())
         stamp, tools = folder / "configured_with.txt", repr((configure, os.environ.get("CXX")))
         if not stamp.exists() or stamp.read_text() != tools:
             shutil.rmtree(folder, ignore_errors=True)  # made with other tools, as each of pip's isolated builds is
-        call(configure, "CMake could not configure the build" + (f" ({WITHOUT_CUDA[3:]})" if NVCC else ""))
+        without_cuda = f" (if that is nvcc's fault, {NO_CUDA})" if NVCC else ""
+        call(configure, f"CMake could not configure the build{without_cuda}")
         stamp.write_text(tools)
         call([configure[0], "--build", str(folder)], "csrc/ could not be compiled")
         call([configure[0], "--install", str(folder), "--prefix", self.build_lib], "the modules could not be placed")

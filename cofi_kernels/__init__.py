@@ -3,11 +3,33 @@
 `print(backends())` says what each op runs on here, and why not on something faster.
 """
 
+from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.compact_encoder.op import compact_encoder
+from cofi_kernels.counter_rng.op import counter_dropout, counter_uniform
+from cofi_kernels.expected_size.op import expected_size
+from cofi_kernels.hard_concrete.op import deterministic_masks, hard_concrete, keep_probability, live_indices
+from cofi_kernels.layer_match.op import layer_match
 from cofi_kernels.library import backends, force_backend
+from cofi_kernels.masked_attention.op import masked_attention
+from cofi_kernels.masked_ffn.op import masked_ffn
+from cofi_kernels.masked_layer_norm.op import masked_layer_norm
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EncoderLayout",
     "backends",
+    "compact_encoder",
+    "counter_dropout",
+    "counter_uniform",
+    "deterministic_masks",
+    "expected_size",
     "force_backend",
+    "hard_concrete",
+    "keep_probability",
+    "layer_match",
+    "live_indices",
+    "masked_attention",
+    "masked_ffn",
+    "masked_layer_norm",
 ]

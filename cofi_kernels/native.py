@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,7 +38,7 @@ def _load_cuda() -> _Loaded:
     return _load("_cuda", "built by `pip install .` where nvcc is found unless COFI_BUILD_CUDA=0")
 
 
-def load_native() -> ModuleType | None:
+def load_native() -> Any:  # not `ModuleType | None`: launchers run only where why_not_native() is None
     """The module of CPU kernels, `cofi_kernels._C`; None where it cannot be used.
 
     Its functions take addresses, sizes in elements and a thread count, check nothing, and release the interpreter lock.
@@ -51,7 +51,7 @@ def why_not_native() -> str | None:
     return _load_c().why_not
 
 
-def load_cuda() -> ModuleType | None:
+def load_cuda() -> Any:
     """The module of CUDA kernels, `cofi_kernels._cuda`; None where it was not built. It imports without a driver."""
     return _load_cuda().module
 

@@ -85,9 +85,14 @@ class Group(NamedTuple):
 
     def key_mask(self) -> Tensor | None:
         """Bool (b, 1, 1, n), True for keys that are tokens; None where all are."""
+        mask = self.query_mask()
+        return None if mask is None else mask.transpose(-1, -2)
+
+    def query_mask(self) -> Tensor | None:
+        """Bool (b, 1, n, 1), True for rows that are tokens; None where all are."""
         if self.lengths is None:
             return None
-        return (torch.arange(self.seqlen) < self.lengths[:, None])[:, None, None, :]
+        return (torch.arange(self.seqlen) < self.lengths[:, None])[:, None, :, None]
 
 
 def length_groups(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int, n_heads: int) -> list[Group]:

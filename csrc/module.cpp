@@ -6,15 +6,14 @@
 
 #include "common/cpu_features.h"
 
+namespace cofi::counter_rng {
+void bind(pybind11::module_&);
+}
+namespace cofi::hard_concrete {
+void bind(pybind11::module_&);
+}
+
 namespace cofi {
-
-namespace counter_rng {
-void bind(pybind11::module_&);
-}
-namespace hard_concrete {
-void bind(pybind11::module_&);
-}
-
 namespace {
 
 const char* const kIsaNames[] = {"portable", "avx2", "avx512"};

@@ -1,4 +1,4 @@
-"""What every test gets: a seed, poisoned memory, a device; and where the fixtures that do not travel with the code are."""
+"""What every test gets: a seed, poisoned memory, a device, and the way to fixtures that do not travel with the code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported: kernels then run on the CPU
@@ -31,6 +32,7 @@ def _seed() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _poison_empty() -> Iterator[None]:
     """Fill new memory with NaN, so that a kernel that leaves an element of its output unwritten fails."""
+    _device_constructors()  # cached with the real torch.empty in it, or `with torch.device("meta")` would not see it
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
             (torch, "empty"),

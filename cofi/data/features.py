@@ -89,7 +89,9 @@ def tokenize(
         types.append(Ragged.of(encoded["token_type_ids"], np.int8))
         if progress is not None:
             progress(min(first + CHUNK_ROWS, len(texts)))
+    joined = Ragged.join(ids)
+    if not joined.lengths.all():  # only a tokenizer without special tokens does this
+        row = int(np.argmin(joined.lengths))
+        raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
     dtype = np.int64 if task.kind == "classification" else np.float32
-    return TokenizedSplit(
-        Ragged.join(ids), Ragged.join(types), labels=np.asarray(table[task.label_column], dtype=dtype)
-    )
+    return TokenizedSplit(joined, Ragged.join(types), labels=np.asarray(table[task.label_column], dtype=dtype))

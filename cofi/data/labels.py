@@ -52,7 +52,9 @@ def _typed(raw: RawTable, name: str) -> pa.ChunkedArray:
     if pa.types.is_boolean(values.type):
         return values.cast(pa.string())
     if pa.types.is_uint64(values.type):
-        _refuse(pc.greater(values, MAX_INTEGER), values, raw, name, f"must be at most {MAX_INTEGER}")
+        _refuse(
+            pc.greater(values, pa.scalar(MAX_INTEGER, pa.uint64())), values, raw, name, f"must be at most {MAX_INTEGER}"
+        )
     if pa.types.is_integer(values.type):
         return values.cast(pa.int64())
     if pa.types.is_floating(values.type):

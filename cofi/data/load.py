@@ -48,9 +48,10 @@ def load_splits(name: str, **request: Any) -> Splits:
     Without directory and files the rows come from the hub. Raises UserError naming file, column, row, rule and value.
     """
     asked = DataRequest(**request)
-    raw = find_split(base_task(name, asked), "train", asked)
-    task = with_labels(_with_columns(base_task(name, asked), raw, asked), raw)
-    fixed = base_task(name, asked).label_names is not None
+    base = base_task(name, asked)
+    raw = find_split(base, "train", asked)
+    task = with_labels(_with_columns(base, raw, asked), raw)
+    fixed = base.label_names is not None
     if asked.validation_fraction is not None:
         train, validation = _hold_out(_checked(task, raw, fixed, None), asked.validation_fraction, task)
         return Splits(_head(train, asked.max_train_samples), _head(validation, asked.max_eval_samples), task)

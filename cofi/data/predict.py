@@ -32,18 +32,24 @@ class Predictions:
     end_logits: Ragged | None = None
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: as `compute_metrics` names and scales them. score: the task's main metric on a scale to 100."""
+
+    metrics: dict[str, float]
+    score: float
+
+
 def check_fit(model: CompactModel, split: TokenizedSplit) -> None:
     """Raise UserError where the split's tokens are beyond the model's tables."""
     config = model.config
-    longest = config.max_position_embeddings - config.position_offset
-    if int(split.lengths.max()) > longest:
+    room, longest = config.max_position_embeddings - config.position_offset, int(split.lengths.max())
+    if longest > room:
+        raise UserError(f"the model has {room} positions, a sequence has {longest} tokens: lower max_length")
+    token = int(split.input_ids.values.max())
+    if token >= config.vocab_size:
         raise UserError(
-            f"the model has {longest} positions, a sequence has {int(split.lengths.max())} tokens: lower max_length"
-        )
-    if int(split.input_ids.values.max()) >= config.vocab_size:
-        raise UserError(
-            f"the model knows {config.vocab_size} tokens, the tokenizer made token {int(split.input_ids.values.max())}: "
-            "it is another model's tokenizer"
+            f"the model knows {config.vocab_size} tokens, the tokenizer made token {token}: it is another model's"
         )
 
 
@@ -94,12 +100,15 @@ def _in_order(
         return Predictions(logits=logits)
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
     back = np.argsort(order)
-    rows = {name: Ragged(values, starts) for name, values in flat.items()}
-    return Predictions(**{name: Ragged.of((row[int(i)] for i in back), np.float32) for name, row in rows.items()})
+    start, end = (Ragged(flat[name], starts) for name in ("start_logits", "end_logits"))
+    return Predictions(
+        start_logits=Ragged.of((start[int(row)] for row in back), np.float32),
+        end_logits=Ragged.of((end[int(row)] for row in back), np.float32),
+    )
 
 
-def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> dict[str, float]:
-    """The task's metrics of `predictions`, and "score", its main metric on a scale to 100."""
+def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evaluation:
+    """How good predictions are for the split they were made for."""
     if split.passages is not None:
         assert predictions.start_logits is not None and predictions.end_logits is not None
         answers = best_answers(split.passages, predictions.start_logits, predictions.end_logits)
@@ -109,7 +118,7 @@ def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> dict[s
         classes = task.kind == "classification"
         values = predictions.logits.argmax(1) if classes else predictions.logits.reshape(len(split))
         metrics = compute_metrics(task, values, split.labels)
-    return {**metrics, "score": main_score(task, metrics)}
+    return Evaluation(metrics, main_score(task, metrics))
 
 
 def evaluate_model(
@@ -120,6 +129,6 @@ def evaluate_model(
     batch_size: int = 64,
     masks: Masks | None = None,
     device: torch.device | str | None = None,
-) -> dict[str, float]:
-    """Metrics of a model on a split, and "score", the main one on a scale to 100. Arguments as for `predict`."""
+) -> Evaluation:
+    """How good a model is on a split. Arguments as for `predict`."""
     return score(task, split, predict(model, split, batch_size=batch_size, masks=masks, device=device))

@@ -13,16 +13,16 @@ from cofi.data.task import AUTO, KINDS, Task
 from cofi.data.tasks import TASKS, get_task
 from cofi.errors import UserError
 
-Path_ = str | Path
+AnyPath = str | Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
     """What a caller of `load_splits` asked for; the fields are its arguments."""
 
-    data_dir: Path_ | None = None
-    train_file: Path_ | None = None
-    validation_file: Path_ | None = None
+    data_dir: AnyPath | None = None
+    train_file: AnyPath | None = None
+    validation_file: AnyPath | None = None
     validation_fraction: float | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
@@ -44,7 +44,7 @@ class DataRequest:
         if self.task_kind not in (AUTO, *KINDS[:2]):
             raise UserError(f"task_kind must be one of {', '.join((AUTO, *KINDS[:2]))}, got {self.task_kind!r}")
 
-    def file(self, split: str) -> Path_ | None:
+    def file(self, split: str) -> AnyPath | None:
         return self.train_file if split == "train" else self.validation_file
 
 
@@ -52,7 +52,7 @@ def base_task(name: str, request: DataRequest) -> Task:
     """The registered task, or one of kind "auto" for a folder of the data directory. Raises UserError."""
     if name in TASKS:
         return TASKS[name]
-    if request.data_dir is not None and name == Path(name).name and Path(request.data_dir, name).is_dir():
+    if request.data_dir is not None and name and name == Path(name).name and Path(request.data_dir, name).is_dir():
         return Task(name=name, kind=AUTO)
     return get_task(name)
 

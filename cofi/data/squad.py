@@ -78,8 +78,8 @@ def check_window(max_length: int, doc_stride: int, n_special: int) -> int:
     room = max_length - n_special - question_tokens
     if question_tokens < 1 or not 0 <= doc_stride < room:
         raise UserError(
-            f"doc_stride must be in [0, {max(room, 0)}) with max_length {max_length} (of which {question_tokens} are kept "
-            f"for the question and {n_special} for special tokens), got {doc_stride}"
+            f"doc_stride must be in [0, {max(room, 0)}) with max_length {max_length} ({question_tokens} tokens are for "
+            f"the question, {n_special} are special), got {doc_stride}"
         )
     return question_tokens
 

@@ -60,7 +60,8 @@ def candidates(
         spans = best_spans(start_logits[window][context], end_logits[window][context], max_answer_tokens, n_best)
         text = passages.contexts[example]
         for first, last, score in spans:
-            found[example].append(Candidate(text[begins[context[first]] : ends[context[last]]], score))
+            answer = text[begins[context[first]] : ends[context[last]]].strip()
+            found[example].append(Candidate(answer, score))
     return [_distinct(options, n_best) for options in found]
 
 

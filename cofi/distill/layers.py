@@ -81,9 +81,7 @@ class LayerDistillation(nn.Module):
         alignment = self.strategy.align(mse.detach(), live)
         return matched_loss(mse, alignment), alignment
 
-    def _check(
-        self, teacher: Sequence[Tensor] | Mapping[int, Tensor], student: Sequence[Tensor], live: Tensor
-    ) -> None:
+    def _check(self, teacher: Sequence[Tensor] | Mapping[int, Tensor], student: Sequence[Tensor], live: Tensor) -> None:
         expected = self.strategy.n_teacher_layers
         if not isinstance(teacher, Mapping) and len(teacher) != expected:
             raise ValueError(f"teacher_states must hold {expected} layers, got {len(teacher)}")

@@ -17,7 +17,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from cofi.models import CompactConfig, CompactModel
+from cofi.models import CompactModel
+from cofi.models.layers import Attention, FeedForward, Norm
 from cofi_kernels import EncoderLayout
 
 OPSET = 17  # the first with LayerNormalization; every runtime in use reads it
@@ -47,8 +48,8 @@ class GraphBuilder:
         self.weights[name] = numpy_helper.from_array(array, name)
         return name
 
-    def constant(self, value: float | list[int]) -> str:
-        """A float scalar or a vector of int64, stored once."""
+    def constant(self, value: float | int | list[int]) -> str:
+        """A scalar, fp32 for a float and int64 for an int, or a vector of int64; stored once."""
         array = np.array(value, dtype=np.float32 if isinstance(value, float) else np.int64)
         name = f"constant_{value}".replace(" ", "")
         self.weights[name] = numpy_helper.from_array(array, name)
@@ -59,7 +60,7 @@ class GraphBuilder:
         product = self.op("MatMul", x, self.weight(f"{name}.weight", weight))
         return self.op("Add", product, self.weight(f"{name}.bias", bias), output=output)
 
-    def norm(self, x: str, name: str, module: Any, eps: float) -> str:
+    def norm(self, x: str, name: str, module: Norm, eps: float) -> str:
         """LayerNorm over the last axis."""
         weight, bias = self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)
         return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
@@ -115,15 +116,13 @@ def _encoder(graph: GraphBuilder, model: CompactModel, x: str) -> str:
     mask_bias = _mask_bias(graph) if any(layout.heads) else ""
     for index, layer in enumerate(model.layers):
         if layer.attention is not None:
-            name, module = f"layers.{index}.attention", layer.attention
-            heads = layout.heads[index]
-            # without heads the sublayer is its bias and its LayerNorm
-            y = _attention(graph, x, name, module, heads, layout, mask_bias) if heads else _bias(graph, name, module.b_out)
-            x = graph.norm(graph.op("Add", y, x), f"{name}.norm", module.norm, layout.eps)
+            name, heads = f"layers.{index}.attention", layout.heads[index]
+            y = _attention(graph, x, name, layer.attention, heads, layout, mask_bias)
+            x = graph.norm(graph.op("Add", y, x), f"{name}.norm", layer.attention.norm, layout.eps)
         if layer.ffn is not None:
-            name, module = f"layers.{index}.ffn", layer.ffn
-            y = _ffn(graph, x, name, module, layout) if layout.intermediate[index] else _bias(graph, name, module.b_down)
-            x = graph.norm(graph.op("Add", y, x), f"{name}.norm", module.norm, layout.eps)
+            name = f"layers.{index}.ffn"
+            y = _ffn(graph, x, name, layer.ffn, layout.intermediate[index], layout.activation)
+            x = graph.norm(graph.op("Add", y, x), f"{name}.norm", layer.ffn.norm, layout.eps)
     return x
 
 
@@ -134,13 +133,12 @@ def _mask_bias(graph: GraphBuilder) -> str:
     return graph.op("Mul", padding, graph.constant(LOWEST))
 
 
-def _bias(graph: GraphBuilder, name: str, bias: torch.Tensor) -> str:
-    return graph.weight(f"{name}.bias", bias)
-
-
 def _attention(
-    graph: GraphBuilder, x: str, name: str, module: Any, heads: int, layout: EncoderLayout, mask_bias: str
+    graph: GraphBuilder, x: str, name: str, module: Attention, heads: int, layout: EncoderLayout, mask_bias: str
 ) -> str:
+    """The sublayer's output before the residual sum; without heads its bias."""
+    if not heads:
+        return graph.weight(f"{name}.out.bias", module.b_out)
     # 0 copies a dim of the input; the optimizer reads H and D from this constant
     split = graph.constant([0, 0, heads, layout.head_dim])
 
@@ -156,8 +154,11 @@ def _attention(
     return graph.linear(merged, f"{name}.out", module.w_out, module.b_out)
 
 
-def _ffn(graph: GraphBuilder, x: str, name: str, module: Any, layout: EncoderLayout) -> str:
-    inner = _ACTIVATIONS[layout.activation](graph, graph.linear(x, f"{name}.up", module.w_up.T, module.b_up))
+def _ffn(graph: GraphBuilder, x: str, name: str, module: FeedForward, size: int, activation: str) -> str:
+    """The sublayer's output before the residual sum; without intermediate dims its bias."""
+    if not size:
+        return graph.weight(f"{name}.down.bias", module.b_down)
+    inner = _ACTIVATIONS[activation](graph, graph.linear(x, f"{name}.up", module.w_up.T, module.b_up))
     return graph.linear(inner, f"{name}.down", module.w_down, module.b_down)
 
 
@@ -213,7 +214,7 @@ def _span_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, li
     both = graph.linear(x, "qa_outputs", model.qa_outputs.weight.T, model.qa_outputs.bias)
     both = graph.op("Where", is_token, both, graph.constant(LOWEST))
     for column, name in enumerate(("start_logits", "end_logits")):
-        graph.op("Gather", both, graph.scalar(column), axis=2, output=name)
+        graph.op("Gather", both, graph.constant(column), axis=2, output=name)
     return {"start_logits": ["batch", "sequence"], "end_logits": ["batch", "sequence"]}
 
 

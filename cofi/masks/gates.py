@@ -74,9 +74,7 @@ class Gates(nn.Module):
 
         noise: (n,) fp32 uniform in (0, 1), or an int64 (2,) counter state [seed, offset] of `counter_uniform`
         """
-        return Masks.from_kinds(
-            self._split(cofi_kernels.hard_concrete(self.loga, noise, temperature=self.temperature))
-        )
+        return Masks.from_kinds(self._split(cofi_kernels.hard_concrete(self.loga, noise, temperature=self.temperature)))
 
     def deterministic(self) -> Masks:
         """Evaluation masks: the expected number of units is cut in each vector, the others keep their soft value."""

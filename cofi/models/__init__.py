@@ -6,9 +6,11 @@ Importing this package registers the model with transformers' Auto classes.
 from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from cofi.models.config import CompactConfig
+from cofi.models.load import LoadedModel, load_model
 from cofi.models.model import CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch, from_lists, pack_padded, pad_packed
+from cofi.models.save import save_model
 
 AutoConfig.register(CompactConfig.model_type, CompactConfig, exist_ok=True)
 AutoModel.register(CompactConfig, CompactModel, exist_ok=True)
@@ -21,8 +23,11 @@ __all__ = [
     "CompactModelForQuestionAnswering",
     "CompactModelForSequenceClassification",
     "CompactOutput",
+    "LoadedModel",
     "PackedBatch",
     "from_lists",
+    "load_model",
     "pack_padded",
     "pad_packed",
+    "save_model",
 ]

@@ -30,25 +30,35 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._file_of: dict[str, Path] = {}
+        self._stored: dict[str, tuple[Path, str]] = {}
         self._pickled: dict[str, Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in _weight_files(directory):
             shapes = _safetensors_shapes(file) if file.suffix == ".safetensors" else self._load_pickled(file)
-            self.shapes |= shapes
-            self._file_of |= dict.fromkeys(shapes, file)
+            for stored, shape in shapes.items():
+                self.shapes[_current_name(stored)] = shape
+                self._stored[_current_name(stored)] = file, stored
 
     def read(self, name: str) -> Tensor:
         """One tensor in fp32, in memory of its own."""
-        if name in self._pickled:
-            return self._pickled[name].to(torch.float32, copy=True)
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return file.get_tensor(name).to(torch.float32, copy=True)
+        file, stored = self._stored[name]
+        if stored in self._pickled:
+            return self._pickled[stored].to(torch.float32, copy=True)
+        with safe_open(file, framework="pt") as opened:
+            return opened.get_tensor(stored).to(torch.float32, copy=True)
 
     def _load_pickled(self, file: Path) -> dict[str, tuple[int, ...]]:
         state = _unpickle(file)
         self._pickled |= state
         return {name: tuple(t.shape) for name, t in state.items()}
+
+
+def _current_name(stored: str) -> str:
+    """Checkpoints converted from TensorFlow, bert-base-uncased among them, call the two of a LayerNorm gamma, beta."""
+    for old, new in ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")):
+        if stored.endswith(old):
+            return stored.removesuffix(old) + new
+    return stored
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -114,7 +124,8 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be loaded as plain tensors: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be loaded as plain tensors: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{file} must hold a dictionary of tensors")
     return state

@@ -43,12 +43,12 @@ _NUMBER_RANGES = {  # half open
     "hidden_dropout_prob": (0.0, 1.0),
     "attention_probs_dropout_prob": (0.0, 1.0),
     "classifier_dropout": (0.0, 1.0),
-    "layer_norm_eps": (0.0, 1.0),
+    "layer_norm_eps": (1e-30, 1.0),
     "initializer_range": (0.0, 100.0),
 }
-_OPTIONAL = ("head_dim", "embedding_size", "pooler_size", "pad_token_id", "classifier_dropout")
+_OPTIONAL = ("head_dim", "embedding_size", "embedding_projection", "pooler_size", "pad_token_id", "classifier_dropout")
 _CHOICES = {"head": HEADS, "pooler": POOLERS, "hidden_act": ACTIVATIONS}
-_FLAGS = ("attention_bias_only", "ffn_bias_only", "pooler_dropout")
+_FLAGS = {"attention_bias_only", "ffn_bias_only", "pooler_dropout", "embedding_projection"}
 
 
 class CompactConfig(PreTrainedConfig):
@@ -63,7 +63,8 @@ class CompactConfig(PreTrainedConfig):
         output bias and its LayerNorm.
     max_position_embeddings: rows of the position table; position p reads row p + position_offset.
     type_vocab_size: 0 for families without token types.
-    embedding_size: width of the tables; where it differs from hidden_size a linear layer projects (ELECTRA).
+    embedding_size: width of the tables. embedding_projection: whether a linear layer makes the hidden dims of it
+        (ELECTRA); by default where the widths differ. Pruned hidden dims may leave a projection between equal widths.
     head: "none", "classification" or "question_answering". pooler: activation of the dense layer between the first
         token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
@@ -80,7 +81,7 @@ class CompactConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    head_dim: int | None = None
+    head_dim: int = None  # type: ignore[assignment]  # filled by _fill_sizes
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
@@ -89,13 +90,14 @@ class CompactConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     position_offset: int = 0
     type_vocab_size: int = 2
-    embedding_size: int | None = None
+    embedding_size: int = None  # type: ignore[assignment]  # filled by _fill_sizes
+    embedding_projection: bool = None  # type: ignore[assignment]  # filled by _fill_sizes
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     initializer_range: float = 0.02
     head: str = "none"
     pooler: str = "tanh"
-    pooler_size: int | None = None
+    pooler_size: int = None  # type: ignore[assignment]  # filled by _fill_sizes
     pooler_dropout: bool = False
     attention_bias_only: bool = False
     ffn_bias_only: bool = False
@@ -114,6 +116,8 @@ class CompactConfig(PreTrainedConfig):
             self.head_dim = _default_head_dim(self.hidden_size, self.num_attention_heads)
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
+        if self.embedding_projection is None:
+            self.embedding_projection = self.embedding_size != self.hidden_size
         if self.pooler_size is None:
             self.pooler_size = self.hidden_size
 
@@ -134,6 +138,11 @@ class CompactConfig(PreTrainedConfig):
         _check_labels(self.num_labels, self.id2label)
         if self.is_regression and self.num_labels != 1:
             raise ValueError(f"num_labels must be 1 for regression, got {self.num_labels}")
+        if self.embedding_size != self.hidden_size and not self.embedding_projection:
+            raise ValueError(
+                f"embedding_projection must be true where embedding_size ({self.embedding_size}) is not hidden_size "
+                f"({self.hidden_size})"
+            )
         for layer, config in enumerate(self.per_layer_config):
             _check_layer(config.__dict__, f"layer {layer}: ")
 
@@ -177,7 +186,9 @@ class CompactConfig(PreTrainedConfig):
 
         layout = self.layout()
         if len(set(layout.heads)) > 1 or len(set(layout.intermediate)) > 1:
-            raise ValueError(f"layers must be of one size to be masked, got {layout.heads} heads, {layout.intermediate}")
+            raise ValueError(
+                f"layers must be of one size to be masked, got {layout.heads} heads, {layout.intermediate}"
+            )
         return ModelShape(
             n_layers=self.num_hidden_layers,
             n_heads=layout.heads[0],
@@ -206,9 +217,9 @@ def _check_scalars(fields: Mapping[str, Any]) -> None:
     for name, choices in _CHOICES.items():
         if fields[name] not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {fields[name]!r}")
-    for name in _FLAGS:
-        if not isinstance(fields[name], bool):
-            raise ValueError(f"{name} must be true or false, got {fields[name]!r}")
+    for name in _FLAGS & given.keys():
+        if not isinstance(given[name], bool):
+            raise ValueError(f"{name} must be true or false, got {given[name]!r}")
     if fields["position_offset"] >= fields["max_position_embeddings"]:
         raise ValueError(
             f"position_offset must be below max_position_embeddings ({fields['max_position_embeddings']} rows), "
@@ -237,7 +248,9 @@ def _check_labels(num_labels: Any, id2label: Any) -> None:
         raise ValueError(f"id2label must map label numbers to names, got {type(id2label).__name__}")
     _check_integer("num_labels", len(id2label))
     if {str(key) for key in id2label} != {str(i) for i in range(len(id2label))}:
-        raise ValueError(f"id2label must number its {len(id2label)} labels from 0, got {sorted(map(str, id2label))[:8]}")
+        raise ValueError(
+            f"id2label must number its {len(id2label)} labels from 0, got {sorted(map(str, id2label))[:8]}"
+        )
 
 
 def _check_per_layer(per_layer: Any, n_layers: int) -> None:

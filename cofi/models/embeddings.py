@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Embeddings(nn.Module):
     """(T,) tokens -> (T, E). The hidden mask multiplies before and after the LayerNorm, which sees kept dims only.
 
-    Where the tables are not as wide as the encoder, they hold no hidden dims and the mask multiplies the projection.
+    Where a projection follows the tables, they hold no hidden dims and the mask multiplies the projection.
     """
 
     def __init__(self, config: CompactConfig) -> None:
@@ -30,7 +30,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.norm = Norm(width)
-        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+        self.projection = nn.Linear(width, config.hidden_size) if config.embedding_projection else None
 
     def forward(self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None) -> Tensor:
         """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training."""
@@ -40,9 +40,7 @@ class Embeddings(nn.Module):
         table_mask = z_hidden if self.projection is None else None
         if table_mask is not None:
             x = x * table_mask
-        x = cofi_kernels.masked_layer_norm(
-            x, None, self.norm.weight, self.norm.bias, z_hidden=table_mask, eps=self.eps
-        )
+        x = cofi_kernels.masked_layer_norm(x, None, self.norm.weight, self.norm.bias, z_hidden=table_mask, eps=self.eps)
         if site is not None and self.dropout > 0:
             x = cofi_kernels.counter_dropout(x, self.dropout, site)
         if self.projection is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cofi.models.config import CompactConfig
 
 SITES_PER_LAYER = 3  # attention probabilities, attention output, FFN output
+WEIGHTS_PER_SUBLAYER = 6  # as compact_encoder counts them
 
 
 class Norm(nn.Module):
@@ -43,6 +44,10 @@ class Attention(nn.Module):
         self.w_out = nn.Parameter(torch.empty(rows, hidden))
         self.b_out = nn.Parameter(torch.zeros(hidden))
         self.norm = Norm(hidden)
+
+    def weights(self) -> list[Tensor]:
+        """In the order of `compact_encoder`."""
+        return [self.w_qkv, self.b_qkv, self.w_out, self.b_out, self.norm.weight, self.norm.bias]
 
     def forward(self, x: Tensor, batch: PackedBatch, masks: LayerMasks | None, sites: Tensor | None) -> Tensor:
         z_mha = None if masks is None else masks.z_mha
@@ -88,6 +93,10 @@ class FeedForward(nn.Module):
         self.w_down = nn.Parameter(torch.empty(size, hidden))
         self.b_down = nn.Parameter(torch.zeros(hidden))
         self.norm = Norm(hidden)
+
+    def weights(self) -> list[Tensor]:
+        """In the order of `compact_encoder`."""
+        return [self.w_up, self.b_up, self.w_down, self.b_down, self.norm.weight, self.norm.bias]
 
     def forward(self, x: Tensor, masks: LayerMasks | None, sites: Tensor | None) -> Tensor:
         z_ffn = None if masks is None else masks.z_ffn

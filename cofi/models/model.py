@@ -6,8 +6,8 @@ B sequences, T packed tokens, S padded length, E hidden, L layers, C labels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 import cofi_kernels
+from cofi.models.border import Border
 from cofi.models.checkpoint import check_directory, check_loading
 from cofi.models.config import CompactConfig
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
 from cofi.models.heads import classification_loss, lowest, span_loss
-from cofi.models.layers import SITES_PER_LAYER, Attention, EncoderLayer, FeedForward
+from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward
 from cofi.models.output import CompactOutput
-from cofi.models.packed import PackedBatch, pack_slots, pad_packed, scatter_slots, token_slots
+from cofi.models.packed import PackedBatch
 
 if TYPE_CHECKING:
     from cofi.masks.masks import Masks
@@ -62,7 +63,7 @@ class CompactModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config, heads, intermediate) for heads, intermediate in sizes)
         self.pooler = nn.Linear(config.hidden_size, config.pooler_size) if config.has_pooler else None
         features = config.pooler_size if config.has_pooler else config.hidden_size
-        self.classifier = nn.Linear(features, config.num_labels) if config.head == "classification" else None
+        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if config.head == "classification" else None
         self.qa_outputs = nn.Linear(config.hidden_size, 2) if config.head == "question_answering" else None
         self.post_init()
 
@@ -77,10 +78,12 @@ class CompactModel(PreTrainedModel):
             else:
                 init.ones_(parameter)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        if not isinstance(value, nn.Embedding):
+            raise TypeError(f"value must be an nn.Embedding, got {type(value).__name__}")
         self.embeddings.word = value
 
     @classmethod
@@ -88,7 +91,8 @@ class CompactModel(PreTrainedModel):
         """As in transformers, but whatever does not fit is an error: UserError naming the first mismatch."""
         wants_info = kwargs.pop("output_loading_info", False)
         check_directory(pretrained_model_name_or_path, cls)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_loading(pretrained_model_name_or_path, info)
         return (model, info) if wants_info else model
 
@@ -116,23 +120,17 @@ class CompactModel(PreTrainedModel):
         dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
         Raises ValueError for inputs that do not fit each other or the model.
         """
-        if (input_ids is None) == (batch is None):
-            raise ValueError("exactly one of input_ids and batch must be given")
-        slots = None
-        if input_ids is not None:
-            slots = token_slots(input_ids, attention_mask)
-            batch = pack_slots(input_ids, slots, attention_mask, token_type_ids, position_ids)
-        self._check_positions(batch, position_ids)
-        keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        sites = self._sites(dropout_state, batch.input_ids.device)
-        states = self._encode(batch, masks, sites, bool(keep_states))
-        output = self._head(states[-1], batch, sites)
-        place = _Border(batch, slots, input_ids)
-        self._fill_task(output, place, labels, start_positions, end_positions)
-        output.last_hidden_state = place.states(states[-1])
-        if keep_states:
-            output.hidden_states = tuple(place.states(state) for state in states)
-        plain = return_dict is False or (return_dict is None and not self.config.return_dict)
+        border = Border.enter(batch, input_ids, attention_mask, token_type_ids, position_ids)
+        self._check_positions(border.batch, position_ids)
+        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        sites = self._sites(dropout_state, border.batch.input_ids.device)
+        states = self._encode(border.batch, masks, sites, keep)
+        fields = self._head(states[-1], border.batch, sites)
+        self._finish_classification(fields, labels)
+        self._finish_span(fields, border, start_positions, end_positions)
+        all_states = tuple(border.leave(state) for state in states)
+        output = CompactOutput(**fields, last_hidden_state=all_states[-1], hidden_states=all_states if keep else None)
+        plain = not (self.config.return_dict if return_dict is None else return_dict)
         return output.to_tuple() if plain else output
 
     def _check_positions(self, batch: PackedBatch, position_ids: Tensor | None) -> None:
@@ -151,9 +149,7 @@ class CompactModel(PreTrainedModel):
         """The states asked for, the last one at the end."""
         if masks is not None:
             masks.check(self.config.shape())
-        x = self.embeddings(
-            batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0]
-        )
+        x = self.embeddings(batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0])
         if not (keep or self.training or masks is not None or torch.is_grad_enabled()):
             weights = self.encoder_weights()
             return [cofi_kernels.compact_encoder(x, batch.cu_seqlens, batch.max_seqlen, weights, self.layout)]
@@ -166,83 +162,57 @@ class CompactModel(PreTrainedModel):
         return states
 
     def encoder_weights(self) -> list[Tensor]:
-        """Weights of all layers, flat, in the order of `compact_encoder`; those of a removed sublayer have no rows."""
+        """Weights of all layers, flat, in the order of `compact_encoder`; those of a removed sublayer are empty."""
+        removed = [self.embeddings.word.weight.new_empty(0)] * WEIGHTS_PER_SUBLAYER
         weights: list[Tensor] = []
-        for layer in self.layers:
-            weights += self._attention_weights(layer.attention) + self._ffn_weights(layer.ffn)
+        for layer in cast("Iterable[EncoderLayer]", self.layers):
+            for module in (layer.attention, layer.ffn):
+                weights += removed if module is None else module.weights()
         return weights
 
-    def _attention_weights(self, module: Attention | None) -> list[Tensor]:
-        if module is not None:
-            return [module.w_qkv, module.b_qkv, module.w_out, module.b_out, module.norm.weight, module.norm.bias]
-        empty = self.embeddings.word.weight.new_empty
-        hidden = self.config.hidden_size
-        return [empty(3, 0, hidden), empty(3, 0), empty(0, hidden), empty(0), empty(0), empty(0)]
-
-    def _ffn_weights(self, module: FeedForward | None) -> list[Tensor]:
-        if module is not None:
-            return [module.w_up, module.b_up, module.w_down, module.b_down, module.norm.weight, module.norm.bias]
-        empty = self.embeddings.word.weight.new_empty
-        hidden = self.config.hidden_size
-        return [empty(0, hidden), empty(0), empty(0, hidden), empty(0), empty(0), empty(0)]
-
-    def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> CompactOutput:
+    def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> dict[str, Tensor]:
+        """Fields of the output that the head gives, token-wise ones packed."""
         if self.qa_outputs is not None:
             start, end = self.qa_outputs(self._drop(x, sites, -1)).unbind(-1)
-            return CompactOutput(start_logits=start, end_logits=end)
+            return {"start_logits": start, "end_logits": end}
+        fields: dict[str, Tensor] = {}
         if self.pooler is None and self.classifier is None:
-            return CompactOutput()
+            return fields
         features = x[batch.cu_seqlens[:-1].long()]
-        output = CompactOutput()
         if self.pooler is not None:
             features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
             features = _POOLER_ACTIVATIONS[self.config.pooler](self.pooler(features))
-            output.pooler_output = features
+            fields["pooler_output"] = features
         if self.classifier is not None:
-            output.logits = self.classifier(self._drop(features, sites, -1))
-        return output
+            fields["logits"] = self.classifier(self._drop(features, sites, -1))
+        return fields
 
     def _drop(self, x: Tensor, sites: Tensor | None, site: int) -> Tensor:
         p = self.config.head_dropout
         return x if sites is None or p == 0 else cofi_kernels.counter_dropout(x, p, sites[site])
 
-    def _fill_task(
-        self, output: CompactOutput, place: _Border, labels: Tensor | None, start: Tensor | None, end: Tensor | None
-    ) -> None:
-        """Put the loss, and the QA logits as the caller gets them, into `output`."""
-        head = self.config.head
-        if (labels is not None and head != "classification") or (
-            not (start is None and end is None) and head != "question_answering"
-        ):
-            raise ValueError(f"targets must be those of the model's head, which is {head!r}")
-        if output.logits is not None and labels is not None:
-            output.loss = classification_loss(output.logits, labels, regression=self.config.is_regression)
-        if output.start_logits is None:
+    def _finish_classification(self, fields: dict[str, Tensor], labels: Tensor | None) -> None:
+        if labels is None:
             return
+        if "logits" not in fields:
+            raise ValueError(f"labels need a classification head, the model's head is {self.config.head!r}")
+        fields["loss"] = classification_loss(fields["logits"], labels, regression=self.config.is_regression)
+
+    def _finish_span(self, fields: dict[str, Tensor], border: Border, start: Tensor | None, end: Tensor | None) -> None:
+        """Put the loss of a span, and the QA logits as the caller gets them, into `fields`."""
         if (start is None) != (end is None):
             raise ValueError("start_positions and end_positions must be given together")
-        padded = place.padded_logits(output.start_logits), place.padded_logits(output.end_logits)
-        if start is not None:
-            output.loss = span_loss(*padded, start, end)
-        if place.slots is not None:
-            output.start_logits, output.end_logits = padded
-
-
-class _Border:
-    """How token-wise results go back to the caller: as they came, padded or packed."""
-
-    def __init__(self, batch: PackedBatch, slots: Tensor | None, input_ids: Tensor | None) -> None:
-        self.batch = batch
-        self.slots = slots
-        self.shape = None if input_ids is None else (input_ids.shape[0], input_ids.shape[1])
-
-    def states(self, x: Tensor) -> Tensor:
-        return x if self.slots is None else scatter_slots(x, self.slots, self.shape)
-
-    def padded_logits(self, logits: Tensor) -> Tensor:
-        if self.slots is None:
-            return pad_packed(logits, self.batch.cu_seqlens, self.batch.max_seqlen, lowest(logits))
-        return scatter_slots(logits, self.slots, self.shape, lowest(logits))
+        if "start_logits" not in fields:
+            if start is not None:
+                raise ValueError(f"positions need a question answering head, the model's head is {self.config.head!r}")
+            return
+        if start is None and border.slots is None:
+            return
+        padded = {name: border.padded(fields[name], lowest(fields[name])) for name in ("start_logits", "end_logits")}
+        if start is not None and end is not None:
+            fields["loss"] = span_loss(padded["start_logits"], padded["end_logits"], start, end)
+        if border.slots is not None:
+            fields |= padded
 
 
 class CompactModelForSequenceClassification(CompactModel):

@@ -55,11 +55,10 @@ def compact_transform(weight: Tensor, masks: Masks) -> Tensor:
 
 def compact_config(config: CompactConfig, structure: Structure) -> CompactConfig:
     """Configuration of what is left: sizes of the dense model, and per layer what differs from them."""
-    projection = config.embedding_size != config.hidden_size
     values = config.to_dict()
     values.update(
         hidden_size=structure.hidden,
-        embedding_size=config.embedding_size if projection else structure.hidden,
+        embedding_size=config.embedding_size if config.embedding_projection else structure.hidden,
         per_layer_config=per_layer_config(config.num_attention_heads, config.intermediate_size, structure),
     )
     return CompactConfig.from_dict(values)
@@ -85,8 +84,9 @@ def per_layer_config(n_heads: int, intermediate_size: int, structure: Structure)
 
 
 def build(kind: type[CompactModel], config: CompactConfig, state: dict[str, Tensor]) -> CompactModel:
-    """A model that holds exactly `state`: on its device, in its dtype. Draws no random number."""
-    with torch.device("meta"):
+    """A model that holds exactly `state`: on its device, in its dtype. torch's generator is left as it was."""
+    # initialising advances the generator even where nothing is stored; a training run must not depend on that
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = kind(config)
     model.load_state_dict(state, strict=True, assign=True)
     return model

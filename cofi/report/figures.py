@@ -14,7 +14,8 @@ from cofi.report.training_figure import training_figure
 from cofi.report.values import Sizes
 
 SOLID_AND_PALE = "Solid: kept. Pale: the dense model."
-REMOVED = "A dashed frame is a sublayer that is gone, so its input passes on unchanged."
+REMOVED = "A dashed frame is a sublayer without units. Where it is removed, its input passes on unchanged."
+BIAS_ONLY = "Where only its bias is left, it adds that and normalizes."
 TRAINING_CAPTION = (
     "Rings mark the evaluations whose weights were kept. Lines of many steps are means, with the 10th to 90th "
     "percentile behind them. Dots in the sparsity panel: the deterministic masks, as exported."
@@ -46,8 +47,11 @@ def draw_figures(run: RunFiles) -> list[Drawn]:
     kept, dense = run.structure, run.dense_structure
     drawn = []
     if kept is not None:
-        words = Words("What is left", f"{SOLID_AND_PALE} {REMOVED}" if dense else REMOVED, _structure_alt(kept, dense))
-        drawn.append(_render("structure", words, lambda theme: structure_figure(kept, dense, theme)))
+        has_bias_only = any(run.bias_only)
+        sentences = [SOLID_AND_PALE if dense else "", REMOVED, BIAS_ONLY if has_bias_only else ""]
+        caption = " ".join(filter(None, sentences))
+        words = Words("What is left", caption, _structure_alt(kept, dense))
+        drawn.append(_render("structure", words, lambda theme: structure_figure(kept, dense, theme, run.bias_only)))
     if run.steps or run.evaluations:
         words = Words("Training", TRAINING_CAPTION, _training_alt(run))
         drawn.append(_render("training", words, lambda theme: training_figure(run, theme)))
@@ -72,7 +76,9 @@ def _structure_alt(kept: Sizes, dense: Sizes | None) -> str:
     )
     of = f", of {max(dense.heads)} heads and {max(dense.intermediate)} intermediate dims" if dense else ""
     hidden = f"{kept.hidden} of {dense.hidden}" if dense else f"{kept.hidden}"
-    return f"What is kept of each layer{of} (0 means that the sublayer is removed): {layers}. Hidden dims: {hidden}."
+    return (
+        f"What is kept of each layer{of} (0 means that the sublayer has no unit left): {layers}. Hidden dims: {hidden}."
+    )
 
 
 def _training_alt(run: RunFiles) -> str:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from cofi.errors import UserError
 from cofi.report.figures import Drawn, draw_figures
 from cofi.report.reading import RunFiles, read_run
-from cofi.report.tables import PARAMETERS_NOTE, measured_names, measurement_note, score_change, summary_rows
+from cofi.report.tables import footnotes, measured_names, score_change, summary_rows
 from cofi.report.values import (
     number,
     numbers,
@@ -31,6 +31,7 @@ from cofi.report.values import (
 REPORT, FIGURES = "report.html", "figures"
 # Settings of where and how a run is kept, which a reader who repeats it chooses anew.
 NOT_REPRODUCED = {"resume", "overwrite", "tensorboard", "output"}
+MODELS_NOTE = "Masked: the full-size model under its masks. Compact: sliced to what they keep, then fine-tuned."
 # head of the saved model -> class that loads it, what its tokenizer is given
 LOADERS = {
     "classification": ("CompactModelForSequenceClassification", '["A text."]'),
@@ -58,11 +59,11 @@ def write_report(run_dir: Path | str) -> Path:
 
 def render_page(run: RunFiles, figures: Sequence[Drawn]) -> str:
     """The page as text; every value of the run's files is escaped."""
+    loader = jinja2.PackageLoader("cofi.report", ".")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cofi.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    style = jinja2.PackageLoader("cofi.report").get_source(environment, "report.css")[0]
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = loader.get_source(environment, "report.css")[0]
     return environment.get_template("report.html.j2").render(
         style=Markup(style),
         title=_title(run),
@@ -70,11 +71,10 @@ def render_page(run: RunFiles, figures: Sequence[Drawn]) -> str:
         facts=_facts(run),
         names=measured_names(run.result),
         rows=summary_rows(run.result) if run.finished else [],
-        table_notes=[note for note in (PARAMETERS_NOTE, measurement_note(run.result)) if note],
+        table_notes=[note for note in (MODELS_NOTE, _sparsity_note(run.result), *footnotes(run.result)) if note],
         headline=headline(run.result),
         figures=[_embedded(figure) for figure in figures],
         seconds=_phase_bars(run.result),
-        sparsity=_sparsity_sentence(run.result),
         command=_command(run),
         loading=_loading(run),
         environment=_environment(run.result),
@@ -137,7 +137,7 @@ def _phase_bars(result: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     return [(name, show_seconds(value), round(100 * value / longest, 2)) for name, value in seconds.items()]
 
 
-def _sparsity_sentence(result: Mapping[str, Any]) -> str:
+def _sparsity_note(result: Mapping[str, Any]) -> str:
     parts = [
         f"{name} {show_percent(number(result, key))}"
         for key, name in (("target_sparsity", "target"), ("expected_sparsity", "expected"), ("sparsity", "reached"))

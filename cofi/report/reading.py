@@ -68,6 +68,18 @@ class RunFiles:
         return teacher if kept is not None and teacher is not None and len(teacher.heads) == len(kept.heads) else None
 
     @property
+    def bias_only(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Layers of the compact model whose attention, whose FFN, has no unit but is there: a bias and a LayerNorm."""
+        per_layer = self.model_config.get("per_layer_config")
+        fields = per_layer.items() if isinstance(per_layer, dict) else ()
+        layers = [(int(key), value) for key, value in fields if key.isdecimal() and isinstance(value, dict)]
+        attention, ffn = (
+            frozenset(layer for layer, value in layers if value.get(name, self.model_config.get(name)) is True)
+            for name in ("attention_bias_only", "ffn_bias_only")
+        )
+        return attention, ffn
+
+    @property
     def phases(self) -> list[Phase]:
         """The phases in the order they ran, from the lines of metrics.jsonl."""
         ordered = sorted(self.steps + self.evaluations, key=lambda record: record["step"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,9 +17,33 @@ BAR = 0.62  # of a row
 MAX_DRAWN_UNITS = 32  # heads are drawn as single blocks up to this many
 
 
-def structure_figure(kept: Sizes, dense: Sizes | None, theme: Theme) -> Figure:
+@dataclass(frozen=True)
+class Units:
+    """One kind of unit, per layer: how many are kept and, where known, how many the dense model has.
+
+    bias_only: layers without units whose sublayer is not removed: it adds a bias and normalizes
+    """
+
+    name: str
+    kept: Sequence[int]
+    dense: Sequence[int] | None
+    bias_only: frozenset[int]
+    colour: str
+
+    @property
+    def title(self) -> str:
+        if not self.dense:
+            return f"{self.name} kept"
+        low, high = min(self.dense), max(self.dense)
+        return f"{self.name} kept, of {high if low == high else f'{low} to {high}'}"
+
+
+def structure_figure(
+    kept: Sizes, dense: Sizes | None, theme: Theme, bias_only: Sequence[frozenset[int]] = (frozenset(), frozenset())
+) -> Figure:
     """Kept heads and intermediate dims per layer, kept hidden dims. Call inside `theme.applied()`.
 
+    bias_only: layers whose attention, whose FFN, is without units but not removed
     Raises UserError where `dense` has another number of layers. Without `dense` the bars compare the layers only.
     """
     n_layers = len(kept.heads)
@@ -29,23 +54,18 @@ def structure_figure(kept: Sizes, dense: Sizes | None, theme: Theme) -> Figure:
     height_in = top_in + rows_in + bottom_in
     figure = Figure(figsize=(WIDTH_IN, height_in))
     bottom, height = bottom_in / height_in, rows_in / height_in
-    attention = figure.add_axes((0.075, bottom, 0.395, height))
-    ffn = figure.add_axes((0.565, bottom, 0.365, height))
-    hidden = figure.add_axes((0.075, 0.22 / height_in, 0.855, 0.2 / height_in))
     font = 9.5 if n_layers <= 16 else 8.0 if n_layers <= 32 else 6.5
-    _rows(attention, kept.heads, dense.heads if dense else None, theme.first, theme, font)
-    _rows(ffn, kept.intermediate, dense.intermediate if dense else None, theme.second, theme, font)
-    attention.set_title(f"Attention heads kept{_of(dense.heads if dense else None)}")
-    ffn.set_title(f"FFN intermediate dims kept{_of(dense.intermediate if dense else None)}")
+    heads = Units("Attention heads", kept.heads, dense.heads if dense else None, bias_only[0], theme.first)
+    dims = Units(
+        "FFN intermediate dims", kept.intermediate, dense.intermediate if dense else None, bias_only[1], theme.second
+    )
+    attention = figure.add_axes((0.075, bottom, 0.395, height))
+    _rows(attention, heads, theme, font)
     _layer_names(attention, n_layers, theme, font)
+    _rows(figure.add_axes((0.565, bottom, 0.365, height)), dims, theme, font)
+    hidden = figure.add_axes((0.075, 0.22 / height_in, 0.855, 0.2 / height_in))
     _hidden(hidden, kept.hidden, dense.hidden if dense else None, theme)
     return figure
-
-
-def _of(dense: Sequence[int] | None) -> str:
-    if not dense:
-        return ""
-    return f", of {dense[0]}" if len(set(dense)) == 1 else f", of {min(dense)} to {max(dense)}"
 
 
 def _bare(axes: Axes) -> None:
@@ -53,20 +73,22 @@ def _bare(axes: Axes) -> None:
     axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
 
 
-def _rows(axes: Axes, kept: Sequence[int], dense: Sequence[int] | None, colour: str, theme: Theme, font: float) -> None:
-    """Bars of one kind of unit; a removed sublayer is an empty dashed frame with the word in it."""
+def _rows(axes: Axes, units: Units, theme: Theme, font: float) -> None:
+    """A bar a layer; a sublayer without units is an empty dashed frame with the reason in it."""
     _bare(axes)
-    widest = max(1, *(dense or ()), *kept)
-    dense = dense or (widest,) * len(kept)
+    axes.set_title(units.title)
+    widest = max(1, *(units.dense or ()), *units.kept)
     axes.set_xlim(0, widest)
-    axes.set_ylim(len(kept) - 0.5, -0.5)
-    for layer, (count, full) in enumerate(zip(kept, dense, strict=True)):
+    axes.set_ylim(len(units.kept) - 0.5, -0.5)
+    for layer, count in enumerate(units.kept):
+        full = units.dense[layer] if units.dense else widest
         if count == 0:
+            words = "bias only" if layer in units.bias_only else "removed"
             axes.barh(layer, full, BAR, facecolor="none", edgecolor=theme.muted, linewidth=0.7, linestyle=(0, (3, 3)))
-            axes.text(widest / 2, layer, "removed", ha="center", va="center", fontsize=font - 1, color=theme.muted)
+            axes.text(widest / 2, layer, words, ha="center", va="center", fontsize=font - 1, color=theme.muted)
         else:
             axes.barh(layer, full, BAR, color=theme.faint)
-            axes.barh(layer, count, BAR, color=colour)
+            axes.barh(layer, count, BAR, color=units.colour)
             if widest <= MAX_DRAWN_UNITS:
                 axes.vlines(range(1, widest), layer - BAR / 2, layer + BAR / 2, color=theme.paper, linewidth=1.2)
         weight, ink = ("normal", theme.muted) if count == 0 else ("bold", theme.ink)

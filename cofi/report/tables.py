@@ -78,6 +78,11 @@ def score_change(result: Mapping[str, Any], model: str) -> float | None:
     return None if teacher is None or score is None else score - teacher
 
 
+def footnotes(result: Mapping[str, Any]) -> list[str]:
+    """What must be known to read the numbers."""
+    return [note for note in (PARAMETERS_NOTE, measurement_note(result)) if note]
+
+
 def measurement_note(result: Mapping[str, Any]) -> str:
     """What latency and speedup were measured on, from `measured` and `machine`; empty where nothing was measured."""
     if not measured_names(result):
@@ -107,7 +112,7 @@ def summary_table(result: Mapping[str, Any]) -> Table:
     """One table of a result.json: teacher, masked and compact model. Scores are on a 0 to 100 scale."""
     names = measured_names(result)
     title = " ".join(str(result[key]) for key in ("task", "metric") if result.get(key) is not None)
-    caption = "\n".join(line for line in (PARAMETERS_NOTE, measurement_note(result)) if line)
+    caption = "\n".join(footnotes(result))
     table = Table(title=escape(title) or None, caption=escape(caption), caption_justify="left", box=box.SIMPLE_HEAD)
     table.collapse_padding, table.pad_edge = True, False  # so that two measurements fit 80 columns
     table.add_column("model")

@@ -77,20 +77,27 @@ def _counts(value: Any, where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
+def three_figures(value: float) -> str:
+    """0.01234 -> '0.0123', 49.71 -> '49.7', 612.4 -> '612': three significant figures, never an exponent."""
+    rounded = float(f"{value:.3g}")
+    decimals = 2 - math.floor(math.log10(abs(rounded))) if rounded else 2
+    return f"{rounded:.{max(0, decimals)}f}"
+
+
 def show_count(value: float | None) -> str:
-    """4330279 -> '4.33 M'; three significant figures from a thousand on."""
+    """4330279 -> '4.33 M'."""
     if value is None:
         return MISSING
+    rounded = float(f"{value:.3g}")
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            scaled = value / size
-            return f"{scaled:.{max(0, 2 - int(math.log10(abs(scaled))))}f}{unit}"
+        if abs(rounded) >= size:
+            return three_figures(rounded / size) + unit
     return f"{value:.0f}"
 
 
 def show_ratio(value: float | None) -> str:
-    """12.13 -> '12.1x' with a multiplication sign; two decimals below ten."""
-    return MISSING if value is None else f"{value:.{1 if value >= 10 else 2}f}{TIMES}"
+    """12.13 -> '12.1' and a multiplication sign."""
+    return MISSING if value is None else three_figures(value) + TIMES
 
 
 def show_score(value: float | None) -> str:
@@ -112,17 +119,14 @@ def show_percent(fraction: float | None) -> str:
 
 
 def show_ms(value: float | None) -> str:
-    """Milliseconds at three significant figures, at least."""
-    if value is None:
-        return MISSING
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return MISSING if value is None else three_figures(value)
 
 
 def show_seconds(value: float | None) -> str:
     """75.2 -> '1 min 15 s'."""
     if value is None:
         return MISSING
-    if value < 60:
+    if float(f"{value:.1f}") < 60:
         return f"{value:.1f} s"
     total = round(value)
     hours, rest = divmod(total, 3600)

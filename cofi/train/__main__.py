@@ -17,12 +17,15 @@ from cofi.train.interrupt import Interrupted
 from cofi.train.pipeline import train
 from cofi.train.rundir import RunDirectory
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     config, run = _open_run(parse_given(argv))
     try:
         result = train(config, run)
     except Interrupted as stop:
-        sys.stderr.write(f"stopped by {stop}; saved. Continue with: python -m cofi.train --output {run.root} --resume\n")
+        sys.stderr.write(
+            f"stopped by {stop}; saved. Continue with: python -m cofi.train --output {run.root} --resume\n"
+        )
         return EXIT_SIGNAL + stop.signum
     report = write_report(run.root)
     console = Console()

@@ -13,7 +13,16 @@ from cofi.train.config import TrainConfig, flag
 from cofi.train.recipes import RECIPES, recipe_settings
 
 # flags that may differ from the stored run when it is continued
-FREE_ON_RESUME = {"resume", "output", "threads", "device", "save_seconds", "log_steps", "tensorboard", "measure_seconds"}
+FREE_ON_RESUME = {
+    "resume",
+    "output",
+    "threads",
+    "device",
+    "save_seconds",
+    "log_steps",
+    "tensorboard",
+    "measure_seconds",
+}
 
 
 class _NotGiven:
@@ -30,7 +39,7 @@ def build_parser() -> HfArgumentParser:
     parser = HfArgumentParser(
         TrainConfig,  # type: ignore[arg-type]  # its hint asks for an older dataclass protocol
         prog="python -m cofi.train",
-        description="Prune a fine-tuned Transformer encoder into a small one (CoFi). With no argument: the recipe 'demo'.",
+        description="Prune a fine-tuned Transformer encoder into a small one (CoFi). Without arguments: recipe 'demo'.",
         epilog=f"Recipes: {', '.join(RECIPES)}. Flags override the recipe.",
         allow_abbrev=False,
     )

@@ -23,7 +23,9 @@ class TrainConfig:
     recipe: str = _f("demo", "named set of settings that the other flags override")
     task: str = _f("pydocs", "task name; with --data also the name of a folder that holds GLUE-like files")
     model: str = _f("sentence-transformers/all-MiniLM-L6-v2", "checkpoint to start from: hub id or directory")
-    teacher: str | None = _f(None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be")
+    teacher: str | None = _f(
+        None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be"
+    )
     output: str | None = _f(None, "directory of the run; by default runs/<task>")
     resume: bool = _f(False, "continue the run in --output where it stopped")
     overwrite: bool = _f(False, "delete a run that --output already holds")
@@ -56,7 +58,9 @@ class TrainConfig:
 
     # phases
     teacher_epochs: float = _f(3.0, "fine-tuning of the teacher, when it must be made")
-    distil_epochs: float | None = _f(None, "distillation before pruning; by default 0 for a student from the teacher, else 1")
+    distil_epochs: float | None = _f(
+        None, "distillation before pruning; by default 0 for a student from the teacher, else 1"
+    )
     prune_epochs: float = _f(19.0, "pruning with distillation")
     sparsity_warmup_epochs: float = _f(2.0, "part of pruning in which the sparsity target ramps up")
     finetune_epochs: float = _f(20.0, "fine-tuning of the compact model, still with distillation")
@@ -131,15 +135,36 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "lr_warmup": (0, 1, True, False),
     "seed": (0, 2**31, True, False),
 }
-_POSITIVE = (
-    "threads max_train_samples max_eval_samples max_length doc_stride batch_size eval_batch_size matched_layers eval_steps "
-    "log_steps prune_epochs teacher_learning_rate learning_rate finetune_learning_rate reg_learning_rate "
-    "distill_temperature"
-).split()
-_NOT_NEGATIVE = (
-    "teacher_epochs distil_epochs sparsity_warmup_epochs finetune_epochs weight_decay max_grad_norm prediction_weight "
-    "layer_weight save_seconds measure_seconds"
-).split()
+_POSITIVE = [
+    "threads",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_length",
+    "doc_stride",
+    "batch_size",
+    "eval_batch_size",
+    "matched_layers",
+    "eval_steps",
+    "log_steps",
+    "prune_epochs",
+    "teacher_learning_rate",
+    "learning_rate",
+    "finetune_learning_rate",
+    "reg_learning_rate",
+    "distill_temperature",
+]
+_NOT_NEGATIVE = [
+    "teacher_epochs",
+    "distil_epochs",
+    "sparsity_warmup_epochs",
+    "finetune_epochs",
+    "weight_decay",
+    "max_grad_norm",
+    "prediction_weight",
+    "layer_weight",
+    "save_seconds",
+    "measure_seconds",
+]
 
 
 def flag(name: str) -> str:

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from cofi.data.features import TokenizedSplit, load_tokenizer, tokenize
+from cofi.data.features import load_tokenizer, tokenize
 from cofi.data.load import load_splits
-from cofi.data.tasks import Task
+from cofi.data.split import TokenizedSplit
+from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.models.load import LoadedModel, load_model
 from cofi.models.packaged import locate
 from cofi.train.config import TrainConfig
-
-HEADS = {"classification": "classification", "regression": "classification", "question_answering": "question_answering"}
 
 
 @dataclass
@@ -68,8 +67,10 @@ def _load_data(config: TrainConfig, tokenizer: Any) -> tuple[Task, TokenizedSpli
         max_train_samples=config.max_train_samples,
         max_eval_samples=config.max_eval_samples,
     )
-    limits = {"max_length": config.max_length, "doc_stride": config.doc_stride}
-    train, validation = (tokenize(t, splits.task, tokenizer, **limits) for t in (splits.train, splits.validation))
+    train, validation = (
+        tokenize(table, splits.task, tokenizer, config.max_length, config.doc_stride)
+        for table in (splits.train, splits.validation)
+    )
     return splits.task, train, validation
 
 
@@ -77,7 +78,7 @@ def _load_for_task(source: str, task: Task, seed: int) -> LoadedModel:
     """The model at `source` with a head for `task`; its classes in the task's order."""
     loaded = load_model(
         source,
-        head=HEADS[task.kind],
+        head=task.head,
         num_labels=task.num_labels,
         problem_type=task.kind if task.kind in ("classification", "regression") else None,
         seed=seed,

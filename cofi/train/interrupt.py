@@ -28,7 +28,9 @@ class SignalGuard:
             self._before[signum] = signal.signal(signum, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

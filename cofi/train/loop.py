@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cofi.data.batches import BatchPlan, collate
-from cofi.data.features import TokenizedSplit
+from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
 from cofi.train.interrupt import Interrupted, SignalGuard

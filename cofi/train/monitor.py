@@ -9,7 +9,15 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
 
@@ -42,7 +50,9 @@ class Monitor:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
         self._file.close()
         if self._board is not None:
@@ -119,5 +129,7 @@ def _summary_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("--tensorboard needs the package tensorboard: pip install 'cofi-kernels[tensorboard]'") from error
+        raise UserError(
+            "--tensorboard needs the package tensorboard: pip install 'cofi-kernels[tensorboard]'"
+        ) from error
     return SummaryWriter(str(folder))

@@ -25,7 +25,7 @@ class StepLoss:
 
 @dataclass
 class Student:
-    """What a phase trains. `gates`, `lagrangian` and `ramp` are there while pruning, `distiller` while distilling layers."""
+    """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation."""
 
     model: CompactModel
     distiller: LayerDistillation | None = None
@@ -71,13 +71,20 @@ class Objective:
             self._add_penalty(student, loss, step)
         return loss
 
-    def _fit(self, student: Student, batch: TaskBatch, output: CompactOutput, masks: Masks | None, step: int) -> StepLoss:
+    def _fit(
+        self, student: Student, batch: TaskBatch, output: CompactOutput, masks: Masks | None, step: int
+    ) -> StepLoss:
         if self.teacher is None:
             return StepLoss(output.loss, {"prediction_loss": output.loss.detach()})
         with torch.no_grad():
             target = self.teacher(batch=batch.packed, output_hidden_states=student.distiller is not None)
         prediction = prediction_loss(
-            self.task_kind, output, target, temperature=self.config.distill_temperature, cu_seqlens=batch.packed.cu_seqlens
+            self.task_kind,
+            output,
+            target,
+            temperature=self.config.distill_temperature,
+            cu_seqlens=batch.packed.cu_seqlens,
+            max_seqlen=batch.packed.max_seqlen,
         )
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:

@@ -31,7 +31,15 @@ def run_distil(session: Session, model: CompactModel) -> Student:
     config = session.config
     student = Student(model, _new_distiller(session, model))
     if config.resolved_distil_epochs > 0 and not session.is_past("distil"):
-        _run(session, "distil", student, session.teacher, config.resolved_distil_epochs, config.learning_rate, decay=False)
+        _run(
+            session,
+            "distil",
+            student,
+            session.teacher,
+            config.resolved_distil_epochs,
+            config.learning_rate,
+            decay=False,
+        )
     return student
 
 
@@ -44,8 +52,8 @@ def run_prune(session: Session, student: Student) -> dict[str, Any]:
     evaluator = _run(session, "prune", student, session.teacher, config.prune_epochs, config.learning_rate, decay=True)
     if not evaluator.best.found:
         session.monitor.message(
-            f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: taking the "
-            "last state. Prune for longer, ramp up sooner or raise --reg-learning-rate.[/yellow]"
+            f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: "
+            "taking the last state. Prune for longer, ramp up sooner or raise --reg-learning-rate.[/yellow]"
         )
         evaluator.offer_last()
     return evaluator.best.load()
@@ -61,8 +69,9 @@ def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> Co
     _freeze_embeddings(session, small.model)
     if student.distiller is not None:
         small.distiller = _new_distiller(session, small.model)
-        small.distiller.weight.data.copy_(compact_transform(student.distiller.weight.data, masks))
-        small.distiller.bias.data.copy_(student.distiller.bias.data)
+        transform = student.distiller.transform
+        small.distiller.transform.weight.data.copy_(compact_transform(transform.weight.data, masks))
+        small.distiller.transform.bias.data.copy_(transform.bias.data)
     decay = config.finetune_schedule == "linear"
     evaluator = _run(
         session, "finetune", small, session.teacher, config.finetune_epochs, config.finetune_learning_rate, decay=decay
@@ -90,7 +99,7 @@ def add_gates(session: Session, student: Student) -> None:
     seed = derived_seed(config.seed, "gates")
     student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
-    warmup = PhaseLength.of(session.train.rows, config.batch_size, config.sparsity_warmup_epochs).steps
+    warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
     student.ramp = SparsityRamp(config.sparsity, config.start_sparsity, warmup)
 
 
@@ -125,7 +134,7 @@ def _run(
 ) -> Evaluator:
     """Run one phase to its end, from its start or from the checkpoint."""
     config = session.config
-    length = PhaseLength.of(session.train.rows, config.batch_size, epochs)
+    length = PhaseLength.of(len(session.train), config.batch_size, epochs)
     weights = weight_optimizer(student.modules(), lr, config.weight_decay)
     schedule = linear_schedule(weights, length.steps, config.lr_warmup, decay)
     optimizers = PhaseOptimizers(

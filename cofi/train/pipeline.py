@@ -42,7 +42,7 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 
 def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
-    rows = f"{inputs.train.rows:,} rows to train on, {inputs.validation.rows:,} to evaluate on"
+    rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
     session.monitor.message(f"{session.task.name}: {rows}, {session.config.model}, {session.device}")
     session.teacher = _teacher(session, inputs)
     score = teacher_score(session)

@@ -22,8 +22,10 @@ def teacher_score(session: Session) -> float:
     if "teacher" not in session.scores:
         assert session.teacher is not None
         size = session.config.eval_batch_size
-        result = evaluate_model(session.teacher, session.validation, session.task, batch_size=size, device=session.device)
-        session.scores["teacher"] = result.score
+        result = evaluate_model(
+            session.teacher, session.validation, session.task, batch_size=size, device=session.device
+        )
+        session.scores["teacher"] = result["score"]
     session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
     return session.scores["teacher"]
 

@@ -22,7 +22,12 @@ UNDEFINED_SCORE = -1e9  # a correlation of constant predictions: still better th
 
 def student_state(student: Student) -> dict[str, Any]:
     """All tensors of a student, for a checkpoint."""
-    parts = {"model": student.model, "distiller": student.distiller, "gates": student.gates, "lagrangian": student.lagrangian}
+    parts = {
+        "model": student.model,
+        "distiller": student.distiller,
+        "gates": student.gates,
+        "lagrangian": student.lagrangian,
+    }
     return {name: module.state_dict() for name, module in parts.items() if module is not None}
 
 
@@ -76,8 +81,10 @@ class Evaluator:
             masks=masks,
             device=session.device,
         )
-        self.last_score = result.score
-        selected = self._eligible(facts) and self.best.offer(result.score, lambda: {**student_state(student), **facts})
+        self.last_score = result.pop("score")
+        selected = self._eligible(facts) and self.best.offer(
+            self.last_score, lambda: {**student_state(student), **facts}
+        )
         session.monitor.record(
             {
                 "type": "evaluation",
@@ -85,8 +92,8 @@ class Evaluator:
                 "step": position.global_step,
                 "phase_step": position.phase_step,
                 "epoch": round(position.phase_step / self.steps_per_epoch, 4),
-                "score": result.score,
-                "metrics": result.metrics,
+                "score": self.last_score,
+                "metrics": result,
                 "selected": selected,
                 **facts,
             }

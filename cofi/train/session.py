@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from cofi.data.features import TokenizedSplit
-from cofi.data.tasks import Task
+from cofi.data.split import TokenizedSplit
+from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint

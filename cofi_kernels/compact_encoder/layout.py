@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 from cofi_kernels.masked_ffn.activations import get_activation
@@ -66,7 +65,6 @@ def _check_counts(name: str, counts: tuple[int, ...], flag_name: str, flags: tup
             raise ValueError(f"{name}[{i}] must be 0 where {flag_name}[{i}] is False, got {count}")
 
 
-@functools.lru_cache(maxsize=64)
 def weight_shapes(layout: EncoderLayout, n_hidden: int) -> tuple[tuple[int, ...] | None, ...]:
     """Shape of every weight in the order of LAYER_WEIGHTS, layer by layer; None for those of removed sublayers."""
     shapes: list[tuple[int, ...] | None] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +19,14 @@ _KERNELS = {
 
 
 def counter_uniform(state: Tensor, shape: Sequence[int]) -> Tensor:
+    return uniform_range(state, 0, math.prod(shape)).view(shape)
+
+
+def uniform_range(state: Tensor, first: int, n: int) -> Tensor:
+    """Uniforms of the n elements from index `first` on, fp32 (n,)."""
     state = state.contiguous()
-    u = torch.empty(shape, dtype=torch.float32)
-    load_native().counter_uniform(state.data_ptr(), u.data_ptr(), u.numel(), torch.get_num_threads())
+    u = torch.empty(n, dtype=torch.float32)
+    load_native().counter_uniform(state.data_ptr(), u.data_ptr(), n, torch.get_num_threads(), first)
     return u
 
 

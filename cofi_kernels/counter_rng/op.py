@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofi_kernels import checks
+from cofi_kernels import checks, implementations
 from cofi_kernels.counter_rng import reference
-from cofi_kernels.library import define_op
+from cofi_kernels.library import Implementation, define_op
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -52,15 +52,23 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
     return _dropout(dy, ctx.p, state), None, None
 
 
+def _faster(function: str) -> tuple[Implementation, ...]:
+    return tuple(
+        make(__package__, function) for make in (implementations.cpu, implementations.triton, implementations.cuda)
+    )
+
+
 _uniform = define_op(
     "counter_uniform(Tensor state, SymInt[] shape) -> Tensor",
     reference=reference.counter_uniform,
     fake=lambda state, shape: state.new_empty(shape, dtype=torch.float32),
+    implementations=_faster("counter_uniform"),
 )
 _dropout = define_op(
     "counter_dropout(Tensor x, float p, Tensor state) -> Tensor",
     reference=reference.counter_dropout,
     fake=lambda x, p, state: torch.empty_like(x, memory_format=torch.contiguous_format),
+    implementations=_faster("counter_dropout"),
     backward=_backward,
     setup_context=_setup_context,
 )

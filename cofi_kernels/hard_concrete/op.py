@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofi_kernels import checks
+from cofi_kernels import checks, implementations
 from cofi_kernels.hard_concrete import reference
 from cofi_kernels.hard_concrete.reference import MAGIC_SCALE, TEMPERATURE
-from cofi_kernels.library import define_op
+from cofi_kernels.library import Implementation, define_op
 
 
 def hard_concrete(loga: Tensor, noise: Tensor, *, temperature: float = TEMPERATURE) -> Tensor:
@@ -119,15 +119,21 @@ def _like(gates: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(gates, memory_format=torch.contiguous_format)
 
 
+def _faster(function: str) -> tuple[Implementation, ...]:
+    return implementations.cpu(__package__, function), implementations.triton(__package__, function)
+
+
 _sample_gradient = define_op(
     "hard_concrete_backward(Tensor dz, Tensor loga, Tensor noise, float temperature) -> Tensor",
     reference=reference.hard_concrete_backward,
     fake=_like,
+    implementations=_faster("hard_concrete_backward"),
 )
 _sample = define_op(
     "hard_concrete(Tensor loga, Tensor noise, float temperature) -> Tensor",
     reference=reference.hard_concrete,
     fake=_like,
+    implementations=_faster("hard_concrete"),
     backward=_sample_backward,
     setup_context=_setup_sample,
 )
@@ -135,11 +141,13 @@ _keep_gradient = define_op(
     "keep_probability_backward(Tensor dp, Tensor loga, float temperature) -> Tensor",
     reference=reference.keep_probability_backward,
     fake=_like,
+    implementations=_faster("keep_probability_backward"),
 )
 _keep = define_op(
     "keep_probability(Tensor loga, float temperature) -> Tensor",
     reference=reference.keep_probability,
     fake=_like,
+    implementations=_faster("keep_probability"),
     backward=_keep_backward,
     setup_context=_setup_keep,
 )
@@ -147,6 +155,7 @@ _deterministic = define_op(
     "deterministic_masks(Tensor loga, Tensor offsets, float temperature, float magic_scale) -> Tensor",
     reference=_deterministic_reference,
     fake=_like,
+    implementations=_faster("deterministic_masks"),
 )
 _live = define_op(
     "live_indices(Tensor z, Tensor offsets) -> (Tensor, Tensor)",
@@ -155,4 +164,5 @@ _live = define_op(
         torch.empty_like(z, dtype=torch.int32, memory_format=torch.contiguous_format),
         offsets.new_empty(offsets.numel() - 1),
     ),
+    implementations=_faster("live_indices"),
 )

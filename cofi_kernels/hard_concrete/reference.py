@@ -4,7 +4,7 @@
     z = clamp(s (ZETA - GAMMA) + GAMMA, 0, 1)                     Louizos et al., ICLR 2018, equations 10 to 12
     P(z > 0) = sigmoid(loga - temperature log(-GAMMA / ZETA))     same paper, equation 12, clamped by EPSILON
 
-Vectors of gates lie one after another in a flat tensor; vector v is [offsets[v], offsets[v + 1]).
+Results are contiguous. Vectors of gates lie one after another in a flat tensor: v is [offsets[v], offsets[v + 1]).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAGIC_SCALE = 0.8  # Wang et al., EMNLP 2020
 
 def uniform_noise(noise: Tensor, loga: Tensor) -> Tensor:
     """`noise` itself where it is u already, otherwise the uniforms of the counter state that it is."""
-    return counter_uniform(noise, loga.shape) if noise.dtype == torch.int64 else noise
+    return counter_uniform(noise, loga.shape) if noise.dtype == torch.int64 else noise.contiguous()
 
 
 def hard_concrete(loga: Tensor, noise: Tensor, temperature: float) -> Tensor:
@@ -36,7 +36,7 @@ def hard_concrete_backward(dz: Tensor, loga: Tensor, noise: Tensor, temperature:
     s = _concrete(loga, noise, temperature)
     stretched = s * (ZETA - GAMMA) + GAMMA
     inside = (stretched > 0) & (stretched < 1)  # the clamp passes no gradient outside
-    return torch.where(inside, dz * s * (1 - s) * ((ZETA - GAMMA) / temperature), 0.0)
+    return torch.where(inside, dz.contiguous() * s * (1 - s) * ((ZETA - GAMMA) / temperature), 0.0)
 
 
 def _concrete(loga: Tensor, noise: Tensor, temperature: float) -> Tensor:
@@ -55,9 +55,10 @@ def keep_probability(loga: Tensor, temperature: float) -> Tensor:
 
 
 def keep_probability_backward(dp: Tensor, loga: Tensor, temperature: float) -> Tensor:
-    p = torch.sigmoid(loga.contiguous() - zero_point(temperature))
+    distance = loga.contiguous() - zero_point(temperature)
+    p, q = torch.sigmoid(distance), torch.sigmoid(-distance)  # 1 - p would lose its digits near p = 1
     inside = (p >= EPSILON) & (p <= 1 - EPSILON)
-    return torch.where(inside, dp * p * (1 - p), 0.0)
+    return torch.where(inside, dp.contiguous() * p * q, 0.0)
 
 
 def deterministic_masks(loga: Tensor, offsets: Tensor, temperature: float, magic_scale: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cofi_kernels import checks
 from cofi_kernels.layer_match import reference
+from cofi_kernels.implementations import on_cpu
 from cofi_kernels.library import define_op
 from cofi_kernels.masking import accumulation_dtype
 
@@ -102,11 +103,13 @@ _backward = define_op(
     "-> (Tensor[], Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
+    implementations=[on_cpu(__package__, "blocked", "backward")],
 )
 _forward = define_op(
     "layer_match(Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, int[] source) -> Tensor",
     reference=reference.forward,
     fake=_fake,
+    implementations=[on_cpu(__package__, "blocked", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

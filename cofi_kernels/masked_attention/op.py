@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.library import Implementation, define_op
+from cofi_kernels.implementations import on_cpu
+from cofi_kernels.library import define_op
 from cofi_kernels.masked_attention import reference
 from cofi_kernels.masking import accumulation_dtype, mask_gradient_like
 
@@ -123,15 +123,6 @@ def _backward_formula(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | N
     return *grads[:5], None, None, None, *dmasks, None, None
 
 
-def _gathered(name: str) -> Implementation:
-    def load() -> Callable[..., Any]:
-        from cofi_kernels.masked_attention import gathered
-
-        return getattr(gathered, name)
-
-    return Implementation("gathered", "cpu", load, lambda: None)
-
-
 _backward = define_op(
     "masked_attention_backward(Tensor dy, Tensor x, Tensor w_qkv, Tensor w_out, Tensor b_out, Tensor cu_seqlens, "
     "SymInt max_seqlen, SymInt head_dim, Tensor? z_head, Tensor? z_mha, Tensor? z_hidden, float dropout_p, "
@@ -139,7 +130,7 @@ _backward = define_op(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[],
+    implementations=[on_cpu(__package__, "gathered", "backward")],
 )
 _forward = define_op(
     "masked_attention(Tensor x, Tensor w_qkv, Tensor b_qkv, Tensor w_out, Tensor b_out, Tensor cu_seqlens, "
@@ -147,7 +138,7 @@ _forward = define_op(
     "Tensor? dropout_state) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[],
+    implementations=[on_cpu(__package__, "gathered", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.library import Implementation, define_op
+from cofi_kernels.implementations import on_cpu
+from cofi_kernels.library import define_op
 from cofi_kernels.masked_ffn import reference
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.masking import mask_gradient_like
@@ -96,29 +96,20 @@ def _backward_formula(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | No
     return *weights, *(None if z is None else dz for z, dz in masks), None
 
 
-def _gathered(name: str) -> Implementation:
-    def load() -> Callable[..., Any]:
-        from cofi_kernels.masked_ffn import gathered
-
-        return getattr(gathered, name)
-
-    return Implementation("gathered", "cpu", load, lambda: None)
-
-
 _backward = define_op(
     "masked_ffn_backward(Tensor dy, Tensor x, Tensor w_up, Tensor w_down, Tensor b_down, Tensor? z_int, Tensor? z_ffn, "
     "Tensor? z_hidden, str activation, Tensor u) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[],
+    implementations=[on_cpu(__package__, "gathered", "backward")],
 )
 _forward = define_op(
     "masked_ffn(Tensor x, Tensor w_up, Tensor b_up, Tensor w_down, Tensor b_down, Tensor? z_int, Tensor? z_ffn, "
     "Tensor? z_hidden, str activation) -> (Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[],
+    implementations=[on_cpu(__package__, "gathered", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

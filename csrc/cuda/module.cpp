@@ -2,7 +2,7 @@
 #include <pybind11/pybind11.h>
 
 namespace cofi::counter_rng {
-void bind(pybind11::module_& m);
+void bind(pybind11::module_&);
 }
 
 PYBIND11_MODULE(_cuda, m) {

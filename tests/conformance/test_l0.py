@@ -19,6 +19,8 @@ from cofi_kernels.hard_concrete import reference
 
 from .goldens import OFFICIAL_KINDS, assert_gradient, load, tensor
 
+SPARSITY_ERROR = 5e-6  # of fp32 sums over all units of the model, in another order than the official ones
+
 FILES = [
     "l0_tiny2_init",
     "l0_tiny2_mid",
@@ -45,7 +47,10 @@ def shape_of(golden) -> ModelShape:
 def gates_of(golden) -> Gates:
     """Our gates holding the official parameters."""
     kinds = [kind for kind, official in OFFICIAL_KINDS.items() if f"loga_{official}" in golden]
-    constants = {"temperature": float(golden["const_temperature"]), "magic_scale": float(golden["const_magical_number"])}
+    constants = {
+        "temperature": float(golden["const_temperature"]),
+        "magic_scale": float(golden["const_magical_number"]),
+    }
     gates = Gates(shape_of(golden), kinds, **constants, seed=0)
     return fill(gates, golden, "loga_")
 
@@ -77,7 +82,7 @@ def flat(gates: Gates, golden, prefix: str, suffix: str = "") -> torch.Tensor:
 
 def assert_kinds(values, golden, prefix: str, suffix: str = "", **tolerance) -> None:
     for kind, value in values.items():
-        expected = tensor(golden[prefix + OFFICIAL_KINDS[kind] + suffix])
+        expected = tensor(golden[prefix + OFFICIAL_KINDS[kind] + suffix]).to(value.dtype)
         torch.testing.assert_close(value.detach(), expected.view(value.shape), **tolerance)
 
 
@@ -148,17 +153,20 @@ def test_lagrangian_and_its_gradients_at_each_step(golden):
     for step, loss, expected, target in zip(*columns, strict=True):
         gates, lagrangian = gates_of(golden), lagrangian_of(golden)
         s = expected_sparsity(gates)
+        (slope,) = torch.autograd.grad(s, gates.loga, retain_graph=True)
         penalty = lagrangian(s, ramp(int(step)))
         penalty.backward()
-        assert s.item() == pytest.approx(expected, abs=2e-6)
+        assert s.item() == pytest.approx(expected, abs=SPARSITY_ERROR)
         assert ramp(int(step)) == pytest.approx(target, abs=1e-6)
-        assert penalty.item() == pytest.approx(loss, abs=5e-6)
+        assert penalty.item() == pytest.approx(loss, abs=1e-5)
+        # the gradient is (lambda_1 + 2 lambda_2 (s - t)) ds/dloga: where that factor cancels, the error of s is left
+        slack = 2 * abs(lagrangian.lambda_2.item()) * SPARSITY_ERROR * slope.abs().max().item()
         prefix = f"grad_lag_step{step}_"
         for kind, gradient in gradients(gates).items():
-            assert_gradient(gradient, golden[prefix + OFFICIAL_KINDS[kind]], f"step {step}, {kind}")
+            assert_gradient(gradient, golden[prefix + OFFICIAL_KINDS[kind]], f"step {step}, {kind}", slack)
         for name in ("lambda_1", "lambda_2"):
             gradient = getattr(lagrangian, name).grad.item()
-            assert gradient == pytest.approx(float(golden[prefix + name]), rel=1e-4, abs=5e-6)
+            assert gradient == pytest.approx(float(golden[prefix + name]), rel=1e-4, abs=SPARSITY_ERROR)
 
 
 def test_model_size(golden):
@@ -201,10 +209,10 @@ def test_trajectory_under_the_constraint_alone(golden):
         for values, value in zip(seen.values(), now, strict=True):
             values.append(value.item())
     for name, values in seen.items():
-        key = f"traj_{name}" + ("" if name.startswith("lambda") else "_before_step")
-        print(key, (torch.tensor(values, dtype=torch.float64)-tensor(golden[key])).abs().max(), tensor(golden[key]).abs().max())
-    for kind, v in gates.views().items():
-        print(kind, (v.detach()-tensor(golden["traj_final_loga_"+OFFICIAL_KINDS[kind]])).abs().max())
+        expected = golden[f"traj_{name}" + ("" if name.startswith("lambda") else "_before_step")]
+        torch.testing.assert_close(torch.tensor(values), tensor(expected).float(), rtol=1e-4, atol=2e-5)
+    # AdamW divides by the size of the gradient: where that is tiny, a rounding moves loga by a share of the step
+    assert_kinds(gates.views(), golden, "traj_final_loga_", rtol=0, atol=0.01 * lr)
 
 
 def test_scalar_sweep(golden_dir):

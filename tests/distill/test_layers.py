@@ -81,6 +81,26 @@ def test_matched_loss_is_a_sum_and_leaves_out_the_unmatched():
     assert mse.grad.tolist() == [[0, 1], [0, 0], [1, 0]]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_step_reads_nothing_on_the_host(strategy):
+    """Meta tensors have no values to read: any `.item()`, `.nonzero()` or boolean indexing would fail."""
+    distiller = LayerDistillation(4, 4, 12, 12, strategy).to("meta")
+    teacher, student = ([s.to("meta") for s in states(12, 4, seed)] for seed in (0, 1))
+    loss, alignment = distiller(teacher, student, torch.ones(12, dtype=torch.bool, device="meta"), random.Random(0))
+    loss.backward()
+    assert alignment.shape == (4,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_states_of_low_precision_are_taken_as_they_are(dtype):
+    distiller = LayerDistillation(4, 4, 3, 3)
+    student = [s.to(dtype).requires_grad_() for s in states(3, 4, 1)]
+    loss, _ = distiller(states(3, 4, 0), student, torch.ones(3, dtype=torch.bool), random.Random(0))
+    loss.backward()
+    assert loss.dtype == distiller.transform.weight.grad.dtype == torch.float32
+    assert any(s.grad is not None and s.grad.any() for s in student)
+
+
 def test_a_seed_repeats_a_step_and_resumes():
     teacher, student = states(12, 4, 0), states(12, 4, 1)
     distiller = LayerDistillation(4, 4, 12, 12, "random_in_order")

@@ -85,6 +85,13 @@ def test_half_precision_logits_are_compared_in_fp32(kind):
     assert prediction_loss(kind, outputs, outputs, temperature=2.0, cu_seqlens=CU_SEQLENS).dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", PREDICTION_LOSSES)
+def test_nothing_is_read_on_the_host(kind):
+    outputs = prediction(*(torch.zeros(shape, device="meta") for shape in ((4, 3), (12,), (12,))))
+    loss = prediction_loss(kind, outputs, outputs, temperature=2.0, cu_seqlens=CU_SEQLENS.to("meta"))
+    assert loss.shape == ()
+
+
 def test_large_logits_stay_finite():
     student, teacher = torch.tensor([3e4, -3e4, 0.0, 1.0]), torch.tensor([-3e4, 3e4, 0.0, 1.0])
     student.requires_grad_()

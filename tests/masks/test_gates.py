@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cofi.masks import INIT_MEANS, MASK_KINDS, Gates, ModelShape
+from cofi.masks import INIT_MEANS, MASK_KINDS, Gates, Lagrangian, ModelShape, expected_sparsity
 from cofi.masks.gates import MAX_LOGA
 
 from .cases import SHAPE, SUBSETS, spread_gates
@@ -121,7 +121,8 @@ def test_official_start_and_others():
     official = {"head": 10, "int": 0, "hidden": 10, "mha": 10, "ffn": 10}
     assert means_of(Gates(SHAPE, "all", seed=0)) == official
     assert means_of(Gates(SHAPE, "all", init_means="official", seed=0)) == official
-    assert means_of(Gates(SHAPE, "all", init_means={"int": 4.0, "mha": -2.0}, seed=0)) == official | {"int": 4, "mha": -2}
+    some = Gates(SHAPE, "all", init_means={"int": 4.0, "mha": -2.0}, seed=0)
+    assert means_of(some) == official | {"int": 4, "mha": -2}
     for name, means in INIT_MEANS.items():
         assert means_of(Gates(SHAPE, "all", init_means=name, seed=0)) == {kind: round(m) for kind, m in means.items()}
 
@@ -138,6 +139,18 @@ def test_clamp_holds_loga_within_a_hundred_to_one():
     gates.clamp_()
     assert gates.loga.detach().abs().max().item() == pytest.approx(MAX_LOGA)
     assert gates.loga.requires_grad
+
+
+def test_a_step_reads_nothing_on_the_host():
+    """Meta tensors have no values to read: any `.item()`, `.nonzero()` or boolean indexing would fail."""
+    gates = spread_gates().to("meta")
+    masks = gates.sample(torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert masks.live_layers(SHAPE.n_layers).shape == (SHAPE.n_layers,)
+    assert gates.deterministic().z_head.shape == masks.z_head.shape
+    lagrangian = Lagrangian().to("meta")
+    lagrangian(expected_sparsity(gates), 0.5).backward()
+    gates.clamp_()
+    assert gates.loga.grad.shape == gates.loga.shape
 
 
 def train(gates: Gates, optimizer: torch.optim.Optimizer, steps: range) -> None:

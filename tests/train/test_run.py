@@ -29,7 +29,15 @@ def test_a_run_leaves_everything_it_promises(flags, tmp_path, capsys):
     assert main(flags) == 0
     run = tmp_path / "run"
     result = json.loads((run / "result.json").read_text())
-    for name in ("teacher_score", "masked_score", "compact_score", "expected_sparsity", "sparsity", "structure", "speedup"):
+    for name in (
+        "teacher_score",
+        "masked_score",
+        "compact_score",
+        "expected_sparsity",
+        "sparsity",
+        "structure",
+        "speedup",
+    ):
         assert name in result
     assert yaml.safe_load((run / "config.yaml").read_text())["sparsity"] == 0.6
     rows = read_lines(run / "metrics.jsonl")
@@ -98,9 +106,7 @@ def test_every_mask_kind_trains_and_exports(flags, tmp_path, kinds):
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    "matching", ["fixed", "nearest", "nearest_in_order", "random_in_order", "random_window"]
-)
+@pytest.mark.parametrize("matching", ["fixed", "nearest", "nearest_in_order", "random_in_order", "random_window"])
 def test_every_matching_strategy_trains(flags, matching):
     assert main([*flags, "--matching", matching, "--finetune-epochs", "0"]) == 0
 

@@ -23,7 +23,9 @@ _HEAD_DROPOUTS = {"classification": ("seq_classif_dropout", 0.2), "question_answ
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    reject_unsupported(values, {"is_decoder": (False, None), "pruned_heads": ({}, None), "quantization_config": (None,)})
+    reject_unsupported(
+        values, {"is_decoder": (False, None), "pruned_heads": ({}, None), "quantization_config": (None,)}
+    )
     fields = {ours: values.get(theirs, default) for ours, (theirs, default) in _FIELDS.items()}
     act = activation(values.get("activation", "gelu"))
     return fields | {"hidden_act": act, "type_vocab_size": 0, "layer_norm_eps": 1e-12}

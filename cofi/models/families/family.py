@@ -17,16 +17,14 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gel
 
 @dataclass(frozen=True)
 class Source:
-    """Where a parameter comes from: one tensor, or three to stack; transposed from Linear's (out, in) if units are
-    its columns."""
+    """Where a parameter comes from: one tensor, or three to stack; transposed where Linear's columns are our units."""
 
     names: tuple[str, ...]
     transposed: bool = False
 
-    def renamed(self, prefix: str, layer: int | None = None) -> Source:
-        """The same source with its full names; `{layer}` in a name becomes the layer's number."""
-        names = (name if layer is None else name.format(layer=layer) for name in self.names)
-        return replace(self, names=tuple(prefix + name for name in names))
+    def renamed(self, prefix: str) -> Source:
+        """The same source with `prefix` before its names."""
+        return replace(self, names=tuple(prefix + name for name in self.names))
 
     def shape(self, parameter: Sequence[int]) -> tuple[int, ...]:
         """Shape that every named tensor must have for a parameter of shape `parameter`."""
@@ -86,7 +84,7 @@ class Family:
 
 
 def linear(ours: str, theirs: str) -> dict[str, Source]:
-    """Weight and bias of a module that is a Linear, an Embedding's weight excepted, on both sides."""
+    """Sources of the weight and the bias of one module."""
     return {f"{ours}.{part}": Source((f"{theirs}.{part}",)) for part in ("weight", "bias")}
 
 

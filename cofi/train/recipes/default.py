@@ -1,6 +1,7 @@
 """Settings for a task of one's own or of GLUE on modest hardware: fewer epochs than the paper, faster gates.
 
-The student starts from the teacher unless a --teacher is given beside --model, and the gates' learning rate is raised so that log-odds can cross their whole range (9.2) within the ramp.
+The student starts from the teacher unless a --teacher is given beside --model, and the gates' learning rate is raised
+so that log-odds can cross their whole range (9.2) within the ramp.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // elements a thread takes at a time: tens of microseconds
 
-void uniform(uintptr_t state, uintptr_t u, int64_t n, int threads) {
+void uniform(uintptr_t state, uintptr_t u, int64_t n, int threads, int64_t first) {
   const Kernels& k = kernels();
   parallel_for(n, kGrain, threads, [&](int64_t begin, int64_t end) {
-    k.uniform(as<const int64_t>(state), begin, end - begin, as<float>(u) + begin);
+    k.uniform(as<const int64_t>(state), first + begin, end - begin, as<float>(u) + begin);
   });
 }
 
@@ -41,7 +41,7 @@ void define_dropout(pybind11::module_& m, const char* name, Dropout<T> Kernels::
 
 void bind(pybind11::module_& m) {
   using pybind11::arg;
-  m.def("counter_uniform", &uniform, arg("state"), arg("u"), arg("n"), arg("threads"), ReleaseGil());
+  m.def("counter_uniform", &uniform, arg("state"), arg("u"), arg("n"), arg("threads"), arg("first") = 0, ReleaseGil());
   define_dropout(m, "counter_dropout_float32", &Kernels::dropout_float);
   define_dropout(m, "counter_dropout_bfloat16", &Kernels::dropout_bfloat16);
   define_dropout(m, "counter_dropout_float64", &Kernels::dropout_double);

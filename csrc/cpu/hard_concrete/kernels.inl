@@ -74,8 +74,9 @@ void keep(const float* loga, int64_t begin, int64_t end, float zero_point, float
 
 void keep_backward(const float* dp, const float* loga, int64_t begin, int64_t end, float zero_point, float* dloga) {
   for (int64_t i = begin; i < end; ++i) {
-    const float p = sigmoid(loga[i] - zero_point);
-    const float gradient = dp[i] * p * (1.0f - p);
+    const float e = exp(zero_point - loga[i]);
+    const float p = 1.0f / (1.0f + e);
+    const float gradient = dp[i] * p * (p * e);  // p e = 1 - p, which would lose its digits near p = 1
     dloga[i] = (p >= kEpsilon) & (p <= 1.0f - kEpsilon) ? gradient : 0.0f;
   }
 }

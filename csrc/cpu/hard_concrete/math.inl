@@ -26,9 +26,9 @@ inline float clamp(float x, float low, float high) {
 }
 
 // exp(x) = 2^n exp(r), |r| <= ln(2) / 2, with the Taylor series to r^7 (the next term is below 6e-9). Outside
-// [-87, 88] it is held at the ends: a sigmoid is 0 or 1 to fp32 there.
+// [-87, 87] it is held at the ends: a sigmoid is 0 or 1 to fp32 there, and 1 / exp(87) still a normal number.
 inline float exp(float x) {
-  x = clamp(x, -87.0f, 88.0f);
+  x = clamp(x, -87.0f, 87.0f);
   const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum rounds to an integer in its low bits
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts: n times the first is exact

@@ -1,0 +1,17 @@
+"""Structured pruning of Transformer encoders. Importing it registers the compact model with transformers."""
+
+from cofi.models import (
+    CompactConfig,
+    CompactModel,
+    CompactModelForQuestionAnswering,
+    CompactModelForSequenceClassification,
+)
+from cofi_kernels import __version__
+
+__all__ = [
+    "CompactConfig",
+    "CompactModel",
+    "CompactModelForQuestionAnswering",
+    "CompactModelForSequenceClassification",
+    "__version__",
+]

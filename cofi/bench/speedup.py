@@ -1,0 +1,143 @@
+"""How much faster a compact model is than its dense original, on batches like those of its data."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cofi.bench.timing import Timing, interleaved, machine_info, synchronizer
+from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
+from cofi_kernels import force_backend
+
+MAX_ROUNDS = 200
+# Largest difference between the fast path and the definition, relative to the largest output. It tells a wrong kernel
+# from rounding; how exact the kernels are is for their own tests.
+TOLERANCE = 2e-3
+
+
+def measure_speedup(
+    dense: CompactModel,
+    compact: CompactModel,
+    lengths: Sequence[int],
+    batch_sizes: Sequence[int] = (1, 32),
+    *,
+    seconds: float = 10.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time both models on packed batches with the given sequence lengths, interleaved, outputs checked first.
+
+    lengths:     tokens of each sequence of some real data; a batch takes its evenly spaced quantiles
+    batch_sizes: sequences a batch; each gives an entry "batch N" in the result
+    seconds:     time for all measurements together; three rounds are made in any case
+    Returns parts of result.json: latency_ms {"teacher", "compact": {name: median}}, speedup {name: ratio of the
+    medians}, measured {lengths, rounds, spread of each}, machine.
+    Raises ValueError for models on different devices or a bad argument, RuntimeError where the compact model does
+    not compute what its definition says.
+    """
+    device = _common_device(dense, compact)
+    if not lengths or min(lengths) < 1 or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(
+            f"lengths and batch_sizes must hold positive integers, got {lengths!r:.80}, {batch_sizes!r:.80}"
+        )
+    timings: dict[str, dict[str, Timing]] = {}
+    with _inference(dense, compact):
+        for size in batch_sizes:
+            batch = quantile_batch(lengths, size, _vocabulary(dense, compact), seed).to(device)
+            check_against_definition(compact, batch=batch)
+            calls = {"teacher": partial(dense, batch=batch), "compact": partial(compact, batch=batch)}
+            share = seconds / len(batch_sizes)
+            wait = synchronizer(device)
+            timings[f"batch {size}"] = interleaved(calls, MAX_ROUNDS, warmup=1, seconds=share, synchronize=wait)
+    return _as_result(timings, lengths, machine_info(device))
+
+
+def _as_result(
+    timings: dict[str, dict[str, Timing]], lengths: Sequence[int], machine: dict[str, Any]
+) -> dict[str, Any]:
+    models = ("teacher", "compact")
+    return {
+        "latency_ms": {
+            model: {name: _rounded(1e3 * times[model].median_s) for name, times in timings.items()} for model in models
+        },
+        "speedup": {name: _rounded(t["teacher"].median_s / t["compact"].median_s) for name, t in timings.items()},
+        "measured": {
+            "lengths": {"median": statistics.median(lengths), "longest": max(lengths)},
+            "rounds": {name: times["compact"].rounds for name, times in timings.items()},
+            "spread": {
+                model: {name: _rounded(times[model].spread) for name, times in timings.items()} for model in models
+            },
+        },
+        "machine": machine,
+    }
+
+
+def _rounded(value: float) -> float:
+    """Four significant figures: more is noise."""
+    return float(f"{value:.4g}")
+
+
+def quantile_batch(lengths: Sequence[int], size: int, vocab_size: int, seed: int = 0) -> PackedBatch:
+    """A batch of `size` sequences of random tokens whose lengths are evenly spaced quantiles of `lengths`."""
+    ordered = sorted(lengths)
+    chosen = [ordered[int((i + 0.5) * len(ordered) / size)] for i in range(size)]
+    generator = torch.Generator().manual_seed(seed)
+    return from_lists([torch.randint(vocab_size, (length,), generator=generator).tolist() for length in chosen])
+
+
+def main_output(output: CompactOutput) -> Tensor:
+    """What the model is for: logits, start logits, or the states where it has no head."""
+    for value in (output.logits, output.start_logits, output.last_hidden_state):
+        if value is not None:
+            return value
+    raise ValueError("the model has returned neither logits nor states")
+
+
+def check_against_definition(model: CompactModel, **inputs: Any) -> None:
+    """Raise RuntimeError where the model gives something else on `inputs` than with the reference backends."""
+    found = main_output(model(**inputs))
+    with force_backend("reference"):
+        expected = main_output(model(**inputs))
+    difference = relative_difference(found, expected)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"{type(model).__name__} differs from its definition by {difference:.1e} of its largest output, allowed is "
+            f"{TOLERANCE:.0e}: nothing was timed; see cofi_kernels.backends()"
+        )
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected number; inf for another shape."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def _common_device(dense: CompactModel, compact: CompactModel) -> torch.device:
+    devices = [next(model.parameters()).device for model in (dense, compact)]
+    if devices[0] != devices[1]:
+        raise ValueError(f"dense and compact must be on one device, got {devices[0]} and {devices[1]}")
+    return devices[0]
+
+
+def _vocabulary(*models: CompactModel) -> int:
+    return min(model.config.vocab_size for model in models)
+
+
+@contextmanager
+def _inference(*models: CompactModel) -> Iterator[None]:
+    """Without gradients and dropout; training modes are put back."""
+    before = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for model, mode in zip(models, before, strict=True):
+            model.train(mode)

@@ -1,0 +1,205 @@
+"""What `python -m cofi.bench` compares: a model in our engine, and the same model in the engines installed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cofi.bench.speedup import check_against_definition, relative_difference
+from cofi.errors import UserError
+from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
+from cofi.models.packaged import locate
+
+COMPACT, DENSE = "compact", "dense"
+HUGGING_FACE, ONNX_RUNTIME = "dense, transformers", "compact, ONNX Runtime"
+TOLERANCE = 5e-3  # between engines, relative to the largest output: they may sum in any order, on GPUs in TF32
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch without padding, as every engine takes it: input_ids and attention_mask, (B, S) int64."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    @property
+    def as_dict(self) -> dict[str, Tensor]:
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One engine with one model.
+
+    prepare: makes what is timed for one batch; everything that is done once for a model is done before
+    check:   raises RuntimeError where the engine's output on a batch is not that of the model
+    gflop:   work of one batch of B sequences of S tokens in 1e9 floating point operations, as gflop(B, S)
+    """
+
+    name: str
+    prepare: Callable[[Inputs], Run]
+    check: Callable[[Inputs], None]
+    gflop: Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The compact model, its dense original where there is one, and the directory that came from."""
+
+    compact: CompactModel
+    dense: CompactModel | None
+    dense_directory: Path | None
+
+    @property
+    def vocab_size(self) -> int:
+        return min(model.config.vocab_size for model in (self.compact, self.dense) if model is not None)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that both models can read."""
+        configs = [model.config for model in (self.compact, self.dense) if model is not None]
+        return min(config.max_position_embeddings - config.position_offset for config in configs)
+
+
+def load_models(directory: str, dense: str | None, device: torch.device) -> Models:
+    """Load a model's or a run's directory, and the dense original: `dense`, or the teacher that a run has kept.
+
+    Raises UserError where something cannot be loaded.
+    """
+    root = Path(directory)
+    in_run = not (root / "config.json").is_file() and (root / "model" / "config.json").is_file()
+    compact = _on(device, load_model(root / "model" if in_run else locate(directory)).model)
+    if dense is None and in_run and (root / "teacher" / "config.json").is_file():
+        dense = str(root / "teacher")
+    if dense is None:
+        return Models(compact, None, None)
+    original = _load_dense(dense, compact)
+    return Models(compact, _on(device, original.model), original.tokenizer_path)
+
+
+def _on(device: torch.device, model: CompactModel) -> CompactModel:
+    torch.nn.Module.to(model, device)  # in place; transformers wraps `to` with a type hint of its own
+    return model
+
+
+def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
+    """With the head of the compact model, so that both do the same work."""
+    like = compact.config
+    if like.head == "classification":
+        problem = "regression" if like.is_regression else "classification"
+        return load_model(locate(source), head=like.head, num_labels=like.num_labels, problem_type=problem)
+    return load_model(locate(source), head=like.head)
+
+
+def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], list[str]]:
+    """The subjects of this machine, the compact model first, and sentences about what is left out."""
+    subjects, notes = [own_subject(COMPACT, models.compact)], []
+    if models.dense is None or models.dense_directory is None:
+        notes.append("No dense original to compare with: name it with --dense.")
+    else:
+        subjects.append(own_subject(DENSE, models.dense))
+        if _is_ours(models.dense_directory):
+            notes.append(f"No {HUGGING_FACE}: --dense must name the Hugging Face checkpoint for it.")
+        else:
+            subjects.append(hugging_face_subject(models.dense, models.dense_directory, device))
+    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
+    if device.type != "cpu":
+        notes.append(f"No {ONNX_RUNTIME}: it is compared on the CPU only.")
+    elif missing:
+        notes.append(f"No {ONNX_RUNTIME}: {', '.join(missing)} not installed (pip install 'cofi-kernels[onnx]').")
+    else:
+        subjects.append(onnx_subject(models.compact))
+    return subjects, notes
+
+
+def own_subject(name: str, model: CompactModel) -> Subject:
+    """The model in this package's kernels, checked against their definitions."""
+
+    def check(inputs: Inputs) -> None:
+        check_against_definition(model, **inputs.as_dict)
+
+    return Subject(name, lambda inputs: lambda: model(**inputs.as_dict), check, _work_of(model))
+
+
+def hugging_face_subject(dense: CompactModel, directory: Path, device: torch.device) -> Subject:
+    """The stock encoder of transformers in eager PyTorch, with the attention it chooses (SDPA where it can)."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    stock: torch.nn.Module = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    stock = stock.to(device).eval()
+
+    def check(inputs: Inputs) -> None:
+        found = stock(**inputs.as_dict).last_hidden_state
+        _compare(HUGGING_FACE, found, dense(**inputs.as_dict).last_hidden_state)
+
+    return Subject(HUGGING_FACE, lambda inputs: lambda: stock(**inputs.as_dict), check, _work_of(dense))
+
+
+def onnx_subject(compact: CompactModel) -> Subject:
+    """The exported graph in ONNX Runtime, with PyTorch's number of threads."""
+    import onnxruntime
+
+    from cofi.export.onnx import write_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_onnx(compact, Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+    wanted = {entry.name for entry in session.get_inputs()}
+    output = session.get_outputs()[0].name
+
+    def feed(inputs: Inputs) -> dict[str, object]:
+        values = {**inputs.as_dict, "token_type_ids": torch.zeros_like(inputs.input_ids)}
+        return {name: value.numpy() for name, value in values.items() if name in wanted}
+
+    def prepare(inputs: Inputs) -> Run:
+        values = feed(inputs)
+        return lambda: session.run([output], values)
+
+    def check(inputs: Inputs) -> None:
+        found = torch.from_numpy(session.run([output], feed(inputs))[0])
+        _compare(ONNX_RUNTIME, found, compact(**inputs.as_dict)[output])
+
+    return Subject(ONNX_RUNTIME, prepare, check, _work_of(compact))
+
+
+def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+    difference = relative_difference(found, expected)
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"{name} differs from our engine by {difference:.1e} of the largest output, allowed is {TOLERANCE:.0e}: "
+            "nothing was timed"
+        )
+
+
+def _is_ours(directory: Path) -> bool:
+    try:
+        values = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / 'config.json'} cannot be read: {error}") from error
+    return values.get("model_type") == CompactConfig.model_type
+
+
+def _work_of(model: CompactModel) -> Callable[[int, int], float]:
+    layout, hidden = model.config.layout(), model.config.hidden_size
+
+    def gflop(batch: int, length: int) -> float:
+        """Matrix products of the encoder: two operations a multiplication."""
+        width = sum(layout.heads) * layout.head_dim
+        per_token = 2 * 4 * width * hidden + 2 * 2 * sum(layout.intermediate) * hidden
+        attention = 2 * 2 * length * width
+        return batch * length * (per_token + attention) / 1e9
+
+    return gflop

@@ -1,0 +1,160 @@
+"""Timing on shared, noisy machines: interleaved rounds, medians with their spread, the machine's own rate beside."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MIN_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock time of one call: median, 10th and 90th percentile over the rounds."""
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """Width from the 10th to the 90th percentile as a fraction of the median."""
+        return (self.p90_s - self.p10_s) / self.median_s
+
+
+def interleaved(
+    callables: Mapping[str, Callable[[], object]],
+    rounds: int = 20,
+    warmup: int = 2,
+    *,
+    seconds: float | None = None,
+    synchronize: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time each callable once a round, so that all of them see the machine in the same state.
+
+    rounds, warmup: timed rounds, untimed calls of each before them
+    seconds:        no new round starts after this long, but MIN_ROUNDS (or `rounds`, if fewer) are always made
+    synchronize:    waits until the device has finished; called after every call, its time included
+    Raises ValueError for no callable, rounds < 1, warmup < 0 or seconds <= 0.
+    """
+    if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0):
+        raise ValueError(
+            "interleaved needs a callable, rounds >= 1, warmup >= 0 and seconds > 0 or None, got "
+            f"{list(callables)}, {rounds}, {warmup}, {seconds}"
+        )
+    for call in callables.values():
+        for _ in range(warmup):
+            call()
+            synchronize()
+    samples: dict[str, list[float]] = {name: [] for name in callables}
+    order = list(callables)
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would be charged to whichever call it falls into
+    try:
+        end = None if seconds is None else time.perf_counter() + seconds
+        for done in range(rounds):
+            if end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end:
+                break
+            for name in order:
+                start = time.perf_counter()
+                callables[name]()
+                synchronize()
+                samples[name].append(time.perf_counter() - start)
+            order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
+    finally:
+        if was_enabled:
+            gc.enable()
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def summarize(samples_s: list[float]) -> Timing:
+    """Median and percentiles (linear between samples) of times in seconds."""
+    if len(samples_s) == 1:
+        return Timing(samples_s[0], samples_s[0], samples_s[0], 1)
+    deciles = statistics.quantiles(samples_s, n=10, method="inclusive")
+    return Timing(statistics.median(samples_s), deciles[0], deciles[-1], len(samples_s))
+
+
+def synchronizer(device: torch.device) -> Callable[[], object]:
+    """What waits for `device`: nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def sgemm_gflops(device: torch.device | str = "cpu", seconds: float = 0.5) -> float:
+    """GFLOP/s of PyTorch's fp32 matrix product with the current threads: what this machine gives at this moment."""
+    device = torch.device(device)
+    size = 4096 if device.type == "cuda" else 1024
+    a, b, out = (torch.ones(size, size, device=device) for _ in range(3))
+    timing = interleaved(
+        {"sgemm": lambda: torch.mm(a, b, out=out)}, 1000, seconds=seconds, synchronize=synchronizer(device)
+    )
+    return 2 * size**3 / timing["sgemm"].median_s / 1e9
+
+
+def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The machine as result files name it; None for what it does not have.
+
+    device ("cpu" or the name of the GPU), cpu, threads, torch, triton, driver, commit (of this checkout), date (UTC).
+    """
+    device = torch.device(device)
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "triton": _version_of("triton"),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if is_cuda else None,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _cpu_name() -> str:
+    """The model name Linux gives, elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the repository that tracks this very file (an installed copy has none)."""
+    here = Path(__file__).resolve()
+    if _output("git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _output("git", "-C", str(here.parent), "describe", "--always", "--dirty", "--exclude", "*")
+
+
+def _output(*command: str) -> str | None:
+    """First line a program prints, None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None

@@ -1,0 +1,266 @@
+"""`python -m cofi.evaluate DIR --task T`: the metrics of a saved model, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from cofi.cli import run as run_command
+from cofi.data import (
+    Evaluation,
+    Task,
+    TokenizedSplit,
+    load_splits,
+    load_tokenizer,
+    load_validation,
+    predict,
+    score,
+    tokenize,
+)
+from cofi.data.load import Splits, ValidationSets
+from cofi.data.task import AUTO
+from cofi.data.tasks import TASKS
+from cofi.errors import UserError
+from cofi.models import CompactModel
+from cofi.models.load import load_model
+from cofi.models.packaged import locate
+from cofi.train.session import pick_device
+
+DATA_FLAGS = (
+    "train_file",
+    "validation_file",
+    "validation_fraction",
+    "max_eval_samples",
+    "text_column",
+    "pair_column",
+    "label_column",
+    "task_kind",
+)
+_NUMBERED = re.compile(r"label_\d+")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Flags with dashes or underscores; what is wrong with them is a UserError that lists the valid ones."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = sorted(name for action in self._actions for name in action.option_strings if name.startswith("--"))
+        raise UserError(f"{message} (flags: {', '.join(flags)})")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m cofi.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", metavar="DIR", help="directory of a model or of a run, or a hub id")
+    parser.add_argument("--task", required=True, help=f"{', '.join(TASKS)}, or a folder in the --data directory")
+    parser.add_argument("--data", metavar="DIR", help="directory with <task>/validation.parquet; by default the hub")
+    parser.add_argument("--train-file", metavar="FILE", help="training file, if the class names must come from it")
+    parser.add_argument("--validation-file", metavar="FILE", help="Parquet, CSV or JSONL file to evaluate on")
+    parser.add_argument("--validation-fraction", type=float, help="evaluate on the rows that training held out")
+    parser.add_argument("--max-eval-samples", type=int, metavar="N", help="evaluate on the first N rows only")
+    parser.add_argument("--text-column", help="column of the text")
+    parser.add_argument("--pair-column", help="column of the second text, for pairs")
+    parser.add_argument("--label-column", help="column of the label")
+    parser.add_argument("--task-kind", default=AUTO, help="auto, classification or regression")
+    parser.add_argument("--max-length", type=int, help="tokens a text is cut to; by default the task's")
+    parser.add_argument("--doc-stride", type=int, help="overlap in tokens of the windows of a long passage")
+    parser.add_argument("--batch-size", type=int, default=64, help="sequences a batch")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    given = sys.argv[1:] if argv is None else argv
+    options = build_parser().parse_args([_dashed(word) for word in given])
+    for name in ("max_length", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if options.json not in (None, "-") and not Path(options.json).parent.is_dir():
+        raise UserError(f"--json {options.json}: no such directory")
+    return options
+
+
+def _dashed(word: str) -> str:
+    """--max_length=8 as --max-length=8; values stay as they are."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+
+def model_directory(source: str) -> str:
+    """Where the model is: `source` itself, its model/ where it is the directory of a run, or a packaged hub id."""
+    path = Path(source)
+    in_run = path / "model"
+    if not (path / "config.json").exists() and (in_run / "config.json").is_file():
+        return str(in_run)
+    return locate(source)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with a trained head, and its tokenizer."""
+
+    source: str
+    model: CompactModel
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, source: str) -> Trained:
+        loaded = load_model(model_directory(source))
+        if not loaded.head_trained:
+            raise UserError(f"{source} has no trained head for a task: there is nothing to evaluate")
+        return cls(source, loaded.model, load_tokenizer(loaded.tokenizer_path))
+
+    @property
+    def kind(self) -> str:
+        """The kind of task its head is for."""
+        config = self.model.config
+        return "regression" if config.head == "classification" and config.is_regression else config.head
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        names = self.model.config.id2label or {}
+        return tuple(str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0])))
+
+
+def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | ValidationSets:
+    """The validation sets the options name, read for the classes of the model."""
+    request = {name: getattr(options, name) for name in DATA_FLAGS}
+    if options.train_file is not None or options.validation_fraction is not None:
+        rows: Splits | ValidationSets = load_splits(options.task, data_dir=options.data, **request)
+    else:
+        own_task = options.task not in TASKS or TASKS[options.task].kind == AUTO
+        if own_task and trained.kind == "regression" and options.task_kind == AUTO:
+            request["task_kind"] = trained.kind  # whole numbers would pass for classes
+        names = trained.label_names if trained.kind == "classification" else None
+        rows = load_validation(options.task, label_names=names, data_dir=options.data, **request)
+    if rows.task.kind != trained.kind:
+        raise UserError(
+            f"task {rows.task.name} is {rows.task.kind}, the head of {trained.source} is for {trained.kind}"
+        )
+    return rows
+
+
+def label_order(trained: Trained, task: Task) -> list[int] | None:
+    """For each class of the task the model's output, None where they are the same.
+
+    Checkpoints of the same task number its classes differently. Names decide, without regard to case; a model whose
+    labels have no names (LABEL_0, ...) is taken to use the task's numbers. Raises UserError where names do not match.
+    """
+    if task.kind != "classification":
+        return None
+    have, want = [n.lower() for n in trained.label_names], [n.lower() for n in task.label_names or ()]
+    if len(have) == len(want) and (have == want or all(_NUMBERED.fullmatch(name) for name in have)):
+        return None
+    if sorted(have) != sorted(want):
+        raise UserError(
+            f"the classes of {trained.source} must be those of task {task.name} ({', '.join(task.label_names or ())}), "
+            f"got {', '.join(trained.label_names)}"
+        )
+    return [have.index(name) for name in want]
+
+
+def evaluate_split(
+    trained: Trained, split: TokenizedSplit, task: Task, batch_size: int, console: Console
+) -> Evaluation:
+    """Run the model over one validation set, with a progress bar on a terminal."""
+    order = label_order(trained, task)
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar_id = bar.add_task("", total=len(split))
+        found = predict(
+            trained.model, split, batch_size=batch_size, progress=lambda done: bar.update(bar_id, completed=done)
+        )
+    if order is not None and found.logits is not None:
+        found = replace(found, logits=found.logits[:, order])
+    return score(task, split, found)
+
+
+def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What the command reports, as JSON holds it. Raises UserError."""
+    device = pick_device(options.device)
+    trained = Trained.load(options.model)
+    rows = load_rows(options, trained)
+    label_order(trained, rows.task)  # before the work, not after
+    trained.model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
+    started = time.perf_counter()
+    metrics: dict[str, float] = {}
+    main: Evaluation | None = None
+    for suffix, table in {"": rows.validation, **rows.extra}.items():
+        split = tokenize(table, rows.task, trained.tokenizer, options.max_length, options.doc_stride)
+        found = evaluate_split(trained, split, rows.task, options.batch_size, console)
+        metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in found.metrics.items()})
+        main = main or found
+    assert main is not None
+    return {
+        "model": options.model,
+        "task": rows.task.name,
+        "data": rows.validation.source,
+        "examples": len(rows.validation),
+        "metrics": metrics,
+        "main_metric": rows.task.main_metric,
+        "score": main.score,
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "device": str(device),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def result_table(result: dict[str, Any]) -> RichTable:
+    table = RichTable(title=f"{result['model']} on {result['task']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in result["metrics"].items():
+        style = "bold" if name == result["main_metric"] else ""
+        table.add_row(name, f"{value:.4f}", style=style)
+    table.add_section()
+    table.add_row("score", f"{result['score']:.2f}", style="bold")
+    table.add_row("examples", f"{result['examples']:,}")
+    table.add_row("parameters", f"{result['parameters']:,}")
+    table.add_row("seconds", f"{result['seconds']:.1f} ({result['device']})")
+    return table
+
+
+def write_json(result: dict[str, Any], target: str) -> None:
+    """Write the result to a file, whole or not at all, or to standard output for "-". Raises UserError."""
+    text = json.dumps(result, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(target)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write --json {path}: {error.strerror}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    # with JSON on standard output the table goes where it does not mix with it
+    console = Console(stderr=options.json == "-")
+    result = evaluate(options, console)
+    console.print(result_table(result))
+    if options.json is not None:
+        write_json(result, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,61 @@
+"""Write a model directory so that it is either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) -> Path:
+    """Save a model and its tokenizer to `directory`, replacing what is there in one step.
+
+    tokenizer: a Hugging Face tokenizer, a directory to copy its files from, or None
+    returns the directory. It is written beside its place, flushed to disk and renamed.
+    """
+    target = Path(directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        fresh = Path(folder) / "new"
+        model.save_pretrained(fresh)
+        _save_tokenizer(tokenizer, fresh)
+        _flush(fresh)
+        if target.exists():
+            os.replace(target, Path(folder) / "old")
+        os.replace(fresh, target)
+    return target
+
+
+def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    if tokenizer is None:
+        return
+    if not isinstance(tokenizer, (str, Path)):
+        tokenizer.save_pretrained(directory)
+        return
+    for pattern in _TOKENIZER_FILES:
+        for file in Path(tokenizer).glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, directory / file.name)
+
+
+def _flush(directory: Path) -> None:
+    for path in (*directory.iterdir(), directory):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

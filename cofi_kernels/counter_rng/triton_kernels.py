@@ -1,0 +1,86 @@
+"""Counter-based uniforms and dropout in Triton. The state is read on the device.
+
+`first_word`, `uniform_steps` and `uniform` are for the kernels of other families as well.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cofi_kernels.counter_rng import reference
+
+UNIFORM_SHIFT = tl.constexpr(32 - reference.UNIFORM_BITS)
+UNIFORM_STEP = tl.constexpr(2.0**-reference.UNIFORM_BITS)
+
+_BLOCK = 1024  # elements per program
+
+
+@triton.jit
+def first_word(seed, offset, index):
+    """First Philox word, uint32. seed, offset: int64 scalars; index: int64 block."""
+    c0, c1 = index.to(tl.uint32), (index >> 32).to(tl.uint32)
+    c2, c3 = offset.to(tl.uint32), (offset >> 32).to(tl.uint32)
+    word, _, _, _ = tl.philox(seed, c0, c1, c2, c3)
+    return word
+
+
+@triton.jit
+def uniform_steps(word):
+    """The uniform as an integer number of steps: dropout keeps where it is at least `reference.keep_threshold(p)`."""
+    return (word >> UNIFORM_SHIFT).to(tl.int32)
+
+
+@triton.jit
+def uniform(word):
+    return (uniform_steps(word).to(tl.float32) + 0.5) * UNIFORM_STEP
+
+
+@triton.jit
+def _counter_uniform_kernel(state_ptr, u_ptr, n, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    word = first_word(tl.load(state_ptr), tl.load(state_ptr + 1), index)
+    tl.store(u_ptr + index, uniform(word), mask=index < n)
+
+
+@triton.jit(do_not_specialize=["threshold", "scale_bits"])
+def _counter_dropout_kernel(x_ptr, y_ptr, state_ptr, n, threshold, scale_bits, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < n
+    x = tl.load(x_ptr + index, mask=mask, other=0.0)
+    wide = tl.float64 if x.dtype == tl.float64 else tl.float32
+    scale = scale_bits.to(tl.float64, bitcast=True).to(wide)
+    word = first_word(tl.load(state_ptr), tl.load(state_ptr + 1), index)
+    y = tl.where(uniform_steps(word) >= threshold, x.to(wide) * scale, 0.0)
+    tl.store(y_ptr + index, y.to(x.dtype), mask=mask)
+
+
+def counter_uniform(state: Tensor, shape: Sequence[int]) -> Tensor:
+    state = state.contiguous()
+    u = torch.empty(shape, dtype=torch.float32, device=state.device)
+    if u.numel() > 0:
+        with torch.cuda.device_of(u):
+            _counter_uniform_kernel[(triton.cdiv(u.numel(), _BLOCK),)](state, u, u.numel(), _BLOCK)
+    return u
+
+
+def counter_dropout(x: Tensor, p: float, state: Tensor) -> Tensor:
+    x, state = x.contiguous(), state.contiguous()
+    y = torch.empty_like(x)
+    if x.numel() > 0:
+        grid = (triton.cdiv(x.numel(), _BLOCK),)
+        with torch.cuda.device_of(x):
+            _counter_dropout_kernel[grid](
+                x, y, state, x.numel(), reference.keep_threshold(p), _bits_of(1.0 / (1.0 - p)), _BLOCK
+            )
+    return y
+
+
+def _bits_of(scale: float) -> int:
+    """The bit pattern of a double: Triton would round a float argument to fp32, which fp64 tensors would notice."""
+    return struct.unpack("<q", struct.pack("<d", scale))[0]

@@ -1,0 +1,53 @@
+"""The faster implementations of an op, as a family's op.py lists them: modules beside it, imported when called."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cofi_kernels.library import Implementation
+from cofi_kernels.native import why_not_cuda, why_not_native
+
+_OLDEST_GPU = (8, 0)  # the Triton kernels use what sm_80 brought: bf16, asynchronous copies
+
+
+def cpu(family: str, function: str) -> Implementation:
+    """`function` of the module cpu.py in the package `family`: a launcher of `_C`."""
+    return Implementation("cpu", "cpu", _loader(f"{family}.cpu", function), why_not_native)
+
+
+def on_cpu(family: str, module: str, function: str) -> Implementation:
+    """`function` of `module` in the package `family`, which needs only PyTorch; the backend is named after it."""
+    return Implementation(module, "cpu", _loader(f"{family}.{module}", function), lambda: None)
+
+
+def triton(family: str, function: str) -> Implementation:
+    """`function` of triton_kernels.py in the package `family`."""
+    return Implementation("triton", "cuda", _loader(f"{family}.triton_kernels", function), why_not_triton)
+
+
+def cuda(family: str, function: str) -> Implementation:
+    """`function` of the module cuda.py in the package `family`: a launcher of `_cuda`."""
+    return Implementation("cuda", "cuda", _loader(f"{family}.cuda", function), why_not_cuda)
+
+
+def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:
+    return lambda: getattr(importlib.import_module(module), function)
+
+
+@functools.cache
+def why_not_triton() -> str | None:
+    """None where Triton kernels can run on the current GPU, otherwise the reason."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if capability < _OLDEST_GPU:
+        return f"needs compute capability 8.0 or later, this GPU has {capability[0]}.{capability[1]}"
+    return None

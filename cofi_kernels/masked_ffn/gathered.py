@@ -1,0 +1,78 @@
+"""Masked feed-forward on the CPU that computes live intermediate dims only, on PyTorch's BLAS.
+
+The pre-activations kept for the backward fill a prefix, (T, n_live), of the (T * I,) workspace; the rest of it is
+never touched, and memory that is never touched costs nothing. Forward and backward must run on the same backend.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, zero_gradients
+from cofi_kernels.masked_ffn.activations import get_activation
+from cofi_kernels.masking import mask_gradient
+
+
+def forward(
+    x: Tensor,
+    w_up: Tensor,
+    b_up: Tensor,
+    w_down: Tensor,
+    b_down: Tensor,
+    z_int: Tensor | None,
+    z_ffn: Tensor | None,
+    z_hidden: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`, with the workspace packed as described above."""
+    n_tokens, n_int = x.shape[0], w_up.shape[0]
+    workspace = x.new_empty(n_tokens * n_int)
+    if is_dead(z_ffn):
+        return torch.zeros_like(x, memory_format=torch.contiguous_format), workspace
+    live = live_units(z_int, n_tokens)
+    w_live, b_live, down_live, z_live = (take(t, live) for t in (w_up, b_up, w_down, z_int))
+    u = _prefix(workspace, n_tokens, w_live.shape[0])
+    torch.addmm(b_live, x, w_live.t(), out=u)
+    weight, bias = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden).folded()
+    return torch.addmm(bias, get_activation(activation).function(u), weight), workspace
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    b_down: Tensor,
+    z_int: Tensor | None,
+    z_ffn: Tensor | None,
+    z_hidden: Tensor | None,
+    activation: str,
+    workspace: Tensor,
+) -> tuple[Tensor, ...]:
+    """As `reference.backward`, from this module's workspace."""
+    n_tokens, n_int = x.shape[0], w_up.shape[0]
+    if is_dead(z_ffn):
+        return zero_gradients((x.shape, w_up.shape, (n_int,), w_down.shape, b_down.shape), (z_int, z_ffn, z_hidden), x)
+    act = get_activation(activation)
+    live = live_units(z_int, n_tokens)
+    w_live, down_live, z_live = (take(t, live) for t in (w_up, w_down, z_int))
+    u = _prefix(workspace, n_tokens, w_live.shape[0])
+    projection = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden)
+    grads = projection.gradients(dy, act.function(u))
+    du = act.gradient(dy @ projection.folded()[0].t(), u)
+    dz_int = mask_gradient(grads.dz_unit, z_live)
+    return (
+        du @ w_live,
+        put_back(du.t() @ x, live, n_int),
+        put_back(du.sum(0), live, n_int),
+        put_back(grads.dweight, live, n_int),
+        grads.dbias,
+        dz_int if z_int is None else put_back(dz_int, live, n_int),
+        grads.dz_layer,
+        grads.dz_hidden,
+    )
+
+
+def _prefix(workspace: Tensor, n_tokens: int, n_live: int) -> Tensor:
+    return workspace[: n_tokens * n_live].view(n_tokens, n_live)

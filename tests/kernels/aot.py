@@ -1,0 +1,118 @@
+"""Compile Triton kernels without a GPU and say what they need: registers, local memory (spills), shared memory.
+
+The tests run under TRITON_INTERPRET=1, where `triton.jit` gives interpreted functions, so the compiler works in a
+process of its own: one for all the cases handed to `compile_cases`. This file is also what runs there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # of a block, CUDA programming guide
+REGISTER_LIMIT = 255  # of a thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One specialisation of a kernel.
+
+    kernel:     "module:function"
+    arguments:  every argument in order: a type ("*fp32", "i32", "fp32") for one passed at run time, any other value
+                (int, float, bool, None) for a constexpr; a constexpr string goes to `strings`
+    options:    num_warps, num_stages, ... as the launcher passes them
+    unaligned:  pointers that need not be multiples of 16 bytes
+    """
+
+    kernel: str
+    arguments: dict[str, Any]
+    options: dict[str, int] = dataclasses.field(default_factory=dict)
+    strings: dict[str, str] = dataclasses.field(default_factory=dict)
+    unaligned: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        constants = {k: v for k, v in self.arguments.items() if not isinstance(v, str)} | self.strings
+        types = [v for v in self.arguments.values() if isinstance(v, str) and v.startswith("*")]
+        return "-".join([self.kernel.split(":")[1].strip("_"), *types[:1], *(f"{k}={v}" for k, v in constants.items())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    case: str
+    architecture: int
+    registers: int
+    local_bytes: int  # per thread: what did not fit in registers
+    shared_bytes: int
+
+
+def compile_cases(cases: Sequence[Case]) -> list[Report]:
+    """Compile every case for every architecture, in one process. Raises RuntimeError with the compiler's words."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    request = json.dumps([dataclasses.asdict(case) for case in cases])
+    command = [sys.executable, "-m", "tests.kernels.aot"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, input=request, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"kernels did not compile:\n{done.stdout}\n{done.stderr}")
+    return [Report(**report) for report in json.loads(done.stdout.splitlines()[-1])]
+
+
+def assert_fits(report: Report) -> None:
+    """No spills, and shared memory that a block can have."""
+    assert report.local_bytes == 0, f"{report} spills"
+    assert 0 < report.registers <= REGISTER_LIMIT, report
+    assert report.shared_bytes <= SHARED_LIMIT_BYTES[report.architecture], report
+
+
+def _compile(case: Case, architecture: int) -> Report:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module, name = case.kernel.split(":")
+    constants = {k: v for k, v in case.arguments.items() if not isinstance(v, str)} | case.strings
+    signature = {k: "constexpr" if k in constants else v for k, v in case.arguments.items()}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, (argument, kind) in enumerate(signature.items())
+        if kind.startswith("*") and argument not in case.unaligned
+    }
+    source = ASTSource(getattr(import_module(module), name), signature, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
+    registers, local_bytes = _resources(compiled.asm["cubin"])
+    return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared)
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of stack and local memory, of the one kernel in `cubin`."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", listing)
+    if found is None:
+        raise RuntimeError(f"cuobjdump named no resources:\n{listing}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def main() -> None:
+    cases = [Case(**case) for case in json.load(sys.stdin)]
+    reports = [_compile(case, architecture) for case in cases for architecture in ARCHITECTURES]
+    sys.stdout.write("\n" + json.dumps([dataclasses.asdict(report) for report in reports]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The Triton kernels: in the interpreter (or on a GPU) bit for bit, and compiled for each architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cofi_kernels.counter_rng import reference
+from tests.kernels import aot
+
+pytest.importorskip("triton")
+from cofi_kernels.counter_rng import triton_kernels  # noqa: E402
+
+STATES = [(0, 0), (123, 5), (-1, -1), (2**40 + 7, -(2**50))]
+SIZES = [0, 1, 1023, 1025]
+# not bf16: the interpreter truncates where the compiler rounds. On a GPU test_counter_rng.py covers it.
+DTYPES = [torch.float32, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("state", STATES, ids=str)
+def test_uniforms_have_the_reference_bits(device, state, size):
+    got = triton_kernels.counter_uniform(torch.tensor(state, device=device), (size,))
+    assert torch.equal(got.cpu(), reference.counter_uniform(torch.tensor(state), (size,)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_dropout_has_the_reference_bits(device, size, dtype):
+    x, state = torch.randn(size).to(dtype), torch.tensor([11, -3])
+    got = triton_kernels.counter_dropout(x.to(device), 0.3, state.to(device))
+    assert torch.equal(got.cpu(), reference.counter_dropout(x, 0.3, state))
+
+
+MODULE = "cofi_kernels.counter_rng.triton_kernels:"
+CASES = [
+    aot.Case(MODULE + "_counter_uniform_kernel", {"state_ptr": "*i64", "u_ptr": "*fp32", "n": "i32", "BLOCK": 1024})
+]
+CASES += [
+    aot.Case(
+        MODULE + "_counter_dropout_kernel",
+        {
+            "x_ptr": kind,
+            "y_ptr": kind,
+            "state_ptr": "*i64",
+            "n": "i32",
+            "threshold": "i32",
+            "scale_bits": "i64",
+            "BLOCK": 1024,
+        },
+    )
+    for kind in ("*fp32", "*bf16", "*fp16", "*fp64")
+]
+
+
+def test_every_kernel_compiles_for_every_architecture_without_spills():
+    for report in aot.compile_cases(CASES):
+        aot.assert_fits(report)
+        assert report.registers <= 64, report  # 8 elements a thread: leaves 8 blocks of 128 threads to a multiprocessor

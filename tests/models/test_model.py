@@ -1,0 +1,315 @@
+"""CompactModel: borders, masks, dropout, heads and the two routes through the encoder."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import cofi_kernels
+from cofi.masks import Masks
+from cofi.models import CompactConfig, CompactModel, from_lists, pack_padded, pad_packed
+from cofi.models.dropout import SITES_PER_STEP, dropout_sites
+
+from .tiny import flipped, padded_inputs, tiny_config
+
+PRUNED = {
+    0: {"num_attention_heads": 1, "intermediate_size": 7},
+    1: {"num_attention_heads": 0},
+    2: {"intermediate_size": 0},
+    3: {"num_attention_heads": 0, "attention_bias_only": True, "intermediate_size": 0, "ffn_bias_only": True},
+    4: {"num_attention_heads": 0, "intermediate_size": 0},
+}
+KINDS = {"head": (2, 4), "int": (2, 40), "hidden": (24,), "mha": (2,), "ffn": (2,)}
+
+
+def model_of(**changes):
+    model = CompactModel(tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def random_masks(kinds=tuple(KINDS)):
+    return Masks.from_kinds({kind: torch.rand(KINDS[kind]) * (torch.rand(KINDS[kind]) > 0.3) for kind in kinds})
+
+
+def test_the_example_of_the_documentation():
+    with torch.device("meta"):
+        model = CompactModel(
+            CompactConfig(
+                hidden_size=764,
+                head_dim=64,
+                num_hidden_layers=12,
+                per_layer_config={0: {"num_attention_heads": 2, "intermediate_size": 500}},
+            )
+        )
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert shapes["layers.0.attention.w_qkv"] == (3, 128, 764)
+    assert shapes["layers.0.ffn.w_down"] == (500, 764)
+    assert shapes["layers.11.attention.w_out"] == (768, 764)
+    assert shapes["layers.11.ffn.w_up"] == (3072, 764)
+
+
+def test_removed_sublayers_have_no_parameters_and_change_nothing():
+    model = model_of(num_hidden_layers=5, per_layer_config=PRUNED)
+    names = {name.rsplit(".", 1)[0] for name, _ in model.named_parameters()}
+    assert "layers.1.attention" not in names
+    assert "layers.2.ffn" not in names
+    assert {"layers.3.attention", "layers.3.ffn"} <= names
+    assert not any(name.startswith("layers.4.") for name in names)
+    states = model(**padded_inputs(), output_hidden_states=True).hidden_states
+    assert torch.equal(states[5], states[4])
+    assert not torch.allclose(states[4], states[3])  # bias and LayerNorm only, but that
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+def test_both_routes_agree(pruned):
+    """Inference runs compact_encoder; with states asked for, layer by layer."""
+    changes = {"num_hidden_layers": 5, "per_layer_config": PRUNED} if pruned else {}
+    model = model_of(head="classification", num_labels=3, **changes)
+    inputs = padded_inputs()
+    with torch.no_grad():
+        fused = model(**inputs)
+        layered = model(**inputs, output_hidden_states=True)
+    assert fused.hidden_states is None
+    torch.testing.assert_close(fused.last_hidden_state, layered.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fused.logits, layered.logits, rtol=0, atol=1e-5)
+
+
+def test_route_is_chosen_by_what_is_asked(monkeypatch):
+    model, inputs, calls = model_of(), padded_inputs(), []
+    original = cofi_kernels.compact_encoder
+    monkeypatch.setattr(cofi_kernels, "compact_encoder", lambda *args: calls.append(1) or original(*args))
+    with torch.no_grad():
+        model(**inputs)
+    assert len(calls) == 1
+    model(**inputs)  # with gradients
+    with torch.no_grad():
+        model(**inputs, output_hidden_states=True)
+        model(**inputs, masks=random_masks())
+        model.train()(**inputs)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("head", ["classification", "question_answering"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_changes_nothing(head, side):
+    """Padded on either side, packed, or alone: the same numbers."""
+    model = model_of(head=head, num_labels=3)
+    inputs = padded_inputs()
+    given = inputs if side == "right" else flipped(inputs)
+    mask = given["attention_mask"] != 0
+    with torch.no_grad():
+        padded = model(**given)
+        packed = model(batch=pack_padded(**inputs))
+    torch.testing.assert_close(padded.last_hidden_state[mask], packed.last_hidden_state)
+    if head == "classification":
+        torch.testing.assert_close(padded.logits, packed.logits)
+    else:
+        torch.testing.assert_close(padded.start_logits[mask], packed.start_logits)
+        torch.testing.assert_close(padded.end_logits[mask], packed.end_logits)
+    for row in range(3):
+        alone = model(**{name: value[row : row + 1, mask[row]] for name, value in given.items()})
+        torch.testing.assert_close(
+            padded.last_hidden_state[row, mask[row]], alone.last_hidden_state[0], rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_span_loss_is_that_of_each_examples_own_tokens(side):
+    model = model_of(head="question_answering")
+    inputs = padded_inputs()
+    shift = torch.tensor([0, 3, 8]) if side == "left" else torch.zeros(3, dtype=torch.long)
+    start, end = torch.tensor([2, 5, 0]) + shift, torch.tensor([8, 9, 0]) + shift  # the second end is cut off
+    output = model(**(flipped(inputs) if side == "left" else inputs), start_positions=start, end_positions=end)
+    losses = []
+    for logits, targets in ((output.start_logits, start), (output.end_logits, end)):
+        rows = [
+            torch.nn.functional.cross_entropy(logits[i][logits[i] > -1e30], targets[i] - shift[i])
+            for i in range(3)
+            if targets[i] < 9
+        ]
+        losses.append(torch.stack(rows).mean())
+    torch.testing.assert_close(output.loss, sum(losses) / 2)
+    packed = model(batch=pack_padded(**inputs), start_positions=start - shift, end_positions=end - shift)
+    torch.testing.assert_close(packed.loss, output.loss)
+
+
+def test_span_loss_without_any_answer_inside_is_zero():
+    model = model_of(head="question_answering")
+    outside = torch.full((3,), 9)
+    loss = model(**padded_inputs(), start_positions=outside, end_positions=outside).loss
+    assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("kinds", [kinds for n in range(6) for kinds in itertools.combinations(KINDS, n)], ids="+".join)
+def test_every_subset_of_masks(kinds):
+    """An absent mask is a mask of ones; every present one changes the result and gets a gradient."""
+    model, inputs = model_of(), padded_inputs()
+    masks = random_masks(kinds)
+    filled = Masks.from_kinds({kind: torch.ones(shape) for kind, shape in KINDS.items()} | masks.by_kind())
+    plain = model(**inputs).last_hidden_state
+    absent = model(**inputs, masks=masks).last_hidden_state
+    torch.testing.assert_close(absent, model(**inputs, masks=filled).last_hidden_state)
+    for kind in kinds:
+        one = Masks.from_kinds({kind: masks.by_kind()[kind].requires_grad_()})
+        state = model(**inputs, masks=one).last_hidden_state
+        assert not torch.allclose(state, plain)
+        (state * torch.randn_like(state)).sum().backward()
+        z = one.by_kind()[kind]
+        assert (z.grad[z == 0] == 0).all()
+        assert (z.grad[z != 0] != 0).any() or not (z != 0).any()
+
+
+def test_hidden_mask_behind_a_projection():
+    """ELECTRA's narrow tables hold no hidden dims: the mask starts at the projection."""
+    model, inputs = model_of(embedding_size=16), padded_inputs()
+    z = (torch.rand(24) > 0.3).float().requires_grad_()
+    states = model(**inputs, masks=Masks(z_hidden=z), output_hidden_states=True).hidden_states
+    plain = model(**inputs, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states[0], plain[0] * z)
+    assert all((state[..., z == 0] == 0).all() for state in states)
+    states[-1].square().sum().backward()
+    assert (z.grad[z == 0] == 0).all()
+    assert (z.grad[z != 0] != 0).any()
+
+
+def test_masks_need_layers_of_one_size():
+    model = model_of(num_hidden_layers=5, per_layer_config=PRUNED)
+    with pytest.raises(ValueError, match="layers must be of one size"):
+        model(**padded_inputs(), masks=random_masks(["hidden"]))
+
+
+def test_masks_of_another_model():
+    with pytest.raises(ValueError, match=r"z_hidden must have shape \(24,\), got \(23,\)"):
+        model_of()(**padded_inputs(), masks=Masks(z_hidden=torch.ones(23)))
+
+
+DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head": "classification"}
+
+
+def test_dropout_follows_its_state():
+    model, inputs = model_of(**DROPS).train(), padded_inputs()
+    state = torch.tensor([11, 3])
+    first, again = (model(**inputs, dropout_state=state).logits for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, model(**inputs, dropout_state=torch.tensor([11, 4])).logits)
+    assert not torch.allclose(first, model(**inputs, dropout_state=torch.tensor([12, 3])).logits)
+    assert not torch.allclose(first, model.eval()(**inputs, dropout_state=state).logits)
+
+
+def test_dropout_without_a_state_draws_from_torch():
+    model, inputs = model_of(**DROPS).train(), padded_inputs()
+    torch.manual_seed(1)
+    first, second = model(**inputs).logits, model(**inputs).logits
+    torch.manual_seed(1)
+    assert torch.equal(first, model(**inputs).logits)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    ("changes", "drops"),
+    [
+        ({"hidden_dropout_prob": 0.5}, True),
+        ({"attention_probs_dropout_prob": 0.5}, True),
+        ({"classifier_dropout": 0.5}, True),
+        ({"classifier_dropout": 0.5, "pooler_dropout": True}, True),
+        ({"classifier_dropout": 0.0}, False),
+    ],
+    ids=str,
+)
+def test_each_probability_has_an_effect(changes, drops):
+    model, inputs = model_of(head="classification", **changes), padded_inputs()
+    expected = model(**inputs).logits
+    assert torch.allclose(model.train()(**inputs).logits, expected) is not drops
+
+
+def test_dropout_keeps_the_mean():
+    """The average over many states approaches the output without dropout before the last linear layer."""
+    model, inputs = model_of(head="classification", classifier_dropout=0.5), padded_inputs()
+    expected = model(**inputs).logits
+    model.train()
+    with torch.no_grad():
+        drawn = torch.stack([model(**inputs, dropout_state=torch.tensor([5, step])).logits for step in range(400)])
+    error = (drawn.mean(0) - expected).abs()
+    assert (error < 5 * drawn.std(0) / 400**0.5).all()
+
+
+def test_sites_of_steps_never_meet():
+    sites = torch.cat([dropout_sites(torch.tensor([9, step]), SITES_PER_STEP) for step in range(3)])
+    assert len(set(map(tuple, sites.tolist()))) == len(sites)
+    assert (sites[:, 0] == 9).all()
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3, dtype=torch.int64), torch.zeros(2)], ids=["shape", "dtype"])
+def test_bad_dropout_state(state):
+    with pytest.raises(ValueError, match="dropout_state must be int64 of shape"):
+        model_of(**DROPS).train()(**padded_inputs(), dropout_state=state)
+
+
+@pytest.mark.parametrize("pooler", ["none", "tanh", "relu", "gelu"])
+def test_pooler(pooler):
+    model, inputs = model_of(pooler=pooler), padded_inputs()
+    output = model(**inputs)
+    first = output.last_hidden_state[:, 0]
+    if pooler == "none":
+        assert output.pooler_output is None
+        return
+    act = {"tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[pooler]
+    expected = act(first @ model.pooler.weight.T + model.pooler.bias)
+    torch.testing.assert_close(output.pooler_output, expected)
+
+
+def test_classifier_reads_a_pooler_of_another_size():
+    model = model_of(head="classification", pooler_size=10, num_labels=3)
+    assert model.classifier.weight.shape == (3, 10)
+    assert model(**padded_inputs()).logits.shape == (3, 3)
+
+
+def test_tuple_output():
+    model, inputs = model_of(head="classification"), padded_inputs()
+    output = model(**inputs)
+    plain = model(**inputs, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert all(torch.equal(ours, want) for ours, want in zip(plain, output.to_tuple(), strict=True))
+    loss, logits = model(**inputs, labels=torch.zeros(3), return_dict=False)[:2]
+    assert loss.dim() == 0
+    assert torch.equal(logits, output.logits)
+
+
+def test_packed_states_match_padded_states():
+    model, inputs = model_of(), padded_inputs()
+    batch = pack_padded(**inputs)
+    packed = model(batch=batch, output_hidden_states=True).hidden_states
+    padded = model(**inputs, output_hidden_states=True).hidden_states
+    for ours, want in zip(packed, padded, strict=True):
+        assert ours.shape == (batch.n_tokens, 24)
+        torch.testing.assert_close(pad_packed(ours, batch.cu_seqlens, 9), want)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, i: m(), "exactly one of input_ids and batch"),
+        (lambda m, i: m(**i, batch=from_lists([[1]])), "batch must be given alone"),
+        (lambda m, i: m(attention_mask=i["attention_mask"], batch=from_lists([[1]])), "batch must be given alone"),
+        (lambda m, i: m(input_ids=torch.ones(1, 41, dtype=torch.long)), "at most 40 tokens, got 41"),
+        (lambda m, i: m(**i, labels=torch.zeros(3)), "labels need a classification head"),
+        (lambda m, i: m(**i, **_span()), "positions need a question answering head"),
+    ],
+)
+def test_rejects(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model_of(), padded_inputs())
+
+
+def _span():
+    return {"start_positions": torch.zeros(3), "end_positions": torch.zeros(3)}
+
+
+def test_half_a_span():
+    with pytest.raises(ValueError, match="given together"):
+        model_of(head="question_answering")(**padded_inputs(), start_positions=torch.zeros(3))
