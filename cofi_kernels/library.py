@@ -52,7 +52,7 @@ class _Op:
     def choose(self, device: str) -> tuple[Choice, Callable[[], Callable[..., Any]]]:
         if _forced == "reference":
             return Choice(self.name, device, "reference", ()), lambda: self.reference
-        passed_over = []
+        passed_over: list[tuple[str, str]] = []
         for item in self.implementations:
             if item.device != device:
                 continue

@@ -41,6 +41,7 @@ def measure_speedup(
     not compute what its definition says.
     """
     device = _common_device(dense, compact)
+    lengths = [int(length) for length in lengths]
     if not lengths or min(lengths) < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(
             f"lengths and batch_sizes must hold positive integers, got {lengths!r:.80}, {batch_sizes!r:.80}"

@@ -74,6 +74,22 @@ def tokenize(
     assert task.text_column is not None
     texts = table[task.text_column]
     pairs = None if task.pair_column is None else table[task.pair_column]
+    ids, types = _encode(texts, pairs, tokenizer, max_length, progress)
+    if not ids.lengths.all():  # only a tokenizer without special tokens does this
+        row = int(np.argmin(ids.lengths))
+        raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
+    dtype = np.int64 if task.kind == "classification" else np.float32
+    return TokenizedSplit(ids, types, labels=np.asarray(table[task.label_column], dtype=dtype))
+
+
+def _encode(
+    texts: list[str],
+    pairs: list[str] | None,
+    tokenizer: Any,
+    max_length: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[Ragged, Ragged]:
+    """Token ids and token types, a chunk of rows at a time."""
     ids, types = [], []
     for first in range(0, len(texts), CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)
@@ -89,9 +105,4 @@ def tokenize(
         types.append(Ragged.of(encoded["token_type_ids"], np.int8))
         if progress is not None:
             progress(min(first + CHUNK_ROWS, len(texts)))
-    joined = Ragged.join(ids)
-    if not joined.lengths.all():  # only a tokenizer without special tokens does this
-        row = int(np.argmin(joined.lengths))
-        raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
-    dtype = np.int64 if task.kind == "classification" else np.float32
-    return TokenizedSplit(joined, Ragged.join(types), labels=np.asarray(table[task.label_column], dtype=dtype))
+    return Ragged.join(ids), Ragged.join(types)

@@ -116,15 +116,19 @@ def tokenize_qa(
         parts.append(_Windows.of(encoded, first, answers[rows]))
         if progress is not None:
             progress(min(first + CHUNK_ROWS, len(table)))
+    return _joined(parts, table["id"], contexts, [answer["text"] for answer in answers])
+
+
+def _joined(parts: list[_Windows], ids: list[str], contexts: list[str], answers: list[list[str]]) -> TokenizedSplit:
+    spans = np.concatenate([part.spans for part in parts])
     passages = Passages(
         windows=np.concatenate([part.examples for part in parts]),
-        ids=table["id"],
+        ids=ids,
         contexts=contexts,
-        answers=[answer["text"] for answer in answers],
+        answers=answers,
         begins=Ragged.join([part.begins for part in parts]),
         ends=Ragged.join([part.ends for part in parts]),
     )
-    spans = np.concatenate([part.spans for part in parts])
     return TokenizedSplit(
         input_ids=Ragged.join([part.input_ids for part in parts]),
         token_type_ids=Ragged.join([part.token_type_ids for part in parts]),

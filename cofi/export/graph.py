@@ -9,16 +9,17 @@ B batch, S padded length, E hidden, H heads, D head dim, I intermediate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from cofi.models import CompactModel
-from cofi.models.layers import Attention, FeedForward, Norm
+from cofi.models.layers import Attention, EncoderLayer, FeedForward, Norm
 from cofi_kernels import EncoderLayout
 
 OPSET = 17  # the first with LayerNormalization; every runtime in use reads it
@@ -114,7 +115,7 @@ def _positions(graph: GraphBuilder) -> str:
 def _encoder(graph: GraphBuilder, model: CompactModel, x: str) -> str:
     layout = model.layout
     mask_bias = _mask_bias(graph) if any(layout.heads) else ""
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(cast(Iterable[EncoderLayer], model.layers)):
         if layer.attention is not None:
             name, heads = f"layers.{index}.attention", layout.heads[index]
             y = _attention(graph, x, name, layer.attention, heads, layout, mask_bias)
@@ -188,39 +189,41 @@ _POOLERS: dict[str, Callable[[GraphBuilder, str], str]] = {"tanh": _tanh, "relu"
 
 def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
     """Add the outputs; returns their names and dims."""
-    config = model.config
     if model.qa_outputs is not None:
-        return _span_head(graph, model, x)
-    outputs: dict[str, list[str | int]] = {}
-    if model.classifier is None:
-        graph.op("Mul", x, _unpadded(graph, 2, TensorProto.FLOAT), output="last_hidden_state")
-        outputs["last_hidden_state"] = ["batch", "sequence", config.hidden_size]
-    if model.pooler is None and model.classifier is None:
-        return outputs
-    features = _first_token(graph, x)
-    if model.pooler is not None:
-        features = graph.linear(features, "pooler", model.pooler.weight.T, model.pooler.bias)
-        features = _POOLERS[config.pooler](graph, features)
-    if model.classifier is None:
-        graph.op("Identity", features, output="pooler_output")
-        return outputs | {"pooler_output": ["batch", config.pooler_size]}
-    graph.linear(features, "classifier", model.classifier.weight.T, model.classifier.bias, output="logits")
-    return {"logits": ["batch", config.num_labels]}
+        return _span_head(graph, model.qa_outputs, x)
+    activation = _POOLERS.get(model.config.pooler)
+    if model.classifier is not None:
+        features = _first_token(graph, x)
+        if model.pooler is not None and activation is not None:
+            features = _pool(graph, features, model.pooler, activation)
+        graph.linear(features, "classifier", model.classifier.weight.T, model.classifier.bias, output="logits")
+        return {"logits": ["batch", model.classifier.out_features]}
+    graph.op("Mul", x, _unpadded(graph, TensorProto.FLOAT), output="last_hidden_state")
+    outputs: dict[str, list[str | int]] = {"last_hidden_state": ["batch", "sequence", model.config.hidden_size]}
+    if model.pooler is not None and activation is not None:
+        pooled = _pool(graph, _first_token(graph, x), model.pooler, activation)
+        graph.op("Identity", pooled, output="pooler_output")
+        outputs["pooler_output"] = ["batch", model.pooler.out_features]
+    return outputs
 
 
-def _span_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
+def _pool(graph: GraphBuilder, first: str, pooler: nn.Linear, activation: Callable[[GraphBuilder, str], str]) -> str:
+    return activation(graph, graph.linear(first, "pooler", pooler.weight.T, pooler.bias))
+
+
+def _span_head(graph: GraphBuilder, linear: nn.Linear, x: str) -> dict[str, list[str | int]]:
     """Logits of start and end; the lowest number at padding."""
-    is_token = _unpadded(graph, 2, TensorProto.BOOL)
-    both = graph.linear(x, "qa_outputs", model.qa_outputs.weight.T, model.qa_outputs.bias)
+    is_token = _unpadded(graph, TensorProto.BOOL)
+    both = graph.linear(x, "qa_outputs", linear.weight.T, linear.bias)
     both = graph.op("Where", is_token, both, graph.constant(LOWEST))
     for column, name in enumerate(("start_logits", "end_logits")):
         graph.op("Gather", both, graph.constant(column), axis=2, output=name)
     return {"start_logits": ["batch", "sequence"], "end_logits": ["batch", "sequence"]}
 
 
-def _unpadded(graph: GraphBuilder, axis: int, dtype: int) -> str:
+def _unpadded(graph: GraphBuilder, dtype: int) -> str:
     """attention_mask (B, S) as (B, S, 1) of another type."""
-    return graph.op("Unsqueeze", graph.op("Cast", "attention_mask", to=dtype), graph.constant([axis]))
+    return graph.op("Unsqueeze", graph.op("Cast", "attention_mask", to=dtype), graph.constant([2]))
 
 
 def _first_token(graph: GraphBuilder, x: str) -> str:

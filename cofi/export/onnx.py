@@ -22,8 +22,9 @@ TOLERANCE = 1e-4  # largest difference, relative to the largest output; ORT's ke
 _EXTERNAL_DATA_BYTES = 1 << 30  # protobuf files end at 2 GiB: larger models keep their weights in a second file
 
 
-def write_onnx(model: CompactModel, output: Path) -> list[Path]:
-    """Write the model to `output`, in fp32; returns the files: `output` and, from 1 GiB on, `output`.data.
+def write_onnx(model: CompactModel, output: Path) -> tuple[list[Path], float]:
+    """Write the model to `output`, in fp32. Returns the files, which from 1 GiB on are `output`.data and `output`,
+    and the largest relative difference of an output in ONNX Runtime.
 
     Nothing is left behind where the graph does not give the model's own outputs in ONNX Runtime.
     Raises UserError for that, for a missing package and for a path that cannot be written.
@@ -35,13 +36,13 @@ def write_onnx(model: CompactModel, output: Path) -> list[Path]:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
             files = _save(build_graph(model), Path(scratch) / output.name, _weight_bytes(model))
-            check_file(files[-1], model)
+            difference = check_file(files[-1], model)
             targets = [output.with_name(file.name) for file in files]
             for file, target in zip(files, targets, strict=True):
                 os.replace(file, target)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
-    return targets
+    return targets, difference
 
 
 def check_file(file: Path, model: CompactModel) -> float:
@@ -84,7 +85,7 @@ def _require_packages() -> None:
 
 def _fp32_copy(model: CompactModel) -> CompactModel:
     """The model for comparison: on the CPU, in fp32, in inference mode; a copy, which may have the caller's type."""
-    return copy.deepcopy(model).to("cpu", torch.float32).eval()
+    return copy.deepcopy(model).float().cpu().eval()
 
 
 def _weight_bytes(model: CompactModel) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def compact(model: CompactModel, masks: Masks) -> CompactModel:
     structure = masks.structure(model.config.shape())
     if structure.hidden == 0:
         raise UserError("no hidden dimension is left: z_hidden is zero everywhere, the model would be a constant")
-    config = compact_config(model.config, structure)
+    config = compact_config(cast(CompactConfig, model.config), structure)
     outside = model_axes(projection=model.embeddings.projection is not None, pooler=model.pooler is not None)
     folded = fold(model.state_dict(), masks, outside, model.config.head_dim)
     sliced = slice_state(folded, masks, structure, outside, model.config.head_dim)

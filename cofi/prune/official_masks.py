@@ -50,7 +50,7 @@ def read_masks(file: Path, shape: ModelShape) -> Masks:
 
 
 def _mask(file: Path, name: str, value: Any, shape: ModelShape) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+    if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor) or value.is_complex():
         raise UserError(f"{file}: {name} must be a tensor or an array of numbers, got {type(value).__name__}")

@@ -17,7 +17,7 @@ SOLID_AND_PALE = "Solid: kept. Pale: the dense model."
 REMOVED = "A dashed frame is a sublayer without units. Where it is removed, its input passes on unchanged."
 BIAS_ONLY = "Where only its bias is left, it adds that and normalizes."
 TRAINING_CAPTION = (
-    "Rings mark the evaluations whose weights were kept. Lines of many steps are means, with the 10th to 90th "
+    "A ring marks the evaluation whose weights a phase hands on. Lines of many steps are means, with the 10th to 90th "
     "percentile behind them. Dots in the sparsity panel: the deterministic masks, as exported."
 )
 

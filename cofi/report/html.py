@@ -69,6 +69,7 @@ def render_page(run: RunFiles, figures: Sequence[Drawn]) -> str:
         title=_title(run),
         run=run,
         facts=_facts(run),
+        states=_states(run),
         names=measured_names(run.result),
         rows=summary_rows(run.result) if run.finished else [],
         table_notes=[note for note in (MODELS_NOTE, _sparsity_note(run.result), *footnotes(run.result)) if note],
@@ -98,6 +99,16 @@ def _facts(run: RunFiles) -> list[str]:
         if value is not None:
             facts.append(f"{name} {value}")
     return facts
+
+
+def _states(run: RunFiles) -> list[str]:
+    """What a reader must know before the numbers."""
+    states = list(run.notes)
+    if not run.finished:
+        states.insert(0, "This run has not finished: there is no result yet. The page shows what it has logged so far.")
+    if run.result.get("target_reached") is False:
+        states.insert(0, "The target sparsity was not reached: the result is where the run arrived.")
+    return states
 
 
 def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -127,7 +127,7 @@ def _losses(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
 
 
 def _scores(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
-    """Evaluations as points joined within a phase; the chosen ones ringed; the teacher as a dashed line."""
+    """Evaluations as points joined within a phase; the one it hands on ringed; the teacher as a dashed line."""
     metric = run.result.get("metric")
     axes.set_title(f"Score ({metric})" if isinstance(metric, str) else "Score")
     ends: list[LineEnd] = []
@@ -137,8 +137,8 @@ def _scores(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
         if not len(x):
             continue
         axes.plot(x, y, color=colour, marker="o", markersize=3.5, clip_on=False)
-        chosen_x, chosen_y = column([record for record in records if record.get("selected") is True], "score")
-        axes.plot(chosen_x, chosen_y, "o", markersize=8, mfc="none", mec=theme.ink, clip_on=False)
+        chosen = column([record for record in records if record.get("selected") is True], "score")
+        axes.plot(chosen[0][-1:], chosen[1][-1:], "o", markersize=8, mfc="none", mec=theme.ink, clip_on=False)
         if name != "teacher":
             ends = [LineEnd(float(x[-1]), float(y[-1]), f"student {y[-1]:.1f}", colour)]
     teacher = number(run.result, "teacher_score")

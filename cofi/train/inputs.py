@@ -10,6 +10,7 @@ import torch
 
 from cofi.data.features import load_tokenizer, tokenize
 from cofi.data.load import load_splits
+from cofi.data.predict import check_fit
 from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
 from cofi.errors import UserError
@@ -46,6 +47,9 @@ def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     _check_teacher(config, task, teacher)
     start = None if config.student_from_teacher else _load_for_task(model_source, task, config.seed).model
     student = teacher.model if start is None else start
+    for split in (train, validation):
+        check_fit(student, split)
+        check_fit(teacher.model, split)
     try:
         student.config.shape()
     except ValueError as error:

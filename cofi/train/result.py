@@ -25,7 +25,7 @@ def teacher_score(session: Session) -> float:
         result = evaluate_model(
             session.teacher, session.validation, session.task, batch_size=size, device=session.device
         )
-        session.scores["teacher"] = result["score"]
+        session.scores["teacher"] = result.score
     session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
     return session.scores["teacher"]
 

@@ -17,7 +17,6 @@ from cofi.train.objective import Student
 from cofi.train.session import Session
 
 KEEPS_BEST = ("teacher", "prune", "finetune")  # the distil-only phase hands on its last state
-UNDEFINED_SCORE = -1e9  # a correlation of constant predictions: still better than no state at all
 
 
 def student_state(student: Student) -> dict[str, Any]:
@@ -46,7 +45,6 @@ class Best:
         self.score = -math.inf
 
     def offer(self, score: float, content: Callable[[], dict[str, Any]]) -> bool:
-        score = UNDEFINED_SCORE if math.isnan(score) else score
         if not score > self.score:
             return False
         self.score = score
@@ -81,7 +79,7 @@ class Evaluator:
             masks=masks,
             device=session.device,
         )
-        self.last_score = result.pop("score")
+        self.last_score = result.score
         selected = self._eligible(facts) and self.best.offer(
             self.last_score, lambda: {**student_state(student), **facts}
         )
@@ -93,7 +91,7 @@ class Evaluator:
                 "phase_step": position.phase_step,
                 "epoch": round(position.phase_step / self.steps_per_epoch, 4),
                 "score": self.last_score,
-                "metrics": result,
+                "metrics": result.metrics,
                 "selected": selected,
                 **facts,
             }

@@ -190,7 +190,7 @@ class Pickled:
         ({"hidden_z": torch.full((12,), 2.0)}, r"hidden_z must be within \[0, 1\]"),
         ({"mlp_z": np.array(["a", "b"])}, "it holds other objects"),
         ({"mlp_z": np.array([1 + 2j, 0])}, "it holds other objects"),
-        ({"mlp_z": np.array([None, 1.0])}, "mlp_z must be a tensor or an array of numbers, got ndarray"),
+        ({"mlp_z": np.array([None, 1.0])}, "it holds other objects"),
         ({"mlp_z": torch.tensor([1 + 2j, 0])}, "mlp_z must be a tensor or an array of numbers"),
     ],
     ids=["pickle", "none", "name", "list", "shape", "range", "text", "complex array", "objects", "complex"],

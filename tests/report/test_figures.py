@@ -154,3 +154,17 @@ def test_a_sublayer_of_bias_only_is_not_called_removed(make_run, result):
     text = svg_text(structure.light_svg)
     assert (text.count("bias only"), text.count("removed")) == (1, 1)
     assert "bias is left" in structure.words.caption
+
+
+def test_only_the_evaluation_a_phase_hands_on_is_ringed(tmp_path):
+    scores = [(70.0, True), (80.0, True), (75.0, False)]
+    lines = [
+        {"type": "evaluation", "phase": "prune", "step": step, "score": score, "selected": selected}
+        for step, (score, selected) in enumerate(scores)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with LIGHT.applied():
+        figure = training_figure(read_run(tmp_path), LIGHT)
+    assert figure is not None
+    rings = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert rings == [[[1.0, 80.0]]]

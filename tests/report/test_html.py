@@ -113,6 +113,10 @@ def test_an_unfinished_run_says_so(make_run):
     assert not page.all("thead") and len(page.all("img")) == 2
 
 
+def test_a_missed_target_is_said_first(make_run, result):
+    assert "was not reached" in rendered(make_run(result | {"target_reached": False})).words
+
+
 @pytest.mark.parametrize("present", ["config.yaml", "metrics.jsonl", "result.json"])
 def test_one_file_is_enough(make_run, result, present):
     directory = make_run(result)

@@ -58,7 +58,7 @@ def test_unknown_flag_lists_the_valid_ones_and_exits_with_2(capsys):
         parse_given(["--sparsitty", "0.9"])
     assert stop.value.code == 2
     message = capsys.readouterr().err
-    assert "--sparsitty" in message and "--sparsity" in message and "--mask-kinds" in message
+    assert "--sparsitty" in message and "--sparsity" in message and "--mask_kinds" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 #include "common/bind.h"
+
 #include "common/parallel.h"
 #include "cpu/counter_rng/kernels.h"
 
@@ -18,7 +19,7 @@ template <typename T>
 using Dropout = void (*)(const int64_t*, int64_t, int64_t, int32_t, double, const T*, T*);
 
 template <typename T>
-void dropout(Dropout<T> Kernels::*kernel, uintptr_t x, uintptr_t y, uintptr_t state, int64_t n, int32_t threshold,
+void dropout(Dropout<T> Kernels::* kernel, uintptr_t x, uintptr_t y, uintptr_t state, int64_t n, int32_t threshold,
              double scale, int threads) {
   const Dropout<T> run = kernels().*kernel;
   parallel_for(n, kGrain, threads, [&](int64_t begin, int64_t end) {
@@ -27,7 +28,7 @@ void dropout(Dropout<T> Kernels::*kernel, uintptr_t x, uintptr_t y, uintptr_t st
 }
 
 template <typename T>
-void define_dropout(pybind11::module_& m, const char* name, Dropout<T> Kernels::*kernel) {
+void define_dropout(pybind11::module_& m, const char* name, Dropout<T> Kernels::* kernel) {
   using pybind11::arg;
   m.def(
       name,

@@ -13,8 +13,8 @@ struct BFloat16 {
 // Dropout keeps an element where its uniform's step number is at least `threshold`, and multiplies it by `scale`.
 struct Kernels {
   void (*uniform)(const int64_t* state, int64_t begin, int64_t n, float* u);
-  void (*dropout_float)(const int64_t* state, int64_t begin, int64_t n, int32_t threshold, double scale,
-                        const float* x, float* y);
+  void (*dropout_float)(const int64_t* state, int64_t begin, int64_t n, int32_t threshold, double scale, const float* x,
+                        float* y);
   void (*dropout_bfloat16)(const int64_t* state, int64_t begin, int64_t n, int32_t threshold, double scale,
                            const BFloat16* x, BFloat16* y);
   void (*dropout_double)(const int64_t* state, int64_t begin, int64_t n, int32_t threshold, double scale,

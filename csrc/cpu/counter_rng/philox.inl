@@ -34,9 +34,7 @@ inline void store_interleaved(Lanes even, Lanes odd, uint32_t* r) {
 using Lanes = __m256i;
 constexpr int kLanes = 4;
 inline Lanes broadcast(uint64_t v) { return _mm256_set1_epi64x(static_cast<long long>(v)); }
-inline Lanes every_second(uint64_t first) {
-  return _mm256_add_epi64(broadcast(first), _mm256_setr_epi64x(0, 2, 4, 6));
-}
+inline Lanes every_second(uint64_t first) { return _mm256_add_epi64(broadcast(first), _mm256_setr_epi64x(0, 2, 4, 6)); }
 inline Lanes multiply(Lanes a, Lanes b) { return _mm256_mul_epu32(a, b); }
 inline Lanes high(Lanes a) { return _mm256_srli_epi64(a, 32); }
 inline Lanes mix(Lanes a, Lanes b, Lanes c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }

@@ -1,4 +1,5 @@
 #include "common/bind.h"
+
 #include "common/parallel.h"
 #include "cpu/hard_concrete/kernels.h"
 #include "cpu/hard_concrete/vectors.h"
@@ -69,12 +70,12 @@ void bind(pybind11::module_& m) {
   m.def("hard_concrete_backward", &sample_backward, arg("dz"), arg("loga"), arg("u"), arg("state"), arg("dloga"),
         arg("n"), arg("temperature"), arg("threads"), ReleaseGil());
   m.def("keep_probability", &keep, arg("loga"), arg("p"), arg("n"), arg("zero_point"), arg("threads"), ReleaseGil());
-  m.def("keep_probability_backward", &keep_backward, arg("dp"), arg("loga"), arg("dloga"), arg("n"),
-        arg("zero_point"), arg("threads"), ReleaseGil());
-  m.def("deterministic_masks", &deterministic, arg("loga"), arg("offsets"), arg("z"), arg("vectors"),
-        arg("zero_point"), arg("scale"), arg("threads"), ReleaseGil());
-  m.def("live_indices", &live, arg("z"), arg("offsets"), arg("indices"), arg("counts"), arg("vectors"),
+  m.def("keep_probability_backward", &keep_backward, arg("dp"), arg("loga"), arg("dloga"), arg("n"), arg("zero_point"),
         arg("threads"), ReleaseGil());
+  m.def("deterministic_masks", &deterministic, arg("loga"), arg("offsets"), arg("z"), arg("vectors"), arg("zero_point"),
+        arg("scale"), arg("threads"), ReleaseGil());
+  m.def("live_indices", &live, arg("z"), arg("offsets"), arg("indices"), arg("counts"), arg("vectors"), arg("threads"),
+        ReleaseGil());
 }
 
 }  // namespace cofi::hard_concrete

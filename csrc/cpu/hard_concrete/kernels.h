@@ -22,8 +22,7 @@ struct Kernels {
   void (*sample_backward)(const float* dz, const float* loga, Noise noise, int64_t begin, int64_t end,
                           float temperature, float* dloga);
   void (*keep)(const float* loga, int64_t begin, int64_t end, float zero_point, float* p);
-  void (*keep_backward)(const float* dp, const float* loga, int64_t begin, int64_t end, float zero_point,
-                        float* dloga);
+  void (*keep_backward)(const float* dp, const float* loga, int64_t begin, int64_t end, float zero_point, float* dloga);
   double (*expected_live)(const float* loga, int64_t begin, int64_t end, float zero_point);  // sum of keep
   void (*soft)(const float* loga, int64_t begin, int64_t end, float scale, float* z);        // sigmoid(scale loga)
 };

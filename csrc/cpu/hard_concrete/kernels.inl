@@ -40,8 +40,7 @@ void sample_block(const float* loga, const float* u, int64_t n, float inverse, f
   for (int64_t i = 0; i < n; ++i) z[i] = clamp(stretch(concrete(loga[i], u[i], inverse)), 0.0f, 1.0f);
 }
 
-void sample_backward_block(const float* dz, const float* loga, const float* u, int64_t n, float inverse,
-                           float* dloga) {
+void sample_backward_block(const float* dz, const float* loga, const float* u, int64_t n, float inverse, float* dloga) {
   const float slope = (kZeta - kGamma) * inverse;
   for (int64_t i = 0; i < n; ++i) {
     const float s = concrete(loga[i], u[i], inverse);

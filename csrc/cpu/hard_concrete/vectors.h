@@ -5,8 +5,8 @@
 
 namespace cofi::hard_concrete {
 
-// Zeroes the round(size - sum P(z > 0)) gates of lowest loga (half to even, ties from the front) of one vector of `size`
-// gates; the others become sigmoid(scale loga).
+// Zeroes the round(size - sum P(z > 0)) gates of lowest loga (half to even, ties from the front) of one vector of
+// `size` gates; the others become sigmoid(scale loga).
 void deterministic_vector(const float* loga, int64_t size, float zero_point, float scale, float* z);
 
 // Positions with z != 0, ascending, at the front of `indices`, then -1. Returns how many they are.

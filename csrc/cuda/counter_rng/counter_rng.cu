@@ -1,8 +1,7 @@
-#include "cuda/counter_rng/counter_rng.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "cuda/counter_rng/counter_rng.h"
 #include "cuda/counter_rng/philox.cuh"
 
 namespace cofi::counter_rng {

@@ -1,0 +1,100 @@
+"""What a figure needs beside it: a fair clock, the machine it was taken on and how fast that machine was just then."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.util
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUND_S = 2e-3  # one round of a contestant lasts about this long, so that the clock's own cost does not show
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def drain() -> None:
+    """Wait for the GPU: what was launched belongs to the time of who launched it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Wall time of one of `repeats` calls in a row."""
+    drain()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    drain()
+    return (time.perf_counter() - start) / repeats
+
+
+def repeats_for(run: Callable[[], Any]) -> int:
+    """How many calls fill a round. The first two calls, which compile and fill caches, are not counted."""
+    seconds(run, 2)
+    return max(1, round(ROUND_S / max(seconds(run, 1), 1e-7)))
+
+
+@functools.cache
+def copy_bytes_per_s() -> float:
+    """Bytes read and written in a second by a copy that no cache holds: what memory floors are computed from."""
+    source = torch.zeros((1 << 30 if device() == "cuda" else 1 << 27) // 4, device=device())
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), 1) for _ in range(7))
+
+
+@functools.cache
+def gemm_flops_per_s() -> float:
+    """fp32 operations a second of PyTorch's own matrix product, 1024 cubed: the yardstick of a noisy machine."""
+    a = torch.randn(1024, 1024, device=device())
+    return 2 * 1024**3 / min(seconds(lambda: a @ a, 1) for _ in range(7))
+
+
+def machine() -> dict[str, Any]:
+    """The fields of a result file that say where and on what it was measured."""
+    on_gpu = device() == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "copy_gb_per_s": round(copy_bytes_per_s() / 1e9, 1),
+        "gemm_gflop_per_s": round(gemm_flops_per_s() / 1e9, 1),
+    }
+
+
+def spread(times: list[float]) -> list[float]:
+    """The quartiles around the median."""
+    low, _, high = statistics.quantiles(times, n=4)
+    return [low, high]
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str | None:
+    return importlib.import_module(package).__version__ if importlib.util.find_spec(package) else None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

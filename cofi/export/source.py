@@ -1,0 +1,46 @@
+"""What a directory given to the command holds: a run, a CompactModel, a Hugging Face or an official CoFi model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cofi.errors import UserError
+from cofi.models import CompactModel, load_model
+from cofi.prune import is_official, load_official
+
+CONFIG_FILE = "config.json"
+MODEL_OF_RUN = "model"
+_FILES_OF_RUN = ("config.yaml", "metrics.jsonl", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded model and the directory it came from, which has its tokenizer. kind: what it was, in words."""
+
+    model: CompactModel
+    directory: Path
+    kind: str
+
+
+def read_source(given: str | Path) -> Source:
+    """Find out what `given` is and load it. Raises UserError where it holds no model."""
+    directory = _model_directory(Path(given))
+    if is_official(directory):
+        return Source(load_official(directory), directory, "official CoFi checkpoint")
+    loaded = load_model(directory)
+    saved_as = loaded.model.config.source_model_type or "compact"
+    return Source(loaded.model, directory, f"{saved_as} model")
+
+
+def _model_directory(given: Path) -> Path:
+    if not given.is_dir():
+        raise UserError(f"{given} is not a directory")
+    if (given / CONFIG_FILE).is_file():
+        return given
+    of_run = given / MODEL_OF_RUN
+    if (of_run / CONFIG_FILE).is_file():
+        return of_run
+    if any((given / name).exists() for name in _FILES_OF_RUN):
+        raise UserError(f"the run in {given} has no model yet: it writes {of_run} when it is finished")
+    raise UserError(f"{given} holds no model: neither {CONFIG_FILE} nor {MODEL_OF_RUN}/{CONFIG_FILE} is there")
