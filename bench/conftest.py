@@ -2,6 +2,7 @@
 
 `pytest bench --benchmark-disable` runs every contestant once and compares: a smoke test, nothing is timed.
 `pytest bench --benchmark-enable --bench-results DIR` adds DIR/<device>/<family>.json.
+In pytest-benchmark's own table a figure is a round of many calls; the rows of the result files hold one call.
 """
 
 from __future__ import annotations

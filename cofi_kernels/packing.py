@@ -116,9 +116,9 @@ def check_bounds(bounds: list[int], max_seqlen: int, n_tokens: int) -> None:
     if bounds[0] != 0 or bounds[-1] != n_tokens:
         raise ValueError(f"cu_seqlens must start at 0 and end at {n_tokens} tokens, got {bounds[0]} and {bounds[-1]}")
     steps = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
-    if min(steps) < 0:
+    if min(steps, default=0) < 0:
         raise ValueError(f"cu_seqlens must ascend, got a step of {min(steps)}")
-    if max(steps) > max_seqlen:
+    if max(steps, default=0) > max_seqlen:
         raise ValueError(f"max_seqlen must be at least the longest sequence, {max(steps)}, got {max_seqlen}")
 
 

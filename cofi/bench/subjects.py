@@ -155,8 +155,9 @@ def onnx_subject(compact: CompactModel) -> Subject:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        files = write_onnx(compact, Path(folder) / "model.onnx")
-        session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+        file = Path(folder) / "model.onnx"
+        write_onnx(compact, file)
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     wanted = {entry.name for entry in session.get_inputs()}
     output = session.get_outputs()[0].name
 

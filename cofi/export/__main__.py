@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from cofi.cli import Parser
 from cofi.cli import run as run_command
-from cofi.export.formats import FORMATS, get_format
-from cofi.export.source import read_source
+from cofi.export.formats import FORMATS, check_output, get_format
+from cofi.export.source import find_model, read_source
 
 
 def build_parser() -> Parser:
@@ -32,11 +32,10 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse(argv)
     format_ = get_format(options.to)
-    if options.output is not None:
-        format_.check_output(Path(options.output), options.overwrite)  # before the work of loading
-    source = read_source(options.directory)
-    output = Path(options.output) if options.output is not None else format_.default_output(source.directory)
-    format_.check_output(output, options.overwrite)
+    directory = find_model(options.directory)
+    output = format_.default_output(directory) if options.output is None else Path(options.output)
+    check_output(format_, output, options.overwrite)  # before the work of loading
+    source = read_source(directory)
     logging.disable_progress_bar()
     n_parameters = sum(p.numel() for p in source.model.parameters())
     print(f"{source.directory}: {source.kind}, {n_parameters:,} parameters")

@@ -18,13 +18,13 @@ class Format:
     """One output format.
 
     default_output: where to write, from the directory of the model
-    check_output: raises UserError where something is in the way; `overwrite` is the user's leave to replace it
+    check_replaceable: raises UserError where what is at the output is nothing that this format writes
     write: writes the model whole or not at all and returns a line that says what was written
     """
 
     description: str
     default_output: Callable[[Path], Path]
-    check_output: Callable[[Path, bool], None]
+    check_replaceable: Callable[[Path], None]
     write: Callable[[Source, Path], str]
 
 
@@ -35,18 +35,22 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def _check_file(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise UserError(f"--output {output} is a directory, a file is to be written")
+def check_output(format_: Format, output: Path, overwrite: bool) -> None:
+    """Raise UserError where `output` cannot be written to or holds something the user gave no leave to replace."""
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: {output.parent} is not a directory")
     if output.exists() and not overwrite:
         raise UserError(f"--output {output} exists: give --overwrite to replace it")
+    if output.exists():
+        format_.check_replaceable(output)
 
 
-def _check_model_directory(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise UserError(f"--output {output} exists: give --overwrite to replace it")
+def _check_file(output: Path) -> None:
+    if not output.is_file():
+        raise UserError(f"--output {output} is no file and is not replaced: name another")
+
+
+def _check_model_directory(output: Path) -> None:
     # a directory is replaced whole: only one that holds what this format writes may go
     config = output / CONFIG_FILE
     if not config.is_file() or read_json(config).get("model_type") != CompactConfig.model_type:
@@ -72,13 +76,13 @@ FORMATS: dict[str, Format] = {
     "onnx": Format(
         "ONNX graph in fp32 with dynamic batch and length, checked against the model in ONNX Runtime",
         default_output=lambda directory: directory / "model.onnx",
-        check_output=_check_file,
+        check_replaceable=_check_file,
         write=_write_onnx,
     ),
     "compact": Format(
         "directory for CompactModel.from_pretrained, with the tokenizer; turns official CoFi checkpoints into ours",
         default_output=lambda directory: directory.resolve().with_name(directory.resolve().name + "-compact"),
-        check_output=_check_model_directory,
+        check_replaceable=_check_model_directory,
         write=_write_compact,
     ),
 }

@@ -2,7 +2,8 @@
 
 Written out instead of traced: ONNX Runtime's transformer optimizer knows the attention of Hugging Face's BERT by its
 exact nodes, and no graph that torch.onnx.export makes today has them (its Transpose of the keys and its mask differ,
-so no layer fuses). It also needs the package onnx alone.
+so no layer fuses). It also needs the package onnx alone. To fuse: optimize_model(file, "bert", 0, 0, opt_level=0) of
+onnxruntime.transformers, with use_raw_attention_mask in its options unless all padding is on the right.
 B batch, S padded length, E hidden, H heads, D head dim, I intermediate.
 """
 
@@ -191,24 +192,23 @@ def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[st
     """Add the outputs; returns their names and dims."""
     if model.qa_outputs is not None:
         return _span_head(graph, model.qa_outputs, x)
-    activation = _POOLERS.get(model.config.pooler)
     if model.classifier is not None:
         features = _first_token(graph, x)
-        if model.pooler is not None and activation is not None:
-            features = _pool(graph, features, model.pooler, activation)
+        if model.pooler is not None:
+            features = _pool(graph, features, model.pooler, model.config.pooler)
         graph.linear(features, "classifier", model.classifier.weight.T, model.classifier.bias, output="logits")
         return {"logits": ["batch", model.classifier.out_features]}
     graph.op("Mul", x, _unpadded(graph, TensorProto.FLOAT), output="last_hidden_state")
     outputs: dict[str, list[str | int]] = {"last_hidden_state": ["batch", "sequence", model.config.hidden_size]}
-    if model.pooler is not None and activation is not None:
-        pooled = _pool(graph, _first_token(graph, x), model.pooler, activation)
+    if model.pooler is not None:
+        pooled = _pool(graph, _first_token(graph, x), model.pooler, model.config.pooler)
         graph.op("Identity", pooled, output="pooler_output")
         outputs["pooler_output"] = ["batch", model.pooler.out_features]
     return outputs
 
 
-def _pool(graph: GraphBuilder, first: str, pooler: nn.Linear, activation: Callable[[GraphBuilder, str], str]) -> str:
-    return activation(graph, graph.linear(first, "pooler", pooler.weight.T, pooler.bias))
+def _pool(graph: GraphBuilder, first: str, pooler: nn.Linear, activation: str) -> str:
+    return _POOLERS[activation](graph, graph.linear(first, "pooler", pooler.weight.T, pooler.bias))
 
 
 def _span_head(graph: GraphBuilder, linear: nn.Linear, x: str) -> dict[str, list[str | int]]:

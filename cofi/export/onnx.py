@@ -56,7 +56,7 @@ def check_file(file: Path, model: CompactModel) -> float:
     onnx.checker.check_model(str(file), full_check=True)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     worst = 0.0
-    for lengths in ((1,), (3, 7, 5)):
+    for lengths in ((1,), (7, 3, 5)):
         inputs = _random_inputs(model, lengths)
         with torch.no_grad():
             expected = model(**inputs)

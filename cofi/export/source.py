@@ -24,8 +24,8 @@ class Source:
 
 
 def read_source(given: str | Path) -> Source:
-    """Find out what `given` is and load it. Raises UserError where it holds no model."""
-    directory = _model_directory(Path(given))
+    """Load the model that `given` holds. Raises UserError where there is none or it cannot be read."""
+    directory = find_model(given)
     if is_official(directory):
         return Source(load_official(directory), directory, "official CoFi checkpoint")
     loaded = load_model(directory)
@@ -33,7 +33,9 @@ def read_source(given: str | Path) -> Source:
     return Source(loaded.model, directory, f"{saved_as} model")
 
 
-def _model_directory(given: Path) -> Path:
+def find_model(given: str | Path) -> Path:
+    """The directory of the model: `given`, or its model/ where it is that of a run. Raises UserError without one."""
+    given = Path(given)
     if not given.is_dir():
         raise UserError(f"{given} is not a directory")
     if (given / CONFIG_FILE).is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 if TYPE_CHECKING:
@@ -46,9 +47,25 @@ _NUMBER_RANGES = {  # half open
     "layer_norm_eps": (1e-30, 1.0),
     "initializer_range": (0.0, 100.0),
 }
-_OPTIONAL = ("head_dim", "embedding_size", "embedding_projection", "pooler_size", "pad_token_id", "classifier_dropout")
+_OPTIONAL = (
+    "head_dim",
+    "embedding_size",
+    "embedding_projection",
+    "pooler_size",
+    "pad_token_id",
+    "classifier_dropout",
+    "output_hidden_states",
+    "return_dict",
+)
 _CHOICES = {"head": HEADS, "pooler": POOLERS, "hidden_act": ACTIVATIONS}
-_FLAGS = {"attention_bias_only", "ffn_bias_only", "pooler_dropout", "embedding_projection"}
+_FLAGS = {
+    "attention_bias_only",
+    "ffn_bias_only",
+    "pooler_dropout",
+    "embedding_projection",
+    "output_hidden_states",
+    "return_dict",
+}
 
 
 class CompactConfig(PreTrainedConfig):
@@ -123,10 +140,13 @@ class CompactConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "problem_type" and value is not None:
-            if value not in PROBLEM_TYPES:
+            if not isinstance(value, str) or value not in PROBLEM_TYPES:
                 raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
             value = PROBLEM_TYPES[value]
-        super().__setattr__(key, value)
+        try:
+            super().__setattr__(key, value)
+        except StrictDataclassError as error:  # some versions of transformers check the types of their own fields
+            raise ValueError(str(error)) from error
 
     def __eq__(self, other: object) -> bool:
         # the dataclass comparison reads every field, which transformers forbids where layers differ

@@ -47,15 +47,19 @@ def draw_figures(run: RunFiles) -> list[Drawn]:
     kept, dense = run.structure, run.dense_structure
     drawn = []
     if kept is not None:
-        has_bias_only = any(run.bias_only)
-        sentences = [SOLID_AND_PALE if dense else "", REMOVED, BIAS_ONLY if has_bias_only else ""]
-        caption = " ".join(filter(None, sentences))
+        caption = _structure_caption(kept, dense, any(run.bias_only))
         words = Words("What is left", caption, _structure_alt(kept, dense))
         drawn.append(_render("structure", words, lambda theme: structure_figure(kept, dense, theme, run.bias_only)))
     if run.steps or run.evaluations:
         words = Words("Training", TRAINING_CAPTION, _training_alt(run))
         drawn.append(_render("training", words, lambda theme: training_figure(run, theme)))
     return [figure for figure in drawn if figure is not None]
+
+
+def _structure_caption(kept: Sizes, dense: Sizes | None, has_bias_only: bool) -> str:
+    has_removed = 0 in kept.heads or 0 in kept.intermediate
+    parts = ((dense is not None, SOLID_AND_PALE), (has_removed, REMOVED), (has_bias_only, BIAS_ONLY))
+    return " ".join(sentence for applies, sentence in parts if applies)
 
 
 def _render(name: str, words: Words, build: Callable[[Theme], Figure | None]) -> Drawn | None:

@@ -2,7 +2,7 @@
 
 Sequences are attended to in groups of like length, so that little padding is computed and a group's scores stay in
 cache. The workspaces kept for the backward are filled from the front, qkv as (T, 3, n_live, D) and the context as
-(T, n_live, D); lse is not used: the softmax is made again. Memory that is never touched costs nothing. Forward and
+(T, n_live, D); lse stays zero: the softmax is made again. Memory that is never touched costs nothing. Forward and
 backward must run on the same backend.
 """
 
@@ -64,7 +64,7 @@ def forward(
     """As `reference.forward`, with the workspaces packed as described above."""
     n_tokens, width = x.shape[0], w_out.shape[0]
     workspaces = (x.new_empty(n_tokens * 3 * width), x.new_empty(n_tokens * width))
-    lse = x.new_empty(width // head_dim * n_tokens, dtype=accumulation_dtype(x.dtype))
+    lse = x.new_zeros(width // head_dim * n_tokens, dtype=accumulation_dtype(x.dtype))
     if is_dead(z_mha):
         return torch.zeros_like(x, memory_format=torch.contiguous_format), *workspaces, lse
     sizes = Sizes(n_tokens, width // head_dim, live_units(z_head, n_tokens), head_dim, max_seqlen)
