@@ -37,11 +37,15 @@ def get_format(name: str) -> Format:
 
 def check_output(format_: Format, output: Path, overwrite: bool) -> None:
     """Raise UserError where `output` cannot be written to or holds something the user gave no leave to replace."""
-    if not output.parent.is_dir():
+    try:
+        has_place, exists = output.parent.is_dir(), output.exists()
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from error
+    if not has_place:
         raise UserError(f"--output {output}: {output.parent} is not a directory")
-    if output.exists() and not overwrite:
+    if exists and not overwrite:
         raise UserError(f"--output {output} exists: give --overwrite to replace it")
-    if output.exists():
+    if exists:
         format_.check_replaceable(output)
 
 

@@ -124,8 +124,10 @@ def _unpickle(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be loaded as plain tensors: {reason}") from error
+        # torch's own words for pickled objects advise to load them anyway
+        is_pickle = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds other objects, which may run code" if is_pickle else str(error).partition("\n")[0]
+        raise UserError(f"{file} cannot be loaded as plain tensors: {reason or type(error).__name__}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{file} must hold a dictionary of tensors")
     return state

@@ -39,12 +39,14 @@ class Embeddings(nn.Module):
             x = x + self.token_type(batch.token_type_ids)
         table_mask = z_hidden if self.projection is None else None
         if table_mask is not None:
-            x = x * table_mask
+            x = x * table_mask.to(x.dtype)  # a mask in fp32 must not widen a model in bf16
         x = cofi_kernels.masked_layer_norm(x, None, self.norm.weight, self.norm.bias, z_hidden=table_mask, eps=self.eps)
         if site is not None and self.dropout > 0:
             x = cofi_kernels.counter_dropout(x, self.dropout, site)
         if self.projection is None:
             return x
         x = self.projection(x)
+        if z_hidden is None:
+            return x
         # as in the kernels, a mask of 0 gets no gradient
-        return x if z_hidden is None else x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden)
+        return x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden).to(x.dtype)

@@ -24,6 +24,7 @@ from cofi.prune.official_masks import MASK_FILE, read_masks
 
 OFFICIAL_FAMILIES = ("bert", "roberta")
 _NORM = "norm."
+_PICKLED_MASKS = "l0_module.pt"
 
 
 def load_official(directory: str | Path) -> CompactModel:
@@ -38,6 +39,11 @@ def load_official(directory: str | Path) -> CompactModel:
     model = _read(opened, structure)
     masks_file = opened.directory / MASK_FILE
     if not masks_file.is_file():
+        if structure == _dense_structure(opened) and (opened.directory / _PICKLED_MASKS).is_file():
+            raise UserError(
+                f"{opened.directory} has full-size weights and its masks only in {_PICKLED_MASKS}, a pickled object that "
+                f"is not loaded here: where it was made, save l0_module.forward(training=False) as {MASK_FILE}"
+            )
         return model
     dense = _config(opened, _dense_structure(opened)).shape()
     masks = read_masks(masks_file, dense)

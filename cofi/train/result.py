@@ -35,14 +35,14 @@ def encoder_parameters(model: CompactModel) -> int:
     return sum(p.numel() for p in model.layers.parameters())
 
 
-def write_result(session: Session, teacher_score: float, best: dict[str, Any], small: CompactModel) -> dict[str, Any]:
-    """Measure, assemble and write result.json."""
-    teacher = session.teacher
-    assert teacher is not None
+def write_result(
+    session: Session, teacher_score: float, best: dict[str, Any], dense: CompactModel, small: CompactModel
+) -> dict[str, Any]:
+    """Measure, assemble and write result.json. `dense` is the student at its full size."""
     config = session.config
     session.monitor.message("measuring speed ...")
     speed = measure_speedup(
-        teacher,
+        dense.eval(),
         small.eval(),
         lengths=session.validation.lengths,
         batch_sizes=SPEED_BATCH_SIZES,
@@ -58,11 +58,12 @@ def write_result(session: Session, teacher_score: float, best: dict[str, Any], s
         "expected_sparsity": best["expected_sparsity"],
         "sparsity": best["sparsity"],
         "target_reached": best["expected_sparsity"] >= config.sparsity - config.sparsity_epsilon,
-        "params_before": encoder_parameters(teacher),
+        "params_before": encoder_parameters(dense),
         "params_after": encoder_parameters(small),
-        "total_params_before": sum(p.numel() for p in teacher.parameters()),
+        "total_params_before": sum(p.numel() for p in dense.parameters()),
         "total_params_after": sum(p.numel() for p in small.parameters()),
         "structure": best["structure"],
+        "dense_structure": _dense_structure(dense),
         **speed,
         "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
         "total_seconds": round(session.monitor.seconds, 1),
@@ -71,6 +72,15 @@ def write_result(session: Session, teacher_score: float, best: dict[str, Any], s
     }
     session.run.write_result(result)
     return result
+
+
+def _dense_structure(dense: CompactModel) -> dict[str, Any]:
+    shape = dense.config.shape()
+    return {
+        "heads": [shape.n_heads] * shape.n_layers,
+        "intermediate": [shape.d_int] * shape.n_layers,
+        "hidden": shape.d_hidden,
+    }
 
 
 def versions() -> dict[str, str]:

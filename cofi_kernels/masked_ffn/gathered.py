@@ -48,7 +48,7 @@ def backward(
     z_ffn: Tensor | None,
     z_hidden: Tensor | None,
     activation: str,
-    workspace: Tensor,
+    u: Tensor,
 ) -> tuple[Tensor, ...]:
     """As `reference.backward`, from this module's workspace."""
     n_tokens, n_int = x.shape[0], w_up.shape[0]
@@ -57,7 +57,7 @@ def backward(
     act = get_activation(activation)
     live = live_units(z_int, n_tokens)
     w_live, down_live, z_live = (take(t, live) for t in (w_up, w_down, z_int))
-    u = _prefix(workspace, n_tokens, w_live.shape[0])
+    u = _prefix(u, n_tokens, w_live.shape[0])
     projection = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden)
     grads = projection.gradients(dy, act.function(u))
     du = act.gradient(dy @ projection.folded()[0].t(), u)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cofi_kernels import counter_dropout, counter_uniform
-from cofi_kernels.counter_rng import reference
+from cofi_kernels.counter_rng import ranges, reference
 from cofi_kernels.library import backends
 
 # awkward: none, one, around a vector, around a block of the kernels (512), a prime beyond a thread's share
@@ -89,6 +89,13 @@ def test_threshold_decides_as_comparing_u_with_p_would(p):
 def test_native_uniforms_have_the_reference_bits(isa, state, size):
     got = counter_uniform(torch.tensor(state), (size,))
     assert torch.equal(got, reference.counter_uniform(torch.tensor(state), (size,)))
+
+
+@pytest.mark.parametrize("first", [3, 2**31 - 20, 2**32 - 20, 2**40], ids=str)
+def test_native_uniforms_of_a_range_far_out_have_the_reference_bits(isa, first):
+    state, index = torch.tensor([11, -3]), torch.arange(first, first + 600)
+    assert torch.equal(ranges.cpu.uniform_range(state, first, 600), reference.uniform_at(state, index))
+    assert torch.equal(ranges.keep_range(state, first, 600, 0.3), reference.keep_at(state, index, 0.3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -8,7 +8,8 @@ import torch
 from cofi_kernels.counter_rng import reference
 from tests.kernels import aot
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 from cofi_kernels.counter_rng import triton_kernels  # noqa: E402
 
 STATES = [(0, 0), (123, 5), (-1, -1), (2**40 + 7, -(2**50))]
@@ -30,6 +31,21 @@ def test_dropout_has_the_reference_bits(device, size, dtype):
     x, state = torch.randn(size).to(dtype), torch.tensor([11, -3])
     got = triton_kernels.counter_dropout(x.to(device), 0.3, state.to(device))
     assert torch.equal(got.cpu(), reference.counter_dropout(x, 0.3, state))
+
+
+@triton.jit
+def _words_kernel(state_ptr, index_ptr, word_ptr, N: tl.constexpr):
+    place = tl.arange(0, N)
+    word = triton_kernels.first_word(tl.load(state_ptr), tl.load(state_ptr + 1), tl.load(index_ptr + place))
+    tl.store(word_ptr + place, word.to(tl.int64))
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+def test_words_of_elements_far_out_have_the_reference_bits(device, state):
+    index = torch.tensor([0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 3 * 2**40 + 12345, 2**62, 2**63 - 1])
+    words = torch.zeros_like(index, device=device)
+    _words_kernel[(1,)](torch.tensor(state, device=device), index.to(device), words, 8)
+    assert torch.equal(words.cpu(), reference.first_word(torch.tensor(state), index))
 
 
 MODULE = "cofi_kernels.counter_rng.triton_kernels:"

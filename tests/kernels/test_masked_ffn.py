@@ -190,4 +190,4 @@ def test_rejects_wrong_arguments(change, error, message):
 def test_reference_and_gathered_take_the_same_arguments():
     """They are called by position."""
     assert list(reference.forward.__annotations__) == list(gathered.forward.__annotations__)
-    assert reference.backward.__code__.co_argcount == gathered.backward.__code__.co_argcount
+    assert list(reference.backward.__annotations__) == list(gathered.backward.__annotations__)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cofi_kernels
 from cofi.masks import Masks
@@ -22,6 +25,8 @@ PRUNED = {
     4: {"num_attention_heads": 0, "intermediate_size": 0},
 }
 KINDS = {"head": (2, 4), "int": (2, 40), "hidden": (24,), "mha": (2,), "ffn": (2,)}
+
+DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head": "classification"}
 
 
 def model_of(**changes):
@@ -177,6 +182,63 @@ def test_hidden_mask_behind_a_projection():
     assert (z.grad[z != 0] != 0).any()
 
 
+@pytest.mark.parametrize("embedding_size", [24, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_masks_keep_the_precision_of_the_model(dtype, embedding_size):
+    model, inputs, masks = model_of(embedding_size=embedding_size), padded_inputs(), random_masks()
+    expected = model(**inputs, masks=masks).last_hidden_state
+    state = model.to(dtype)(**inputs, masks=masks).last_hidden_state
+    assert state.dtype == dtype
+    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-5  # bf16 has 8 bits, and the states are of unit size
+    torch.testing.assert_close(state.float(), expected, rtol=0, atol=tolerance)
+
+
+def training_step(model, batch, masks, state, targets):
+    output = model(batch=batch, masks=masks, dropout_state=state, output_hidden_states=True, **targets)
+    output.loss.backward()
+    return output
+
+
+TARGETS = {
+    "classification": {"labels": torch.tensor([0, 1, 1])},
+    "question_answering": {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 9, 0])},
+}
+
+
+@pytest.mark.parametrize("head", TARGETS)
+def test_a_step_reads_nothing_on_the_host(head):
+    """Fake tensors have no values: whatever asks for one fails. So a step can be captured in a CUDA graph."""
+    batch = pack_padded(**padded_inputs())
+    with FakeTensorMode() as fake:
+        model = CompactModel(tiny_config(**(DROPS | {"head": head}))).train()
+        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        faked = {name: fake.from_tensor(t) for name, t in tensors.items() if name != "max_seqlen"}
+        masks = Masks.from_kinds({kind: torch.rand(shape, requires_grad=True) for kind, shape in KINDS.items()})
+        targets = {name: fake.from_tensor(value) for name, value in TARGETS[head].items()}
+        state = torch.zeros(2, dtype=torch.int64)
+        output = training_step(model, replace(batch, **faked), masks, state, targets)
+    assert output.last_hidden_state.shape == (16, 24)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", TARGETS)
+def test_a_step_on_the_gpu_is_that_of_the_cpu(head):
+    model = model_of(**(DROPS | {"head": head})).train()
+    batch, state = pack_padded(**padded_inputs()), torch.tensor([7, 1])
+    masks = Masks.from_kinds({kind: z.requires_grad_() for kind, z in random_masks().by_kind().items()})
+    on_gpu = copy.deepcopy(model).cuda()
+    gpu_masks = Masks.from_kinds({k: z.detach().cuda().requires_grad_() for k, z in masks.by_kind().items()})
+    gpu_targets = {name: value.cuda() for name, value in TARGETS[head].items()}
+    expected = training_step(model, batch, masks, state, TARGETS[head])
+    found = training_step(on_gpu, batch.to("cuda"), gpu_masks, state.cuda(), gpu_targets)
+    torch.testing.assert_close(found.loss.cpu(), expected.loss, rtol=1e-4, atol=1e-5)
+    gradients = dict(on_gpu.named_parameters()) | gpu_masks.by_kind()
+    for name, want in (dict(model.named_parameters()) | masks.by_kind()).items():
+        torch.testing.assert_close(gradients[name].grad.cpu(), want.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_masks_need_layers_of_one_size():
     model = model_of(num_hidden_layers=5, per_layer_config=PRUNED)
     with pytest.raises(ValueError, match="layers must be of one size"):
@@ -186,9 +248,6 @@ def test_masks_need_layers_of_one_size():
 def test_masks_of_another_model():
     with pytest.raises(ValueError, match=r"z_hidden must have shape \(24,\), got \(23,\)"):
         model_of()(**padded_inputs(), masks=Masks(z_hidden=torch.ones(23)))
-
-
-DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head": "classification"}
 
 
 def test_dropout_follows_its_state():

@@ -166,6 +166,14 @@ def test_masks_beside_weights_cut_with_them_are_not_applied_again(tmp_path: Path
         load_official(folder)
 
 
+def test_masks_only_in_a_pickled_module(tmp_path: Path) -> None:
+    dense = dense_model("bert")
+    folder = write(tmp_path / "full", dense.state_dict(), dense.config)
+    (folder / "l0_module.pt").touch()
+    with pytest.raises(UserError, match="masks only in l0_module.pt, a pickled object that is not loaded"):
+        load_official(folder)
+
+
 def test_labels_are_kept(tmp_path: Path) -> None:
     dense = dense_model("bert", id2label={0: "no", 1: "maybe", 2: "yes"})
     model = load_official(write(tmp_path / "full", dense.state_dict(), dense.config))

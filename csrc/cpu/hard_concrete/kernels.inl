@@ -46,7 +46,8 @@ void sample_backward_block(const float* dz, const float* loga, const float* u, i
     const float s = concrete(loga[i], u[i], inverse);
     const float stretched = stretch(s);
     const float gradient = dz[i] * s * (1.0f - s) * slope;
-    dloga[i] = (stretched > 0.0f) & (stretched < 1.0f) ? gradient : 0.0f;
+    const float above = stretched > 0.0f ? gradient : 0.0f;  // two choices: one of a conjunction would be a branch
+    dloga[i] = stretched < 1.0f ? above : 0.0f;
   }
 }
 
@@ -76,7 +77,8 @@ void keep_backward(const float* dp, const float* loga, int64_t begin, int64_t en
     const float e = exp(zero_point - loga[i]);
     const float p = 1.0f / (1.0f + e);
     const float gradient = dp[i] * p * (p * e);  // p e = 1 - p, which would lose its digits near p = 1
-    dloga[i] = (p >= kEpsilon) & (p <= 1.0f - kEpsilon) ? gradient : 0.0f;
+    const float above = p >= kEpsilon ? gradient : 0.0f;
+    dloga[i] = p <= 1.0f - kEpsilon ? above : 0.0f;
   }
 }
 

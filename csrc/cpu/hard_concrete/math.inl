@@ -7,14 +7,15 @@
 namespace cofi::hard_concrete {
 namespace {
 
-inline float as_float(int32_t bits) {
+// Unsigned: the bits of a NaN may overflow below, which must not be undefined.
+inline float as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-inline int32_t as_bits(float value) {
-  int32_t bits;
+inline uint32_t as_bits(float value) {
+  uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
@@ -40,17 +41,17 @@ inline float exp(float x) {
   sum = sum * r + 0.5f;
   sum = sum * r + 1.0f;
   sum = sum * r + 1.0f;
-  const int32_t exponent = as_bits(shifted) - as_bits(12582912.0f);
-  return sum * as_float((exponent + 127) * (1 << 23));
+  const uint32_t exponent = as_bits(shifted) - as_bits(12582912.0f) + 127u;
+  return sum * as_float(exponent << 23);
 }
 
 // log(x) = e ln 2 + 2 atanh(s), s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)), |s| < 0.172, with the series to s^9.
 // x is held within the normal numbers: log(0) is -87.3.
 inline float log(float x) {
   const float held = clamp(x, 1.17549435e-38f, 3.40282347e38f);
-  const int32_t bits = as_bits(held);
-  const int32_t e = (bits - as_bits(0.707106769f)) >> 23;
-  const float f = as_float(bits - e * (1 << 23)) - 1.0f;
+  const uint32_t bits = as_bits(held);
+  const int32_t e = static_cast<int32_t>(bits - as_bits(0.707106769f)) >> 23;
+  const float f = as_float(bits - (static_cast<uint32_t>(e) << 23)) - 1.0f;
   const float s = f / (2.0f + f);
   const float q = s * s;
   float sum = 1.0f / 9.0f;
