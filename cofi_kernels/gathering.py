@@ -38,9 +38,14 @@ def live_units(z: Tensor | None, n_tokens: int) -> Tensor | None:
     return live if n_dead * n_tokens > GATHER_COST_TOKENS * live.numel() else None
 
 
-def take(weight: Tensor | None, rows: Tensor | None, dim: int = 0) -> Tensor | None:
+def take(weight: Tensor, rows: Tensor | None, dim: int = 0) -> Tensor:
     """The rows along `dim`, or the tensor itself for None."""
-    return weight if weight is None or rows is None else weight.index_select(dim, rows)
+    return weight if rows is None else weight.index_select(dim, rows)
+
+
+def take_mask(z: Tensor | None, units: Tensor | None) -> Tensor | None:
+    """The live part of a mask that may be absent."""
+    return None if z is None else take(z, units)
 
 
 def put_back(gradient: Tensor, rows: Tensor | None, n_rows: int, dim: int = 0) -> Tensor:
@@ -51,9 +56,7 @@ def put_back(gradient: Tensor, rows: Tensor | None, n_rows: int, dim: int = 0) -
     return gradient.new_zeros(shape).index_copy_(dim, rows, gradient)
 
 
-def zero_gradients(
-    shapes: Sequence[Sequence[int]], masks: Sequence[Tensor | None], like: Tensor
-) -> tuple[Tensor, ...]:
+def zero_gradients(shapes: Sequence[Sequence[int]], masks: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
     """All gradients of a sublayer that is dead: zeros of `shapes` in the dtype of `like`, and of each mask's."""
     zeros = (like.new_zeros(tuple(shape)) for shape in shapes)
     return *zeros, *(like.new_empty(0) if z is None else torch.zeros_like(z) for z in masks)

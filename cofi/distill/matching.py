@@ -42,6 +42,11 @@ class Strategy(ABC):
         """The teacher layers of this step, ascending. `rng` is drawn from by the random strategies only."""
         return self.spaced
 
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """All teacher layers that some step may pick."""
+        return self.spaced
+
     @abstractmethod
     def align(self, mse: Tensor, live: Tensor) -> Tensor:
         """Student layer for each picked teacher layer, int64, UNMATCHED where there is none.
@@ -97,6 +102,10 @@ class RandomInOrder(NearestInOrder):
             if len(drawn) == 1 or drawn[0] < drawn[1]:
                 return tuple(drawn)
 
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        return tuple(range(self.spaced[0], self.n_teacher_layers))
+
 
 class RandomWindow(NearestInOrder):
     """NearestInOrder with one teacher layer drawn from each of equal windows, raised as in RandomInOrder (RAIL-KD).
@@ -108,6 +117,10 @@ class RandomWindow(NearestInOrder):
         starts = (0, *(last + 1 for last in self.spaced[:-1]))
         drawn = [rng.choice(range(start, last + 1)) for start, last in zip(starts, self.spaced, strict=True)]
         return (max(drawn[0], self.spaced[0]), *drawn[1:])
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        return tuple(range(self.spaced[0], self.n_teacher_layers))
 
 
 STRATEGIES: dict[str, type[Strategy]] = {

@@ -22,7 +22,7 @@ _TOKENIZER_FILES = (
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) -> Path:
-    """Save a model and its tokenizer to `directory`, replacing what is there in one step.
+    """Save a model and its tokenizer to `directory`, replacing what is there.
 
     tokenizer: a Hugging Face tokenizer, a directory to copy its files from, or None
     returns the directory. It is written beside its place, flushed to disk and renamed.
@@ -34,10 +34,21 @@ def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) ->
         model.save_pretrained(fresh)
         _save_tokenizer(tokenizer, fresh)
         _flush(fresh)
-        if target.exists():
-            os.replace(target, Path(folder) / "old")
-        os.replace(fresh, target)
+        _replace(target, fresh, Path(folder) / "old")
     return target
+
+
+def _replace(target: Path, fresh: Path, old: Path) -> None:
+    """Rename `fresh` to `target`, whose former directory becomes `old`, or stays where that fails."""
+    had = target.exists()
+    if had:
+        os.replace(target, old)
+    try:
+        os.replace(fresh, target)
+    except OSError:
+        if had:
+            os.replace(old, target)
+        raise
 
 
 def _save_tokenizer(tokenizer: Any, directory: Path) -> None:

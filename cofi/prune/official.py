@@ -41,8 +41,8 @@ def load_official(directory: str | Path) -> CompactModel:
     if not masks_file.is_file():
         if structure == _dense_structure(opened) and (opened.directory / _PICKLED_MASKS).is_file():
             raise UserError(
-                f"{opened.directory} has full-size weights and its masks only in {_PICKLED_MASKS}, a pickled object that "
-                f"is not loaded here: where it was made, save l0_module.forward(training=False) as {MASK_FILE}"
+                f"{opened.directory} has full-size weights and its masks only in {_PICKLED_MASKS}, a pickled object "
+                f"that is not loaded: where it was made, save l0_module.forward(training=False) as {MASK_FILE}"
             )
         return model
     dense = _config(opened, _dense_structure(opened)).shape()

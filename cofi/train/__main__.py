@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from cofi.cli import EXIT_SIGNAL
 from cofi.cli import run as run_command
@@ -20,6 +21,7 @@ from cofi.train.rundir import RunDirectory
 
 def main(argv: Sequence[str] | None = None) -> int:
     config, run = _open_run(parse_given(argv))
+    disable_progress_bar()  # transformers' own, for writing one file
     try:
         result = train(config, run)
     except Interrupted as stop:

@@ -87,6 +87,9 @@ class TrainConfig:
     prediction_weight: float = _f(0.1, "weight of the prediction loss")
     layer_weight: float = _f(0.9, "weight of the layerwise loss; 0 turns it off")
     matching: str = _f("nearest", "which student layer learns from which teacher layer")
+    teacher_cache: Literal["auto", "ram", "none"] = _f(
+        "auto", "keep the teacher's outputs in memory; auto: if they take at most a quarter of what is free"
+    )
     matched_layers: int = _f(4, "teacher layers that are distilled")
 
     # bookkeeping

@@ -94,17 +94,16 @@ def _load_for_task(source: str, task: Task, seed: int) -> LoadedModel:
 
 def _name_labels(loaded: LoadedModel, names: tuple[str, ...]) -> None:
     """Give the head the task's class names; a trained head that has them in another order is permuted."""
-    model = loaded.model
-    have = [str(model.config.id2label.get(i, "")).lower() for i in range(model.config.num_labels)]
+    config, classifier = loaded.model.config, loaded.model.classifier
+    have = [str(name).lower() for name in (config.id2label or {}).values()]
     want = [name.lower() for name in names]
-    if loaded.head_trained and have != want and sorted(have) == sorted(want):
+    if loaded.head_trained and classifier is not None and have != want and sorted(have) == sorted(want):
         order = torch.tensor([have.index(name) for name in want])
         with torch.no_grad():
-            model.classifier.weight.copy_(model.classifier.weight[order])
-            model.classifier.bias.copy_(model.classifier.bias[order])
-    if len(names) == model.config.num_labels:
-        model.config.id2label = dict(enumerate(names))
-        model.config.label2id = {name: i for i, name in enumerate(names)}
+            classifier.weight.copy_(classifier.weight[order])
+            classifier.bias.copy_(classifier.bias[order])
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
 
 
 def _check_teacher(config: TrainConfig, task: Task, teacher: LoadedModel) -> None:

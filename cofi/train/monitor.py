@@ -111,6 +111,7 @@ class Monitor:
             self.console.print(f"{row['phase']} step {row['phase_step']}: {status}", highlight=False)
 
     def _to_board(self, row: dict[str, Any]) -> None:
+        assert self._board is not None
         for name, value in row.items():
             if isinstance(value, int | float) and name not in ("step", "phase_step") and not isinstance(value, bool):
                 self._board.add_scalar(f"{row['type']}/{name}", value, row["step"])

@@ -13,6 +13,7 @@ from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
 from cofi.train.randomness import counter_state, step_random
+from cofi.train.teacher import Teacher
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Student:
 class Objective:
     """The loss of one phase as a function of batch and step."""
 
-    def __init__(self, phase: str, task_kind: str, config: TrainConfig, teacher: CompactModel | None) -> None:
+    def __init__(self, phase: str, task_kind: str, config: TrainConfig, teacher: Teacher | None) -> None:
         self.phase = phase
         self.task_kind = task_kind
         self.config = config
@@ -75,9 +76,9 @@ class Objective:
         self, student: Student, batch: TaskBatch, output: CompactOutput, masks: Masks | None, step: int
     ) -> StepLoss:
         if self.teacher is None:
+            assert output.loss is not None
             return StepLoss(output.loss, {"prediction_loss": output.loss.detach()})
-        with torch.no_grad():
-            target = self.teacher(batch=batch.packed, output_hidden_states=student.distiller is not None)
+        target = self.teacher(batch)
         prediction = prediction_loss(
             self.task_kind,
             output,
@@ -88,8 +89,9 @@ class Objective:
         )
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:
+            assert output.hidden_states is not None
             layer, _ = student.distiller(
-                target.hidden_states[1:],
+                target.hidden_states,
                 output.hidden_states[1:],
                 student.live_layers(masks),
                 step_random(self.config.seed, f"{self.phase}/matching", step),

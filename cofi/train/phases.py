@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from cofi.distill import LayerDistillation
+from cofi.distill import STRATEGIES, LayerDistillation
 from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
 from cofi.models import CompactModel
 from cofi.prune import compact, compact_transform
@@ -15,6 +15,7 @@ from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
 from cofi.train.randomness import derived_seed
 from cofi.train.selection import Evaluator, load_student_state, student_state
 from cofi.train.session import Session
+from cofi.train.teacher import Teacher, make_teacher
 
 
 def run_teacher(session: Session, model: CompactModel) -> CompactModel:
@@ -35,7 +36,7 @@ def run_distil(session: Session, model: CompactModel) -> Student:
             session,
             "distil",
             student,
-            session.teacher,
+            session.outputs,
             config.resolved_distil_epochs,
             config.learning_rate,
             decay=False,
@@ -49,7 +50,7 @@ def run_prune(session: Session, student: Student) -> dict[str, Any]:
     add_gates(session, student)
     if session.is_past("prune"):
         return Evaluator(session, "prune", student).best.load()
-    evaluator = _run(session, "prune", student, session.teacher, config.prune_epochs, config.learning_rate, decay=True)
+    evaluator = _run(session, "prune", student, session.outputs, config.prune_epochs, config.learning_rate, decay=True)
     if not evaluator.best.found:
         session.monitor.message(
             f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: "
@@ -67,14 +68,14 @@ def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> Co
     masks = student.gates.deterministic().detach()
     small = Student(compact(student.model, masks))
     _freeze_embeddings(session, small.model)
-    if student.distiller is not None:
-        small.distiller = _new_distiller(session, small.model)
+    small.distiller = _new_distiller(session, small.model)
+    if student.distiller is not None and small.distiller is not None:
         transform = student.distiller.transform
         small.distiller.transform.weight.data.copy_(compact_transform(transform.weight.data, masks))
         small.distiller.transform.bias.data.copy_(transform.bias.data)
     decay = config.finetune_schedule == "linear"
     evaluator = _run(
-        session, "finetune", small, session.teacher, config.finetune_epochs, config.finetune_learning_rate, decay=decay
+        session, "finetune", small, session.outputs, config.finetune_epochs, config.finetune_learning_rate, decay=decay
     )
     load_student_state(small, evaluator.best.load())
     return small.model
@@ -85,9 +86,22 @@ def initial_student(session: Session, model: CompactModel | None) -> CompactMode
     assert session.teacher is not None or model is not None
     student = copy.deepcopy(session.teacher) if model is None else model
     assert student is not None
+    student.to(session.device)  # type: ignore[arg-type]  # transformers annotates the method away
     student.requires_grad_(True)
     _freeze_embeddings(session, student)
     return student
+
+
+def prepare_outputs(session: Session, student: CompactModel) -> None:
+    """Make what gives the teacher's outputs, of as many layers as may be matched; nothing without distillation."""
+    config, teacher = session.config, session.teacher
+    if not config.distill or teacher is None:
+        return
+    depths = teacher.config.num_hidden_layers, student.config.num_hidden_layers
+    strategy = STRATEGIES[config.matching](*depths, config.matched_layers)
+    layers = strategy.candidates if config.layer_weight > 0 else ()
+    session.outputs, message = make_teacher(teacher, layers, session.train, config.teacher_cache)
+    session.monitor.message(message)
 
 
 def add_gates(session: Session, student: Student) -> None:
@@ -110,7 +124,7 @@ def _freeze_embeddings(session: Session, model: CompactModel) -> None:
 
 def _new_distiller(session: Session, model: CompactModel) -> LayerDistillation | None:
     config, teacher = session.config, session.teacher
-    if teacher is None or not config.distill or config.layer_weight == 0:
+    if teacher is None or session.outputs is None or not session.outputs.layers:
         return None
     return LayerDistillation(
         d_teacher=teacher.config.hidden_size,
@@ -126,7 +140,7 @@ def _run(
     session: Session,
     phase: str,
     student: Student,
-    teacher: CompactModel | None,
+    teacher: Teacher | None,
     epochs: float,
     lr: float,
     *,
@@ -160,7 +174,7 @@ def _run(
         session.resumed = None
     elif phase == "finetune" or length.steps == 0:
         evaluator(position)  # the cut model before any training is a candidate too
-    objective = Objective(phase, session.task.kind, config, teacher if config.distill else None)
+    objective = Objective(phase, session.task.kind, config, teacher)
     loop = PhaseLoop(
         phase, config, session.train, length, session.monitor, session.guard, evaluate=evaluator, save=save
     )

@@ -12,7 +12,7 @@ from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
 from cofi.train.monitor import Monitor, truncate
-from cofi.train.phases import initial_student, run_distil, run_finetune, run_prune, run_teacher
+from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.session import Session, pick_device, read_last_checkpoint
@@ -46,7 +46,9 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     session.monitor.message(f"{session.task.name}: {rows}, {session.config.model}, {session.device}")
     session.teacher = _teacher(session, inputs)
     score = teacher_score(session)
-    student = run_distil(session, initial_student(session, inputs.start))
+    dense = initial_student(session, inputs.start)
+    prepare_outputs(session, dense)
+    student = run_distil(session, dense)
     best = run_prune(session, student)
     small = run_finetune(session, student, best)
     save_model(small, inputs.tokenizer, session.run.model)
@@ -55,7 +57,8 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
 
 def _teacher(session: Session, inputs: Inputs) -> CompactModel:
     """The teacher, fine-tuned first if its head is new, and kept in the run."""
-    teacher = inputs.teacher.model.to(session.device)
+    teacher = inputs.teacher.model
+    teacher.to(session.device)  # type: ignore[arg-type]  # transformers annotates the method away
     if not inputs.teacher.head_trained:
         teacher = run_teacher(session, teacher)
     if not (session.run.teacher / "config.json").is_file():

@@ -44,7 +44,7 @@ def write_result(
     speed = measure_speedup(
         dense.eval(),
         small.eval(),
-        lengths=session.validation.lengths,
+        lengths=session.validation.lengths.tolist(),
         batch_sizes=SPEED_BATCH_SIZES,
         seconds=config.measure_seconds,
     )

@@ -16,6 +16,7 @@ from cofi.train.config import TrainConfig
 from cofi.train.interrupt import SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
+from cofi.train.teacher import Teacher
 
 PHASES = ("teacher", "distil", "prune", "finetune")
 
@@ -33,6 +34,7 @@ class Session:
     monitor: Monitor
     guard: SignalGuard
     teacher: CompactModel | None = None
+    outputs: Teacher | None = None
     global_step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

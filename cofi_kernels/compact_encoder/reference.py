@@ -74,7 +74,7 @@ def _attention_of(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int, n_heads: i
     return lambda qkv: _attend_padded(qkv, cu_seqlens, max_seqlen)
 
 
-def _attend_groups(qkv: Tensor, groups: list[Group]) -> Tensor:
+def _attend_groups(qkv: Tensor, groups: tuple[Group, ...]) -> Tensor:
     context = qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
     for group in groups:
         shape = (group.n_sequences, group.seqlen, *qkv.shape[1:])

@@ -49,9 +49,7 @@ def expected_size(
 
 
 def _check(probabilities: tuple[Tensor | None, ...], shapes: tuple[tuple[int, ...], ...]) -> None:
-    given = [
-        (name, p, shape) for name, p, shape in zip(_KINDS, probabilities, shapes, strict=True) if p is not None
-    ]
+    given = [(name, p, shape) for name, p, shape in zip(_KINDS, probabilities, shapes, strict=True) if p is not None]
     for name, p, shape in given:
         first_name, first, _ = given[0]
         checks.shape_is(name, p, shape)

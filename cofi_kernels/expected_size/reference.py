@@ -49,7 +49,7 @@ def backward(
     n_heads: int,
     n_int: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns dp_head (L, H), dp_int (L, I), dp_mha (L,), dp_ffn (L,), dp_hidden (E,); what is absent has a (0,) one."""
+    """Returns dp_head (L, H), dp_int (L, I), dp_mha (L,), dp_ffn (L,), dp_hidden (E,); (0,) for what is absent."""
     if p_hidden is None:
         head_factor, int_factor = dsize * head_cost, dsize * int_cost
         dp_hidden = dsize.new_empty(0)

@@ -49,7 +49,7 @@ def deterministic_masks(
     offsets: int32 (V + 1,), offsets[0] = 0 <= ... <= offsets[V] = n; vectors may be empty
     returns z (n,): of each vector the round(size - sum P(z > 0)) gates of lowest loga are 0 (half to even, ties from
     the front), the others sigmoid(loga / temperature * magic_scale). No gradient. Wrong offsets raise ValueError on
-    a CPU; on a GPU they are not read on the host, and gates outside every vector are left out.
+    a CPU; a GPU does not read them on the host, and a gate outside every vector stays soft there.
     """
     _check_gates(loga, temperature)
     _check_vectors("loga", loga, offsets)

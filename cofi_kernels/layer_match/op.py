@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.layer_match import reference
 from cofi_kernels.implementations import on_cpu
+from cofi_kernels.layer_match import reference
 from cofi_kernels.library import define_op
 from cofi_kernels.masking import accumulation_dtype
 

@@ -3,8 +3,8 @@
     M[t, j] = mean over tokens and teacher dims of (student_j W^T + b - teacher_t)^2          method of CoFi, section 4
     M[t, j] = M[t, source[j]]       where student layer j is dead and repeats the state of an earlier layer
 
-T packed tokens, Lt and Ls layers, Et and Es hidden sizes of teacher and student. Through `source` a state is transformed
-once, and its gradient goes to the layer it comes from.
+T packed tokens, Lt and Ls layers, Et and Es hidden sizes of teacher and student. Through `source` a state is
+transformed once, and its gradient goes to the layer it comes from.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.counter_rng.ranges import keep_range
-from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, zero_gradients
+from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, take_mask, zero_gradients
 from cofi_kernels.masking import accumulation_dtype, mask_gradient
 from cofi_kernels.packing import Group, length_groups
 
@@ -136,7 +136,8 @@ def _output_projection(
     z_mha: Tensor | None,
     z_hidden: Tensor | None,
 ) -> OutputProjection:
-    z_unit = None if z_head is None else take(z_head, sizes.live).repeat_interleave(sizes.head_dim)
+    z_live = take_mask(z_head, sizes.live)
+    z_unit = None if z_live is None else z_live.repeat_interleave(sizes.head_dim)
     return OutputProjection(take(w_out, sizes.rows()), b_out, z_unit, z_mha, z_hidden)
 
 
@@ -174,8 +175,9 @@ def _attend_backward(group: Group, qkv: Tensor, dcontext: Tensor, dqkv: Tensor, 
     """Write the group's rows of dqkv (T, 3, H, D)."""
     q, k, v = _by_head(group, group.take(qkv))
     (dc,) = _by_head(group, group.take(dcontext)[:, None])
-    if group.places is not None:  # a repeated row is no query of its own
-        dc = dc.view(group.n_sequences, -1, *dc.shape[1:]).masked_fill(~group.query_mask(), 0.0).view_as(dc)
+    queries = group.query_mask()
+    if queries is not None:  # a repeated row is no query of its own
+        dc = dc.view(group.n_sequences, -1, *dc.shape[1:]).masked_fill(~queries, 0.0).view_as(dc)
     p = _probabilities(group, q, k)
     kept = None if keep is None else keep(group).to(p.dtype)
     grads = q.new_empty((3, *q.shape))

@@ -50,9 +50,9 @@ def masked_attention(
     checks.mask("z_mha", z_mha, (), x)
     checks.mask("z_hidden", z_hidden, (x.shape[1],), x)
     masks = (z_head, z_mha, z_hidden)
-    return _forward(
-        x, w_qkv, b_qkv, w_out, b_out, cu_seqlens, max_seqlen, head_dim, *masks, dropout_p, dropout_state
-    )[0]
+    return _forward(x, w_qkv, b_qkv, w_out, b_out, cu_seqlens, max_seqlen, head_dim, *masks, dropout_p, dropout_state)[
+        0
+    ]
 
 
 def _check(x: Tensor, w_qkv: Tensor, b_qkv: Tensor, w_out: Tensor, b_out: Tensor, head_dim: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, zero_gradients
+from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, take_mask, zero_gradients
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.masking import mask_gradient
 
@@ -31,10 +31,10 @@ def forward(
     if is_dead(z_ffn):
         return torch.zeros_like(x, memory_format=torch.contiguous_format), workspace
     live = live_units(z_int, n_tokens)
-    w_live, b_live, down_live, z_live = (take(t, live) for t in (w_up, b_up, w_down, z_int))
+    w_live, b_live, down_live = (take(t, live) for t in (w_up, b_up, w_down))
     u = _prefix(workspace, n_tokens, w_live.shape[0])
     torch.addmm(b_live, x, w_live.t(), out=u)
-    weight, bias = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden).folded()
+    weight, bias = OutputProjection(down_live, b_down, take_mask(z_int, live), z_ffn, z_hidden).folded()
     return torch.addmm(bias, get_activation(activation).function(u), weight), workspace
 
 
@@ -56,7 +56,7 @@ def backward(
         return zero_gradients((x.shape, w_up.shape, (n_int,), w_down.shape, b_down.shape), (z_int, z_ffn, z_hidden), x)
     act = get_activation(activation)
     live = live_units(z_int, n_tokens)
-    w_live, down_live, z_live = (take(t, live) for t in (w_up, w_down, z_int))
+    w_live, down_live, z_live = take(w_up, live), take(w_down, live), take_mask(z_int, live)
     u = _prefix(u, n_tokens, w_live.shape[0])
     projection = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden)
     grads = projection.gradients(dy, act.function(u))

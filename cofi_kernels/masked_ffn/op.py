@@ -36,7 +36,7 @@ def masked_ffn(
     z_int: (I,), z_ffn: 0-dim, z_hidden: (E,), in x's dtype or fp32; an absent mask is 1
     activation: a name in `cofi_kernels.masked_ffn.activations.ACTIVATIONS`
     returns (T, E), differentiable in every float argument; the gradient of a mask is 0 where the mask is 0.
-    Raises ValueError or TypeError for a wrong shape, dtype, device or activation. CoFi, section 3 (z_int, z_FFN, z_hidn).
+    Raises ValueError or TypeError for a wrong shape, dtype, device or activation. CoFi, section 3 (z_int, z_FFN).
     """
     _check(x, w_up, b_up, w_down, b_down)
     get_activation(activation)

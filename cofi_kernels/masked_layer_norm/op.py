@@ -59,8 +59,8 @@ def _check(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps
 
 
 def _fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = (x.new_empty(x.shape[0], dtype=accumulation_dtype(x.dtype)) for _ in range(2))
-    return x.new_empty(x.shape), *statistics
+    mean, rstd = (x.new_empty(x.shape[0], dtype=accumulation_dtype(x.dtype)) for _ in range(2))
+    return x.new_empty(x.shape), mean, rstd
 
 
 def _fake_backward(

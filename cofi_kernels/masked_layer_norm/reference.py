@@ -74,7 +74,9 @@ def backward(
     dresidual = dv if live is None else torch.where(live, dv, dout)
     dv, dweight, dbias, dz_hidden = (_only_if(live, grad) for grad in (dv, dweight, dbias, dz_hidden))
     dx = _dropped(dv.to(x.dtype), dropout_p, dropout_state)
-    dresidual = dx.new_empty(0) if residual is None else dresidual.to(x.dtype, copy=True)  # outputs of an op share nothing
+    dresidual = (
+        dx.new_empty(0) if residual is None else dresidual.to(x.dtype, copy=True)
+    )  # outputs of an op share nothing
     return dx, dresidual, dweight.to(weight.dtype), dbias.to(bias.dtype), mask_gradient(dz_hidden, z_hidden)
 
 

@@ -64,9 +64,7 @@ def corner(name: str, n_units: int, n_hidden: int, device: str) -> tuple[Tensor 
 
 def leaves(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Copies that ask for gradients."""
-    return {
-        name: None if t is None else t.detach().to(dtype, copy=True).requires_grad_() for name, t in inputs.items()
-    }
+    return {name: None if t is None else t.detach().to(dtype, copy=True).requires_grad_() for name, t in inputs.items()}
 
 
 def gradients(run: Formula, inputs: Inputs, dtype: torch.dtype, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

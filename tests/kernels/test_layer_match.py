@@ -36,7 +36,9 @@ def inputs_of(shape: tuple[int, int, int, int, int], device: str) -> tuple[list[
     }
 
 
-def op(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor) -> Tensor:
+def op(
+    teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor
+) -> Tensor:
     return layer_match([t.to(weight.dtype) for t in teacher], list(student.values()), weight, bias, source=source)
 
 
@@ -174,7 +176,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "weight": ({"weight": torch.zeros(6, 8)}, ValueError, r"weight must have shape \(8, 6\), got \(6, 8\)"),
     "bias": ({"bias": torch.zeros(6)}, ValueError, r"bias must have shape \(8\), got \(6,\)"),
-    "dtype": ({"weight": torch.zeros(8, 6).half()}, TypeError, "weight must have the dtype of student, .* torch.float16"),
+    "dtype": (
+        {"weight": torch.zeros(8, 6).half()},
+        TypeError,
+        "weight must have the dtype of student, .* torch.float16",
+    ),
     "source count": ({"source": (0,)}, ValueError, "source must have one entry for each of 2 student layers, got 1"),
     "source later": ({"source": (1, 1)}, ValueError, r"source\[0\] must be a layer not after 0 .* got 1"),
     "source of source": (

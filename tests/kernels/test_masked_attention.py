@@ -15,7 +15,7 @@ from cofi_kernels.masked_attention import gathered, reference
 from cofi_kernels.testing import assert_no_worse_than_eager
 from tests.kernels.oracle import CORNERS, WAYS, Inputs, assert_matches, corner, gradients, in_way
 
-# one token; single tokens only; a sequence without tokens; one length; many; some of them alike, so that they are padded
+# one token, single tokens only, sequences without any, one length, like lengths that are padded together, no token
 LENGTHS = {
     "one token": [1],
     "single tokens": [1, 1, 1],
@@ -85,7 +85,9 @@ def plain(
             q, k, v = (x[rows] @ w_qkv[i, unit].t() + b_qkv[i, unit] for i in range(3))
             p = torch.softmax(q @ k.t() / head_dim**0.5, dim=-1)
             p = p if factor is None else p * factor[h, rows, :n]
-            head = torch.zeros_like(y).index_put((torch.arange(start, start + n, device=x.device),), p @ v @ w_out[unit])
+            head = torch.zeros_like(y).index_put(
+                (torch.arange(start, start + n, device=x.device),), p @ v @ w_out[unit]
+            )
             y = y + (head if z_head is None else z_head[h] * head)
         start += n
     for z in (z_mha, z_hidden):

@@ -69,7 +69,7 @@ def test_value_and_gradients_match_fp64_at_every_shape(device, backend, shape, h
 
 @pytest.mark.parametrize("n_hidden", [1, 31])
 def test_one_kept_dim_gives_its_bias(device, backend, n_hidden):
-    """A single value is its own mean: what is left of it is the rounding of terms 1 / sqrt(eps) = 316 times as large."""
+    """A single value is its own mean: what is left is the rounding of terms 1 / sqrt(eps) = 316 times as large."""
     rounding = 1e-6 * EPS**-0.5
     inputs = inputs_of((13, n_hidden), "one", device)
     dy = torch.randn(13, n_hidden, device=device)

@@ -176,7 +176,9 @@ class TestFormats:
     def test_loaded_weights_do_not_follow_the_file(self, classifier):
         model = load_model(classifier).model
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        edit_weights(classifier, lambda w: w.update({name: torch.zeros_like(t) for name, t in w.items()}))
+        path = classifier / "model.safetensors"
+        with path.open("r+b") as file:  # in place: the same bytes that a mapped tensor would look at
+            file.write(b"\0" * path.stat().st_size)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

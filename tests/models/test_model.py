@@ -26,6 +26,7 @@ PRUNED = {
 }
 KINDS = {"head": (2, 4), "int": (2, 40), "hidden": (24,), "mha": (2,), "ffn": (2,)}
 
+COUNTER_DROPOUT = cofi_kernels.counter_dropout
 DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head": "classification"}
 
 
@@ -128,14 +129,15 @@ def test_span_loss_is_that_of_each_examples_own_tokens(side):
     model = model_of(head="question_answering")
     inputs = padded_inputs()
     shift = torch.tensor([0, 3, 8]) if side == "left" else torch.zeros(3, dtype=torch.long)
-    start, end = torch.tensor([2, 5, 0]) + shift, torch.tensor([8, 9, 0]) + shift  # the second end is cut off
+    lengths = inputs["attention_mask"].sum(1)
+    start, end = torch.tensor([2, 5, 0]) + shift, torch.tensor([8, 7, 0]) + shift  # the second end is behind its text
     output = model(**(flipped(inputs) if side == "left" else inputs), start_positions=start, end_positions=end)
     losses = []
     for logits, targets in ((output.start_logits, start), (output.end_logits, end)):
         rows = [
             torch.nn.functional.cross_entropy(logits[i][logits[i] > -1e30], targets[i] - shift[i])
             for i in range(3)
-            if targets[i] < 9
+            if targets[i] - shift[i] < lengths[i]
         ]
         losses.append(torch.stack(rows).mean())
     torch.testing.assert_close(output.loss, sum(losses) / 2)
@@ -295,6 +297,27 @@ def test_dropout_keeps_the_mean():
         drawn = torch.stack([model(**inputs, dropout_state=torch.tensor([5, step])).logits for step in range(400)])
     error = (drawn.mean(0) - expected).abs()
     assert (error < 5 * drawn.std(0) / 400**0.5).all()
+
+
+def test_every_place_that_drops_has_a_site_of_its_own(monkeypatch):
+    seen = []
+    for name in ("masked_attention", "masked_layer_norm", "counter_dropout"):
+        monkeypatch.setattr(cofi_kernels, name, recording(getattr(cofi_kernels, name), seen))
+    model = model_of(**(DROPS | {"pooler_dropout": True})).train()
+    model(**padded_inputs(), dropout_state=torch.tensor([7, 3]))
+    assert len(seen) == 1 + 3 * 2 + 2  # embeddings; three in each of two layers; before pooler and classifier
+    assert len(set(seen)) == len(seen)
+    assert all(seed == 7 and offset // SITES_PER_STEP == 3 for seed, offset in seen)
+
+
+def recording(run, seen):
+    def recorded(*args, **kwargs):
+        state = args[2] if run is COUNTER_DROPOUT else kwargs.get("dropout_state")
+        if state is not None:
+            seen.append(tuple(state.tolist()))
+        return run(*args, **kwargs)
+
+    return recorded
 
 
 def test_sites_of_steps_never_meet():

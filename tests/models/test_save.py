@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -59,4 +61,21 @@ def test_failure_leaves_the_old_directory(model, tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_model(model, Broken(), target)
     assert names(target) == before
+    assert names(tmp_path) == ["model"]
+
+
+def test_failing_rename_leaves_the_old_directory(model, tmp_path, monkeypatch):
+    target = save_model(model, None, tmp_path / "model")
+    (target / "mark").write_text("old")
+    rename = os.replace
+
+    def fail_for_the_new(source, destination):
+        if source.name == "new":
+            raise OSError("no")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_new)
+    with pytest.raises(OSError, match="no"):
+        save_model(model, None, target)
+    assert (target / "mark").read_text() == "old"
     assert names(tmp_path) == ["model"]

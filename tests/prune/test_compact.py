@@ -126,9 +126,15 @@ def test_projection_stays_where_its_outputs_become_as_wide_as_the_tables() -> No
     masks = Masks(z_hidden=torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.2, 1.0]))
     small = compact(model, masks)
     assert small.embeddings.projection.weight.shape == (5, 5)
+    assert CompactConfig.from_dict(small.config.to_dict()).embedding_projection
     batch = random_batch(model.config)
     with torch.no_grad():
         assert difference(small(**batch), model(**batch, masks=masks), masks) <= 1e-5
+
+
+def test_tables_of_another_width_need_a_projection() -> None:
+    with pytest.raises(ValueError, match=r"embedding_projection must be true where embedding_size \(5\) is not"):
+        small_config(embedding_size=5, embedding_projection=False)
 
 
 def test_model_is_left_as_it_was_and_shares_no_memory() -> None:
