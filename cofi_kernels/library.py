@@ -92,7 +92,8 @@ _forced = _read_environment()
 def force_backend(name: str) -> Iterator[None]:
     """Run every op on the backend `name` ("auto" or "reference") inside the block.
 
-    Raises ValueError for another name. For tests and debugging: graphs compiled before keep what they were traced with.
+    Raises ValueError for another name. For tests and debugging: graphs compiled before keep what they were traced with,
+    and a backward belongs into the block of its forward, as what is kept for it has the backend's own layout.
     """
     global _forced
     if name not in FORCIBLE:

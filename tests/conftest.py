@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils._device import _device_constructors
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub, and looking for one takes half a minute
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported: kernels then run on the CPU
 

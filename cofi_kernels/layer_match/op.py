@@ -103,13 +103,12 @@ _backward = define_op(
     "-> (Tensor[], Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[on_cpu(__package__, "blocked", "backward")],
+    implementations=[on_cpu(__package__, "selected", "backward")],
 )
 _forward = define_op(
     "layer_match(Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, int[] source) -> Tensor",
     reference=reference.forward,
     fake=_fake,
-    implementations=[on_cpu(__package__, "blocked", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

@@ -38,8 +38,7 @@ def backward(
     dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
     scaled = dm * (2.0 / teacher[0].numel())
     for j in sorted(set(source)):
-        followers = [i for i, origin in enumerate(source) if origin == j]
-        factor = scaled[:, followers].sum(1)  # (Lt,)
+        factor = torch.stack([scaled[:, i] for i, origin in enumerate(source) if origin == j]).sum(0)  # (Lt,)
         r = _weighted_difference(F.linear(student[j], weight, bias), teacher, factor).to(weight.dtype)
         dstudent[j] = r @ weight
         dweight += r.t() @ student[j]

@@ -25,7 +25,8 @@ class _Parameters(NamedTuple):
     weight: Tensor
     bias: Tensor
     averaging: Tensor
-    kept: Tensor | None  # 1 inside K, 0 outside; None where all dims are kept
+    kept: Tensor  # 1 inside K, 0 outside
+    all_kept: bool
 
 
 def forward(
@@ -41,16 +42,16 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `reference.forward`."""
     acc = accumulation_dtype(x.dtype)
-    y = x.new_empty(x.shape)
-    mean, rstd = (x.new_empty(x.shape[0], dtype=acc) for _ in range(2))
     if residual is not None and is_dead(z_layer):
-        return y.copy_(residual), mean, rstd
+        mean, rstd = (x.new_empty(x.shape[0], dtype=acc) for _ in range(2))
+        return residual.clone(memory_format=torch.contiguous_format), mean, rstd
     x = _dropped(x, dropout_p, dropout_state)
     parameters = _parameters(weight, bias, z_hidden, acc)
-    for rows in _blocks(x):
-        v = _sum(x, residual, rows, acc)
-        y[rows], mean[rows], rstd[rows] = _normalise(v, parameters, eps)
-    return y, mean, rstd
+    if not parameters.all_kept:
+        return _normalise(x, residual, parameters, eps)
+    v = _sum(x, residual, acc)
+    y, mean, rstd = torch.native_layer_norm(v, v.shape[1:], parameters.weight, parameters.bias, eps)
+    return y.to(x.dtype), mean[:, 0], rstd[:, 0]
 
 
 def backward(
@@ -72,13 +73,8 @@ def backward(
     acc = accumulation_dtype(x.dtype)
     dropped = _dropped(x, dropout_p, dropout_state)
     parameters = _parameters(weight, bias, z_hidden, acc)
-    dv = x.new_empty(x.shape)
-    sum_dy, sum_dy_n = (x.new_zeros(x.shape[1], dtype=acc) for _ in range(2))
-    for rows in _blocks(x):
-        v = _sum(dropped, residual, rows, acc)
-        dv[rows], part_n, part = _normalise_backward(dy[rows].to(acc), v, mean[rows], rstd[rows], parameters)
-        sum_dy_n += part_n
-        sum_dy += part
+    normalise = _normalise_all_backward if parameters.all_kept else _normalise_backward
+    dv, sum_dy_n, sum_dy = normalise(dy, dropped, residual, mean, rstd, parameters)
     dweight, dbias = (times(total, z_hidden, parameters.kept) for total in (sum_dy_n, sum_dy))
     dz_hidden = mask_gradient(weight * sum_dy_n + bias * sum_dy, z_hidden)
     dx = _dropped(dv, dropout_p, dropout_state)
@@ -88,32 +84,49 @@ def backward(
     return dx, dresidual, dweight.to(weight.dtype), dbias.to(bias.dtype), dz_hidden
 
 
-def _normalise(v: Tensor, p: _Parameters, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One block: y, mean and 1 / standard deviation. May use v's memory."""
-    if p.kept is None:
-        y, mean, rstd = torch.native_layer_norm(v, v.shape[1:], p.weight, p.bias, eps)
-        return y, mean[:, 0], rstd[:, 0]
-    mean = torch.mv(v, p.averaging)
-    centred = v.sub_(mean[:, None])
-    rstd = torch.mv(centred.square(), p.averaging).add_(eps).rsqrt_()
-    return torch.addcmul(p.bias, centred.mul_(rstd[:, None]), p.weight), mean, rstd
+def _normalise(x: Tensor, residual: Tensor | None, p: _Parameters, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and 1 / standard deviation over K, block by block."""
+    y = x.new_empty(x.shape)
+    mean, rstd = (x.new_empty(x.shape[0], dtype=p.weight.dtype) for _ in range(2))
+    for rows in _blocks(x):
+        v = _sum(x[rows], _rows(residual, rows), p.weight.dtype)
+        centred = v.sub_(torch.mv(v, p.averaging, out=mean[rows])[:, None])
+        torch.rsqrt(torch.mv(centred.square(), p.averaging).add_(eps), out=rstd[rows])
+        torch.addcmul(p.bias, centred.mul_(rstd[rows, None]), p.weight, out=y[rows])
+    return y, mean, rstd
 
 
 def _normalise_backward(
-    dy: Tensor, v: Tensor, mean: Tensor, rstd: Tensor, p: _Parameters
+    dy: Tensor, x: Tensor, residual: Tensor | None, mean: Tensor, rstd: Tensor, p: _Parameters
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One block: dv, and the sums over its rows of dy * n and of dy. May use v's memory."""
-    if p.kept is None:
-        wanted = [True, True, True]
-        statistics = (mean[:, None], rstd[:, None])
-        return torch.ops.aten.native_layer_norm_backward(dy, v, v.shape[1:], *statistics, p.weight, p.bias, wanted)
-    normalised = v.sub_(mean[:, None]).mul_(rstd[:, None])
-    dy_n = dy * normalised
+    """dv over K, and the sums over rows of dy * n and of dy, block by block."""
+    acc = p.weight.dtype
+    dv = x.new_empty(x.shape)
+    sum_dy_n, sum_dy = (x.new_zeros(x.shape[1], dtype=acc) for _ in range(2))
     averaged_weight = p.weight * p.averaging
-    dv = (dy * p.weight).sub_(torch.mv(dy, averaged_weight)[:, None])
-    dv.addcmul_(normalised, torch.mv(dy_n, averaged_weight)[:, None], value=-1.0)
-    ones = dy.new_ones(dy.shape[0])
-    return dv.mul_(rstd[:, None]).mul_(p.kept), torch.mv(dy_n.t(), ones), torch.mv(dy.t(), ones)
+    for rows in _blocks(x):
+        normalised = _sum(x[rows], _rows(residual, rows), acc).sub_(mean[rows, None]).mul_(rstd[rows, None])
+        dout = dy[rows].to(acc)
+        dout_n = dout * normalised
+        g = (dout * p.weight).sub_(torch.mv(dout, averaged_weight)[:, None])
+        g.addcmul_(normalised, torch.mv(dout_n, averaged_weight)[:, None], value=-1.0).mul_(rstd[rows, None])
+        torch.mul(g, p.kept, out=dv[rows])
+        ones = dout.new_ones(dout.shape[0])
+        sum_dy_n.addmv_(dout_n.t(), ones)
+        sum_dy.addmv_(dout.t(), ones)
+    return dv, sum_dy_n, sum_dy
+
+
+def _normalise_all_backward(
+    dy: Tensor, x: Tensor, residual: Tensor | None, mean: Tensor, rstd: Tensor, p: _Parameters
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where every dim is kept."""
+    v = _sum(x, residual, p.weight.dtype)
+    statistics, wanted = (mean[:, None], rstd[:, None]), [True, True, True]
+    dv, sum_dy_n, sum_dy = torch.ops.aten.native_layer_norm_backward(
+        dy.to(v.dtype), v, v.shape[1:], *statistics, p.weight, p.bias, wanted
+    )
+    return dv.to(x.dtype), sum_dy_n, sum_dy
 
 
 def _identity_gradients(
@@ -134,8 +147,7 @@ def _parameters(weight: Tensor, bias: Tensor, z_hidden: Tensor | None, acc: torc
     kept = torch.ones_like(weight, dtype=acc) if z_hidden is None else (z_hidden != 0).to(acc)
     n_kept = kept.sum()
     weight, bias = (times(t.to(acc), z_hidden) for t in (weight, bias))
-    all_kept = n_kept.item() == weight.numel()
-    return _Parameters(weight, bias, kept / n_kept.clamp(min=1), None if all_kept else kept)
+    return _Parameters(weight, bias, kept / n_kept.clamp(min=1), kept, n_kept.item() == weight.numel())
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
@@ -143,8 +155,10 @@ def _blocks(x: Tensor) -> Iterator[slice]:
     return (slice(start, start + n_rows) for start in range(0, x.shape[0], n_rows))
 
 
-def _sum(x: Tensor, residual: Tensor | None, rows: slice, acc: torch.dtype) -> Tensor:
-    """A new tensor: these rows of x + residual in the dtype to accumulate in."""
-    if residual is None:
-        return x[rows].to(acc, copy=True)
-    return x[rows].to(acc) + residual[rows]
+def _rows(residual: Tensor | None, rows: slice) -> Tensor | None:
+    return None if residual is None else residual[rows]
+
+
+def _sum(x: Tensor, residual: Tensor | None, acc: torch.dtype) -> Tensor:
+    """x + residual as a new tensor in the dtype to accumulate in."""
+    return x.to(acc, copy=True) if residual is None else x.to(acc) + residual

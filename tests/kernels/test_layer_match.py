@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import force_backend, layer_match
-from cofi_kernels.layer_match import blocked, reference
+from cofi_kernels.layer_match import reference, selected
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 from tests.kernels.oracle import Inputs, assert_matches, gradients
 
@@ -73,12 +73,12 @@ def test_repeated_layers_are_not_read(device, backend):
     assert all(grad.isfinite().all() for grad in grads.values())
 
 
-@pytest.mark.parametrize("selected", [[], [(0, 5)], [(0, 1), (1, 1), (2, 4), (3, 5)]], ids=str)
-def test_gradient_of_selected_entries_matches_fp64(device, backend, selected):
+@pytest.mark.parametrize("entries", [[], [(0, 5)], [(0, 1), (1, 1), (2, 4), (3, 5)]], ids=str)
+def test_gradient_of_selected_entries_matches_fp64(device, backend, entries):
     teacher, inputs = inputs_of((37, 4, 31, 6, 31), device)
     source = (0, 1, 2, 3, 2, 5)
     dm = torch.zeros(4, 6, device=device)
-    for entry in selected:
+    for entry in entries:
         dm[entry] = 1.0 + torch.rand(())
     _, want = gradients(partial(plain, teacher, source=source), inputs, torch.float64, dm)
     _, got = gradients(partial(op, teacher, source=source), inputs, torch.float32, dm)
@@ -94,16 +94,9 @@ def test_backward_on_the_cpu_reads_selected_layers_only():
     for states, used in ((teacher, 1), (student, 2)):
         for i, state in enumerate(states):
             state.fill_(float("nan") if i != used else 1.0)
-    dstudent, dweight, dbias = blocked.backward(dm, teacher, student, inputs["weight"], inputs["bias"], list(range(6)))
+    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], list(range(6)))
     assert all(grad.isfinite().all() for grad in (*dstudent, dweight, dbias))
     assert [bool(grad.any()) for grad in dstudent] == [False, False, True, False, False, False]
-
-
-def test_blocks_of_tokens_meet(monkeypatch):
-    """37 tokens in blocks of 3: the last is a short one."""
-    monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 3 * 31)
-    teacher, inputs = inputs_of((37, 4, 31, 6, 31), "cpu")
-    assert_matches(partial(op, teacher), partial(plain, teacher), inputs)
 
 
 def test_small_differences_keep_their_digits(device, backend):
@@ -203,7 +196,6 @@ def test_rejects_wrong_arguments(change, error, message):
         layer_match(**{**good, **change})
 
 
-def test_reference_and_blocked_take_the_same_arguments():
+def test_reference_and_selected_take_the_same_arguments():
     """They are called by position."""
-    assert list(reference.forward.__annotations__) == list(blocked.forward.__annotations__)
-    assert list(reference.backward.__annotations__) == list(blocked.backward.__annotations__)
+    assert list(reference.backward.__annotations__) == list(selected.backward.__annotations__)

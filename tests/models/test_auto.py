@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 
 from cofi import CompactConfig, CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
 from cofi.errors import UserError
 from cofi.models import load_model
 
-from .tiny import hf_directory, padded_inputs, tiny_config
+from .tiny import edit_config, edit_weights, hf_directory, padded_inputs, tiny_config
 
 LAYERS = {
     0: {"num_attention_heads": 1, "intermediate_size": 7},
@@ -106,12 +103,6 @@ def test_dtype_argument(dtype, saved):
     assert CompactModel.from_pretrained(directory, dtype=dtype).dtype == dtype
 
 
-def edit(directory, change):
-    weights = load_file(directory / "model.safetensors")
-    change(weights)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -124,7 +115,7 @@ def edit(directory, change):
 @pytest.mark.parametrize("loader", [CompactModel, transformers.AutoModel], ids=["own", "auto"])
 def test_weights_that_do_not_fit(loader, change, message, saved):
     directory, _ = saved
-    edit(directory, change)
+    edit_weights(directory, change)
     with pytest.raises(UserError, match=message):
         loader.from_pretrained(directory)
 
@@ -163,8 +154,7 @@ def test_truncated_weights(saved):
 )
 def test_configs_that_are_wrong(changes, message, saved):
     directory, _ = saved
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    edit_config(directory, **changes)
     with pytest.raises(UserError, match=message):
         CompactModel.from_pretrained(directory)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cofi.models import CompactConfig
+from cofi.masks import Masks
+from cofi.models import CompactConfig, CompactModel
 
 SIZES = {
     "vocab_size": 97,
@@ -35,6 +39,9 @@ HF_SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {**DISTILBERT_SIZES, "activation": "relu", "sinusoidal_pos_embds": True},
     "electra": {**SIZES, "embedding_size": 16},
 }
+MASK_SHAPES: dict[str, tuple[int, ...]] = {"head": (2, 4), "int": (2, 40), "hidden": (24,), "mha": (2,), "ffn": (2,)}
+# dropout in every place but the head's own probability, which then is hidden_dropout_prob
+DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head": "classification"}
 TASKS = {
     "base": transformers.AutoModel,
     "classification": transformers.AutoModelForSequenceClassification,
@@ -44,6 +51,21 @@ TASKS = {
 
 def tiny_config(**changes: Any) -> CompactConfig:
     return CompactConfig(**(SIZES | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | changes))
+
+
+def model_of(**changes: Any) -> CompactModel:
+    """A tiny CompactModel in eval mode whose every weight, biases and norms too, is random."""
+    model = CompactModel(tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def random_masks(kinds: Iterable[str] = tuple(MASK_SHAPES)) -> Masks:
+    """Soft masks for a tiny model, about a third of them 0."""
+    shapes = {kind: MASK_SHAPES[kind] for kind in kinds}
+    return Masks.from_kinds({k: torch.rand(shape) * (torch.rand(shape) > 0.3) for k, shape in shapes.items()})
 
 
 def hf_config(model_type: str, **changes: Any) -> transformers.PreTrainedConfig:
@@ -64,6 +86,21 @@ def hf_directory(directory: Path, model_type: str, task: str, **changes: Any) ->
     model = hf_model(model_type, task, **changes)
     model.save_pretrained(directory)
     return model
+
+
+def edit_config(directory: Path, **changes: Any) -> None:
+    """Change fields of a saved config.json; `...` removes one."""
+    path = directory / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+
+
+def edit_weights(directory: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Change the tensors of a saved model.safetensors."""
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def padded_inputs(vocab: int = 97, types: int = 2) -> dict[str, Tensor]:

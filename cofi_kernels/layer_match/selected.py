@@ -1,34 +1,12 @@
-"""Layer matching on the CPU: forward some tokens at a time, backward for the entries that were selected only.
+"""Backward of layer matching on the CPU for the entries that were selected only.
 
-A block of transformed states stays in cache while every teacher layer is compared with it. dM is read on the host,
-which costs nothing here: of a whole matrix usually one entry a teacher layer has a gradient.
+dM is read on the host, which costs nothing here: of a whole matrix usually one entry a teacher layer has a gradient.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from cofi_kernels.masking import accumulation_dtype
-
-BLOCK_ELEMENTS = 1 << 17  # 512 KiB of fp32, so that a block and its difference fit a core's L2
-
-
-def forward(teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: list[int]) -> Tensor:
-    """As `reference.forward`."""
-    acc = accumulation_dtype(weight.dtype)
-    sums = torch.zeros(len(teacher), len(student), dtype=acc)
-    origins = sorted(set(source))
-    n_tokens, n_hidden = teacher[0].shape
-    n_rows = max(1, BLOCK_ELEMENTS // max(1, n_hidden))
-    for start in range(0, n_tokens, n_rows):
-        rows = slice(start, start + n_rows)
-        for j in origins:
-            transformed = torch.addmm(bias, student[j][rows], weight.t()).to(acc)
-            for t, state in enumerate(teacher):
-                difference = (transformed - state[rows]).flatten()
-                sums[t, j] += torch.dot(difference, difference)
-    return (sums / teacher[0].numel())[:, source]
 
 
 def backward(
