@@ -66,9 +66,10 @@ def compiled(benchmark: BenchmarkFixture) -> Callable[[Callable[..., Any]], Call
 def contest(benchmark: BenchmarkFixture) -> Callable[..., None]:
     """Compare `ours` with each rival's output, then time them in turns and keep the row.
 
-    contest(family, case, ours, rivals, bytes_moved=..., tolerance=...)
+    contest(family, case, ours, rivals, bytes_moved=..., flops=..., tolerance=...)
     ours, rivals:  functions of no arguments that return a tensor or several
-    bytes_moved:   what must be read and written at least: the floor is that over the speed of a copy just then
+    bytes_moved:   what must be read and written at least; flops: what must be computed, in fp32. The floor is the
+                   larger of the two times, at the speed of a copy and of a matrix product just then
     tolerance:     relative error allowed between the outputs; 0 where the bits must agree
     """
 
@@ -79,6 +80,7 @@ def contest(benchmark: BenchmarkFixture) -> Callable[..., None]:
         rivals: dict[str, Run],
         *,
         bytes_moved: int,
+        flops: float = 0.0,
         tolerance: float = FP32_TOLERANCE,
     ) -> None:
         for name, rival in rivals.items():
@@ -89,6 +91,8 @@ def contest(benchmark: BenchmarkFixture) -> Callable[..., None]:
             return
         times = _race(benchmark, ours, rivals)
         floor = bytes_moved / measure.copy_bytes_per_s()
+        if flops:
+            floor = max(floor, flops / measure.gemm_flops_per_s())
         row = _row(family, case, times, floor)
         benchmark.extra_info.update(row)
         _ROWS.setdefault(family, []).append(row)

@@ -112,20 +112,11 @@ def backward(
         _attend_backward(group, qkv, dcontext, dqkv, keep)
     dqkv, rows = dqkv.flatten(1), sizes.rows()
     weight = take(w_qkv, rows, dim=1)
-    dz_head = x.new_empty(0)
-    if z_head is not None:
-        per_head = grads.dz_unit.view(sizes.n_live, head_dim).sum(1)
-        dz_head = put_back(mask_gradient(per_head, take(z_head, sizes.live)), sizes.live, sizes.n_heads)
-    return (
-        dqkv @ weight.flatten(0, 1),
-        put_back((dqkv.t() @ x).view_as(weight), rows, width, dim=1),
-        put_back(dqkv.sum(0).view(weight.shape[:2]), rows, width, dim=1),
-        put_back(grads.dweight, rows, width),
-        grads.dbias,
-        dz_head,
-        grads.dz_layer,
-        grads.dz_hidden,
-    )
+    dw_qkv = put_back((dqkv.t() @ x).view_as(weight), rows, width, dim=1)
+    db_qkv = put_back(dqkv.sum(0).view(weight.shape[:2]), rows, width, dim=1)
+    dz_head = x.new_empty(0) if z_head is None else _head_gradient(sizes, grads.dz_unit, z_head)
+    projected = (put_back(grads.dweight, rows, width), grads.dbias)
+    return dqkv @ weight.flatten(0, 1), dw_qkv, db_qkv, *projected, dz_head, grads.dz_layer, grads.dz_hidden
 
 
 def _output_projection(
@@ -139,6 +130,12 @@ def _output_projection(
     z_live = take_mask(z_head, sizes.live)
     z_unit = None if z_live is None else z_live.repeat_interleave(sizes.head_dim)
     return OutputProjection(take(w_out, sizes.rows()), b_out, z_unit, z_mha, z_hidden)
+
+
+def _head_gradient(sizes: Sizes, dz_row: Tensor, z_head: Tensor) -> Tensor:
+    """dz_head (H,) from the gradients of the factors of W_out's live rows."""
+    per_head = dz_row.view(sizes.n_live, sizes.head_dim).sum(1)
+    return put_back(mask_gradient(per_head, take(z_head, sizes.live)), sizes.live, sizes.n_heads)
 
 
 Keep = Callable[[Group], Tensor]  # what dropout multiplies a group's probabilities with, (b * H, n, n)

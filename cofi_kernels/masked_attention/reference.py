@@ -71,37 +71,39 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Returns dx, dw_qkv, db_qkv, dw_out, db_out, dz_head, dz_mha, dz_hidden; a mask that is absent has a (0,) one."""
     n_tokens, n_heads = x.shape[0], w_out.shape[0] // head_dim
-    acc = accumulation_dtype(x.dtype)
     context = context.view(n_tokens, n_heads, head_dim)
     head_factor = None if z_head is None else z_head[:, None]
-    masked = times(context, head_factor)
-
-    # The output projection. `unscaled` is dw_out without the two output masks: its product with w_out sums to the
-    # gradients of both masks, so y need not be kept.
-    unscaled = masked.flatten(1).t() @ dy
-    dw_out = times(unscaled, z_mha, z_hidden)
-    db_out = times(dy.sum(0), z_mha, z_hidden)
-    dy_y = (w_out.to(acc) * unscaled).sum(0) + b_out.to(acc) * dy.sum(0, dtype=acc)  # sum_t dy * (y without masks)
-    dz_hidden = mask_gradient(times(dy_y, z_mha), z_hidden)
-    dz_mha = mask_gradient(times(dy_y, z_hidden).sum(), z_mha)
+    masked = times(context, head_factor).flatten(1)
+    projection = _projection_backward(dy, masked, w_out, b_out, z_mha, z_hidden)
     dmasked = (times(dy, z_mha, z_hidden) @ w_out.t()).view(n_tokens, n_heads, head_dim)
-
-    # Attention. delta = rowsum(dc * c), the softmax's own correction, is also what dz_head is the sum of.
-    delta = (dmasked.to(acc) * context).sum(-1)  # (T, H), before z_head
+    # delta = rowsum(dc * c), the softmax's own correction, is also what dz_head is the sum of
+    delta = (dmasked.to(accumulation_dtype(x.dtype)) * context).sum(-1)  # (T, H), before z_head
     dz_head = mask_gradient(delta.sum(0), z_head)
-    dqkv = _attention_backward(
-        times(dmasked, head_factor),
-        times(delta, z_head),
-        qkv.view(n_tokens, 3, n_heads, head_dim),
-        lse.view(n_heads, n_tokens),
-        cu_seqlens,
-        max_seqlen,
-        _kept(cu_seqlens, n_tokens, n_heads, max_seqlen, dropout_p, dropout_state),
-    ).flatten(1)
+    kept = _kept(cu_seqlens, n_tokens, n_heads, max_seqlen, dropout_p, dropout_state)
+    dcontext, delta = times(dmasked, head_factor), times(delta, z_head)
+    qkv, lse = qkv.view(n_tokens, 3, n_heads, head_dim), lse.view(n_heads, n_tokens)
+    dqkv = _attention_backward(dcontext, delta, qkv, lse, cu_seqlens, max_seqlen, kept).flatten(1)
     dx = dqkv @ w_qkv.flatten(0, 1)
     dw_qkv = (dqkv.t() @ x).view_as(w_qkv)
     db_qkv = dqkv.sum(0).view(w_qkv.shape[:2])
+    dw_out, db_out, dz_mha, dz_hidden = projection
     return dx, dw_qkv, db_qkv, dw_out, db_out, dz_head, dz_mha, dz_hidden
+
+
+def _projection_backward(
+    dy: Tensor, masked: Tensor, w_out: Tensor, b_out: Tensor, z_mha: Tensor | None, z_hidden: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """dw_out, db_out, dz_mha, dz_hidden from the projection's input `masked` (T, H * D).
+
+    `unscaled` is dw_out without the two output masks: its product with w_out sums to the gradients of both masks, so y
+    need not be kept.
+    """
+    acc = accumulation_dtype(dy.dtype)
+    unscaled, sum_dy = masked.t() @ dy, dy.sum(0, dtype=acc)
+    dy_y = (w_out.to(acc) * unscaled).sum(0) + b_out.to(acc) * sum_dy  # sum_t dy * (y without masks)
+    dz_mha = mask_gradient(times(dy_y, z_hidden).sum(), z_mha)
+    dz_hidden = mask_gradient(times(dy_y, z_mha), z_hidden)
+    return times(unscaled, z_mha, z_hidden), times(sum_dy, z_mha, z_hidden).to(dy.dtype), dz_mha, dz_hidden
 
 
 def _attention_backward(
