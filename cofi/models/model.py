@@ -94,6 +94,10 @@ class CompactModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         check_loading(pretrained_model_name_or_path, info)
+        for parameter in model.parameters():
+            # from a file they lie at any address, and a BLAS rounds differently there: a loaded model would not repeat
+            # what the saved one gave
+            parameter.data = parameter.data.clone()
         return (model, info) if wants_info else model
 
     def forward(
