@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from cofi.errors import UserError
+from cofi.files import write_atomically
 
 EXIT_USER_ERROR = 2
 EXIT_SIGNAL = 128  # plus the signal's number, as shells have it
+# a full disk and the like, which may show at any write; any other OSError that arrives here is our mistake
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -19,15 +26,34 @@ def run(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_USER_ERROR
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return EXIT_SIGNAL + signal.SIGINT
 
 
-class Parser(argparse.ArgumentParser):
-    """Flags with dashes or underscores, never abbreviated; what is wrong with them is a UserError listing the flags."""
+def _fail(message: str) -> int:
+    sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")
+    return EXIT_USER_ERROR
+
+
+class OneLineErrors(argparse.ArgumentParser):
+    """What is wrong with the flags is a UserError; where one is unknown or missing it lists those there are."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("argument "):  # a bad value: the message names the flag and the rule
+            raise UserError(re.sub(r"^argument (\S+/)?", "", message))
+        names = (name for action in self._actions for name in action.option_strings)
+        flags = sorted(name for name in names if name.startswith("--") and "_" not in name)
+        raise UserError(f"{message} (flags: {', '.join(flags)})")
+
+
+class Parser(OneLineErrors):
+    """Flags with dashes or underscores, never abbreviated."""
 
     def __init__(self, prog: str, description: str | None, epilog: str | None = None) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
@@ -36,9 +62,42 @@ class Parser(argparse.ArgumentParser):
         """Parse `argv`, or the command line where it is None."""
         return self.parse_args([_dashed(word) for word in (sys.argv[1:] if argv is None else argv)])
 
-    def error(self, message: str) -> NoReturn:
-        flags = sorted(name for action in self._actions for name in action.option_strings if name.startswith("--"))
-        raise UserError(f"{message} (flags: {', '.join(flags)})")
+    def add_device_flag(self) -> None:
+        self.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+
+    def add_json_flag(self) -> None:
+        """--json, for `write_json`."""
+        self.add_argument(
+            "--json", type=_json_target, metavar="FILE", help="write the result as JSON; - for standard output"
+        )
+
+
+def positive(text: str) -> int:
+    """Type of a flag: a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def write_json(result: dict[str, Any], target: str) -> None:
+    """Write the result to a file, whole or not at all, or to standard output for "-". Raises UserError."""
+    text = json.dumps(result, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        write_atomically(Path(target), text.encode())
+    except OSError as error:
+        raise UserError(f"--json {target} cannot be written: {error.strerror or error}") from error
+
+
+def _json_target(text: str) -> str:
+    """Type of --json: refused before the work where the file could not be written after it."""
+    path = Path(text)
+    if text != "-" and (path.is_dir() or not path.parent.is_dir()):
+        reason = "is a directory" if path.is_dir() else f"there is no directory {path.parent}"
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {reason}")
+    return text
 
 
 def _dashed(word: str) -> str:

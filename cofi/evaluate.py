@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
+from cofi.cli import Parser, positive, write_json
 from cofi.cli import run as run_command
 from cofi.data import (
     Evaluation,
     Task,
     TokenizedSplit,
+    check_length,
     load_splits,
     load_tokenizer,
     load_validation,
@@ -35,7 +35,7 @@ from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.models.load import load_model
-from cofi.models.packaged import locate
+from cofi.models.locate import locate
 from cofi.train.session import pick_device
 
 DATA_FLAGS = (
@@ -51,60 +51,25 @@ DATA_FLAGS = (
 _NUMBERED = re.compile(r"label_\d+")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Flags with dashes or underscores; what is wrong with them is a UserError that lists the valid ones."""
-
-    def error(self, message: str) -> NoReturn:
-        flags = sorted(name for action in self._actions for name in action.option_strings if name.startswith("--"))
-        raise UserError(f"{message} (flags: {', '.join(flags)})")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m cofi.evaluate", description=__doc__, allow_abbrev=False)
+def build_parser() -> Parser:
+    parser = Parser("python -m cofi.evaluate", __doc__)
     parser.add_argument("model", metavar="DIR", help="directory of a model or of a run, or a hub id")
     parser.add_argument("--task", required=True, help=f"{', '.join(TASKS)}, or a folder in the --data directory")
     parser.add_argument("--data", metavar="DIR", help="directory with <task>/validation.parquet; by default the hub")
     parser.add_argument("--train-file", metavar="FILE", help="training file, if the class names must come from it")
     parser.add_argument("--validation-file", metavar="FILE", help="Parquet, CSV or JSONL file to evaluate on")
     parser.add_argument("--validation-fraction", type=float, help="evaluate on the rows that training held out")
-    parser.add_argument("--max-eval-samples", type=int, metavar="N", help="evaluate on the first N rows only")
+    parser.add_argument("--max-eval-samples", type=positive, metavar="N", help="evaluate on the first N rows only")
     parser.add_argument("--text-column", help="column of the text")
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
     parser.add_argument("--label-column", help="column of the label")
     parser.add_argument("--task-kind", default=AUTO, help="auto, classification or regression")
-    parser.add_argument("--max-length", type=int, help="tokens a text is cut to; by default the task's")
+    parser.add_argument("--max-length", type=positive, help="tokens a text is cut to; by default the task's")
     parser.add_argument("--doc-stride", type=int, help="overlap in tokens of the windows of a long passage")
-    parser.add_argument("--batch-size", type=int, default=64, help="sequences a batch")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    parser.add_argument("--batch-size", type=positive, default=64, help="sequences a batch")
+    parser.add_device_flag()
+    parser.add_json_flag()
     return parser
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    given = sys.argv[1:] if argv is None else argv
-    options = build_parser().parse_args([_dashed(word) for word in given])
-    for name in ("max_length", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.json not in (None, "-") and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: no such directory")
-    return options
-
-
-def _dashed(word: str) -> str:
-    """--max_length=8 as --max-length=8; values stay as they are."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else word
-
-
-def model_directory(source: str) -> str:
-    """Where the model is: `source` itself, its model/ where it is the directory of a run, or a packaged hub id."""
-    path = Path(source)
-    in_run = path / "model"
-    if not (path / "config.json").exists() and (in_run / "config.json").is_file():
-        return str(in_run)
-    return locate(source)
 
 
 @dataclass(frozen=True)
@@ -117,7 +82,7 @@ class Trained:
 
     @classmethod
     def load(cls, source: str) -> Trained:
-        loaded = load_model(model_directory(source))
+        loaded = load_model(locate(source))
         if not loaded.head_trained:
             raise UserError(f"{source} has no trained head for a task: there is nothing to evaluate")
         return cls(source, loaded.model, load_tokenizer(loaded.tokenizer_path))
@@ -193,6 +158,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     trained = Trained.load(options.model)
     rows = load_rows(options, trained)
     label_order(trained, rows.task)  # before the work, not after
+    check_length(trained.model, options.max_length)
     trained.model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
     started = time.perf_counter()
     metrics: dict[str, float] = {}
@@ -218,7 +184,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def result_table(result: dict[str, Any]) -> RichTable:
-    table = RichTable(title=f"{result['model']} on {result['task']}", title_justify="left")
+    table = RichTable(title=escape(f"{result['model']} on {result['task']}"), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result["metrics"].items():
@@ -232,27 +198,8 @@ def result_table(result: dict[str, Any]) -> RichTable:
     return table
 
 
-def write_json(result: dict[str, Any], target: str) -> None:
-    """Write the result to a file, whole or not at all, or to standard output for "-". Raises UserError."""
-    text = json.dumps(result, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    path = Path(target)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write --json {path}: {error.strerror}") from error
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
+    options = build_parser().parse(argv)
     # with JSON on standard output the table goes where it does not mix with it
     console = Console(stderr=options.json == "-")
     result = evaluate(options, console)

@@ -74,3 +74,26 @@ def data_dir() -> Path:
 def _folder(variable: str, default: Path) -> Path | None:
     path = Path(os.environ.get(variable) or default)
     return path if path.is_dir() else None
+
+
+# transformers is imported in the fixtures, after HF_HUB_OFFLINE is set
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_run import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_run import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def flags(checkpoint: Path, data: Path, tmp_path: Path) -> list[str]:
+    """Of `python -m cofi.train`, for a run of seconds in tmp_path/run."""
+    from tests.tiny_run import run_flags
+
+    return run_flags(checkpoint, data, tmp_path / "run")

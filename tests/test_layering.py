@@ -19,7 +19,7 @@ ROWS = (
     ("cofi.masks",),
     ("cofi_kernels",),
 )
-SHARED = ("cofi.errors",)  # for every part of cofi
+SHARED = ("cofi.errors", "cofi.files")  # for every part of cofi
 COMMAND_LINE = "cofi.cli"  # for the commands and every other __main__.py
 TENSORS_ONLY = ("cofi.masks", "cofi_kernels")  # no Hugging Face: usable without it
 HUGGING_FACE = ("transformers", "datasets", "tokenizers", "huggingface_hub")

@@ -5,56 +5,35 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from cofi.bench.results import Case, to_rows, to_table, write_json
+from cofi.bench.results import Case, to_rows, to_table
 from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_models
 from cofi.bench.timing import interleaved, machine_info, sgemm_gflops, synchronizer
-from cofi.cli import run
+from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
-from cofi.train.session import pick_device
+from cofi.train.session import pick_device, set_threads
 
 
-class _Parser(argparse.ArgumentParser):
-    """What is wrong with a flag is a UserError that lists the valid ones."""
-
-    def error(self, message: str) -> NoReturn:
-        flags = sorted(name for action in self._actions for name in action.option_strings if name.startswith("--"))
-        raise UserError(f"{message} (flags: {', '.join(flags)})")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m cofi.bench", description=__doc__, allow_abbrev=False)
+def build_parser() -> Parser:
+    parser = Parser("python -m cofi.bench", __doc__)
     parser.add_argument("directory", metavar="DIR", help="directory of a compact model, or of a run")
     parser.add_argument("--dense", metavar="ID|DIR", help="the dense original; by default the teacher a run has kept")
-    parser.add_argument("--batch-size", type=_positive, nargs="+", default=[1, 8, 32], metavar="N", help="sequences")
-    parser.add_argument("--seq-len", type=_positive, nargs="+", default=[32, 128], metavar="N", help="tokens of each")
-    parser.add_argument("--rounds", type=_positive, default=20, metavar="N", help="timed calls of each model a case")
+    parser.add_argument("--batch-size", type=positive, nargs="+", default=[1, 8, 32], metavar="N", help="sequences")
+    parser.add_argument("--seq-len", type=positive, nargs="+", default=[32, 128], metavar="N", help="tokens of each")
+    parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="timed calls of each model a case")
     parser.add_argument("--seconds", type=float, default=60.0, help="a case starts no round after this long")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
+    parser.add_device_flag()
+    parser.add_json_flag()
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
-    return int(text)
-
-
-def _dashed(word: str) -> str:
-    """--batch_size=8 as --batch-size=8; values stay as they are."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else word
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    given = sys.argv[1:] if argv is None else argv
-    options = build_parser().parse_args([_dashed(word) for word in given])
+    options = build_parser().parse(argv)
     if not options.seconds > 0:
         raise UserError(f"--seconds must be above 0, got {options.seconds}")
     return options
@@ -104,8 +83,7 @@ def _caption(machine: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     device = pick_device(options.device)
     models = load_models(options.directory, options.dense, device)
     _check_lengths(options.seq_len, models.longest)

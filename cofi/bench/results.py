@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -17,7 +12,6 @@ from rich.table import Table
 
 from cofi.bench.subjects import COMPACT
 from cofi.bench.timing import Timing
-from cofi.errors import UserError
 
 FAMILY = "inference"
 
@@ -86,21 +80,3 @@ def to_table(cases: Sequence[Case], source: str, caption: str) -> Table:
             )
         table.add_section()
     return table
-
-
-def write_json(result: dict[str, Any], target: str) -> None:
-    """Write the result to a file, whole or not at all, or to standard output for "-". Raises UserError."""
-    text = json.dumps(result, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    path = Path(target)
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise UserError(f"--json {path} cannot be written: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from torch import Tensor
 
 from cofi.bench.speedup import check_against_definition, relative_difference
 from cofi.errors import UserError
+from cofi.files import read_json
 from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
-from cofi.models.packaged import locate
+from cofi.models.checkpoint import CONFIG_FILE
+from cofi.models.locate import MODEL_OF_RUN, locate
 
 COMPACT, DENSE = "compact", "dense"
 HUGGING_FACE, ONNX_RUNTIME = "dense, transformers", "compact, ONNX Runtime"
@@ -75,10 +76,10 @@ def load_models(directory: str, dense: str | None, device: torch.device) -> Mode
 
     Raises UserError where something cannot be loaded.
     """
-    root = Path(directory)
-    in_run = not (root / "config.json").is_file() and (root / "model" / "config.json").is_file()
-    compact = _on(device, load_model(root / "model" if in_run else locate(directory)).model)
-    if dense is None and in_run and (root / "teacher" / "config.json").is_file():
+    root, found = Path(directory), locate(directory)
+    compact = _on(device, load_model(found).model)
+    in_run = found == root / MODEL_OF_RUN
+    if dense is None and in_run and (root / "teacher" / CONFIG_FILE).is_file():
         dense = str(root / "teacher")
     if dense is None:
         return Models(compact, None, None)
@@ -136,7 +137,10 @@ def hugging_face_subject(dense: CompactModel, directory: Path, device: torch.dev
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    stock: torch.nn.Module = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    try:
+        stock: torch.nn.Module = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    except Exception as error:  # of whatever type, for fields of config.json that our own engine does not read
+        raise UserError(f"--dense: transformers cannot load {directory}: {error}") from error
     stock = stock.to(device).eval()
 
     def check(inputs: Inputs) -> None:
@@ -186,11 +190,7 @@ def _compare(name: str, found: Tensor, expected: Tensor) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    try:
-        values = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory / 'config.json'} cannot be read: {error}") from error
-    return values.get("model_type") == CompactConfig.model_type
+    return read_json(directory / CONFIG_FILE).get("model_type") == CompactConfig.model_type
 
 
 def _work_of(model: CompactModel) -> Callable[[int, int], float]:

@@ -14,6 +14,9 @@ from cofi.data.squad import tokenize_qa
 from cofi.data.table import Table
 from cofi.data.task import Task
 from cofi.errors import UserError
+from cofi.files import read_json
+from cofi.models import CompactConfig
+from cofi.models.families import FAMILIES
 
 __all__ = ["Passages", "Ragged", "TokenizedSplit", "load_tokenizer", "tokenize"]
 
@@ -29,25 +32,39 @@ VOCABULARY_FILES = (
 )
 
 
-def load_tokenizer(source: str | os.PathLike[str]) -> Any:
-    """The fast tokenizer in a directory or of a hub id; no code from there is run. Raises UserError."""
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARY_FILES):
+def load_tokenizer(directory: str | os.PathLike[str]) -> Any:
+    """The fast tokenizer in a directory; no code from there is run. Raises UserError."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise UserError(f"no such directory of a tokenizer: {directory}")
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise UserError(f"no tokenizer in {folder}: it holds none of {', '.join(VOCABULARY_FILES)}")
-    if not folder.is_dir() and (folder.is_absolute() or folder.exists() or str(source).startswith((".", "~"))):
-        raise UserError(f"no such directory of a tokenizer: {source}")
     from transformers import AutoTokenizer
 
+    config = _plain_config(folder / "config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
     # a broken tokenizer.json raises a plain Exception from the tokenizers library
     except Exception as error:
-        raise UserError(f"cannot load the tokenizer of {source}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
     if not tokenizer.is_fast:
         raise UserError(
-            f"the tokenizer of {source} must be a fast one (tokenizer.json), got {type(tokenizer).__name__}"
+            f"the tokenizer of {folder} must be a fast one (tokenizer.json), got {type(tokenizer).__name__}"
         )
     return tokenizer
+
+
+def _plain_config(file: Path) -> Any:
+    """Of config.json only what tells the class of the tokenizer: reading it, transformers fills the memory where
+    num_labels is large enough."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    values = read_json(file) if file.is_file() else {}
+    model_type, class_name = (values.get(name) for name in ("model_type", "tokenizer_class"))
+    known = (*FAMILIES, CompactConfig.model_type)
+    config = CONFIG_MAPPING[model_type]() if model_type in known else PreTrainedConfig()
+    config.tokenizer_class = class_name if isinstance(class_name, str) else None
+    return config
 
 
 def tokenize(

@@ -14,6 +14,7 @@ from cofi.data.text import with_kind
 from cofi.errors import UserError
 
 MAX_INTEGER = 2**63 - 1
+MAX_NUMBER = 1e18  # squared errors in float32 end at 3e38
 MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
 
 
@@ -113,6 +114,7 @@ def _numbers(values: pa.ChunkedArray, raw: RawTable, name: str) -> list[float]:
         raise UserError(f"{raw.source}: column {name!r} must hold numbers for regression, got {values.type}")
     values = values.cast(pa.float64())
     _refuse(pc.invert(pc.is_finite(values)), values, raw, name, "must hold finite numbers")
+    _refuse(pc.greater(pc.abs(values), MAX_NUMBER), values, raw, name, f"must be at most {MAX_NUMBER:.0e} in size")
     return values.to_pylist()
 
 

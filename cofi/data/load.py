@@ -104,7 +104,7 @@ def _with_columns(task: Task, raw: RawTable, asked: DataRequest) -> Task:
 def _checked(task: Task, raw: RawTable, fixed: bool, rows: int | None) -> Table:
     """The first `rows` rows of the columns that the task needs, checked."""
     if rows is not None:
-        raw = RawTable(raw.data.slice(0, rows), raw.source)
+        raw = RawTable(raw.data.slice(0, min(rows, raw.data.num_rows)), raw.source)
     if task.kind == "question_answering":
         return qa_columns(raw, task)
     assert task.text_column is not None

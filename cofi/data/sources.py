@@ -40,7 +40,7 @@ class DataRequest:
         if fraction is not None and not 0 < fraction < 1:
             raise UserError(f"validation_fraction must be between 0 and 1, got {fraction}")
         if fraction is not None and self.validation_file is not None:
-            raise UserError("validation_fraction holds training rows out and --validation-file names others: give one")
+            raise UserError("--validation-fraction holds rows out and --validation-file names others: give one")
         if self.task_kind not in (AUTO, *KINDS[:2]):
             raise UserError(f"task_kind must be one of {', '.join((AUTO, *KINDS[:2]))}, got {self.task_kind!r}")
 
@@ -50,6 +50,8 @@ class DataRequest:
 
 def base_task(name: str, request: DataRequest) -> Task:
     """The registered task, or one of kind "auto" for a folder of the data directory. Raises UserError."""
+    if request.data_dir is not None and not Path(request.data_dir).is_dir():
+        raise UserError(f"no such directory: --data {request.data_dir}")
     if name in TASKS:
         return TASKS[name]
     if request.data_dir is not None and name and name == Path(name).name and Path(request.data_dir, name).is_dir():
@@ -99,8 +101,6 @@ def _existing(folder: Path, stems: tuple[str, ...]) -> Path | None:
 
 
 def _from_folder(task: Task, split: str, data_dir: Path) -> RawTable:
-    if not data_dir.is_dir():
-        raise UserError(f"no such directory: --data {data_dir}")
     folder = data_dir / task.name
     if not folder.is_dir():
         raise UserError(f"no folder {task.name} in the data directory ({describe_folder(data_dir)})")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from cofi.errors import UserError
 from cofi.export.onnx import write_onnx
-from cofi.export.source import CONFIG_FILE, Source
+from cofi.export.source import Source
+from cofi.files import read_json
 from cofi.models import CompactConfig, save_model
-from cofi.models.checkpoint import read_json
+from cofi.models.checkpoint import CONFIG_FILE
 
 
 @dataclass(frozen=True)

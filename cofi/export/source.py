@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cofi.errors import UserError
-from cofi.models import CompactModel, load_model
+from cofi.models import CompactModel, load_model, locate
 from cofi.prune import is_official, load_official
-
-CONFIG_FILE = "config.json"
-MODEL_OF_RUN = "model"
-_FILES_OF_RUN = ("config.yaml", "metrics.jsonl", "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,4 @@ def find_model(given: str | Path) -> Path:
     given = Path(given)
     if not given.is_dir():
         raise UserError(f"{given} is not a directory")
-    if (given / CONFIG_FILE).is_file():
-        return given
-    of_run = given / MODEL_OF_RUN
-    if (of_run / CONFIG_FILE).is_file():
-        return of_run
-    if any((given / name).exists() for name in _FILES_OF_RUN):
-        raise UserError(f"the run in {given} has no model yet: it writes {of_run} when it is finished")
-    raise UserError(f"{given} holds no model: neither {CONFIG_FILE} nor {MODEL_OF_RUN}/{CONFIG_FILE} is there")
+    return locate.find_model(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cofi.errors import UserError
+from cofi.files import read_json
 from cofi.models.config import CompactConfig
 
 CONFIG_FILE = "config.json"
 _SAFETENSORS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
-_MAX_JSON_BYTES = 64 << 20  # an index of a sharded model is below 1 MiB; a config with many labels a few MiB
 
 
 class Checkpoint:
@@ -40,15 +39,22 @@ class Checkpoint:
                 self._stored[_current_name(stored)] = file, stored
 
     def read(self, name: str) -> Tensor:
-        """One tensor in fp32, in memory of its own."""
+        """One tensor in fp32, in memory of its own. Raises UserError where it does not hold finite weights."""
         file, stored = self._stored[name]
         if stored in self._pickled:
-            return self._pickled[stored].to(torch.float32, copy=True)
-        with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor(stored).to(torch.float32, copy=True)
+            tensor = self._pickled[stored]
+        else:
+            with safe_open(file, framework="pt") as opened:
+                tensor = opened.get_tensor(stored)
+        if not tensor.is_floating_point():
+            raise UserError(f"{file}: {stored} must hold floating point numbers, got {tensor.dtype}")
+        tensor = tensor.to(torch.float32, copy=True)
+        if tensor.numel() and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+            raise UserError(f"{file}: {stored} must hold finite numbers, some are NaN or infinite")
+        return tensor
 
     def _load_pickled(self, file: Path) -> dict[str, tuple[int, ...]]:
-        state = _unpickle(file)
+        state = _tensors(file)
         self._pickled |= state
         return {name: tuple(t.shape) for name, t in state.items()}
 
@@ -59,19 +65,6 @@ def _current_name(stored: str) -> str:
         if stored.endswith(old):
             return stored.removesuffix(old) + new
     return stored
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError naming the file where there is none."""
-    try:
-        if file.stat().st_size > _MAX_JSON_BYTES:
-            raise UserError(f"{file} must be below {_MAX_JSON_BYTES} bytes, got {file.stat().st_size}")
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 def compact_config(values: Mapping[str, Any], source: Path) -> CompactConfig:
@@ -115,19 +108,36 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{file} is truncated or no safetensors file: {error}") from error
 
 
-def _unpickle(file: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > file.stat().st_size:
-            raise UserError(f"{file} must not be compressed: it would unpack to {unpacked} bytes")
+def load_plain(file: Path, max_bytes: int | None = None) -> Any:
+    """What torch.save wrote of tensors and plain values; nothing of it is run. Raises UserError naming the file.
+
+    max_bytes: the most it may unpack to; by default its own size, so that it cannot be compressed
+    """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        limit, unpacked = file.stat().st_size if max_bytes is None else max_bytes, _unpacked_bytes(file)
+        if unpacked > limit:
+            raise UserError(f"{file} must unpack to at most {limit} bytes, got {unpacked}")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # noise makes the unpickler raise anything, KeyError among others
         # torch's own words for pickled objects advise to load them anyway
         is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds other objects, which may run code" if is_pickle else str(error).partition("\n")[0]
-        raise UserError(f"{file} cannot be loaded as plain tensors: {reason or type(error).__name__}") from error
+        own = str(error).partition("\n")[0].partition(". ")[0]
+        reason = "it holds other objects, which may run code, or is damaged" if is_pickle else own
+        raise UserError(f"{file} cannot be loaded as plain tensors: {reason} ({type(error).__name__})") from error
+
+
+def _unpacked_bytes(file: Path) -> int:
+    size = file.stat().st_size
+    if not zipfile.is_zipfile(file):
+        return size
+    with zipfile.ZipFile(file) as archive:
+        return max(size, sum(entry.file_size for entry in archive.infolist()))
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    state = load_plain(file)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{file} must hold a dictionary of tensors")
     return state

@@ -122,7 +122,7 @@ class CompactConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_scalars(self.__dict__)
-        _check_labels(kwargs.get("num_labels"), self.__dict__.get("id2label"))
+        check_labels(kwargs.get("num_labels"), self.__dict__.get("id2label"))
         _check_per_layer(kwargs.get("per_layer_config"), self.num_hidden_layers)
         self._fill_sizes()
         super().__post_init__(**kwargs)
@@ -155,7 +155,7 @@ class CompactConfig(PreTrainedConfig):
     def check(self) -> None:
         """Check every field again: attributes of a configuration may have been set after its construction."""
         _check_scalars(self.__dict__)
-        _check_labels(self.num_labels, self.id2label)
+        check_labels(self.num_labels, self.id2label)
         if self.is_regression and self.num_labels != 1:
             raise ValueError(f"num_labels must be 1 for regression, got {self.num_labels}")
         if self.embedding_size != self.hidden_size and not self.embedding_projection:
@@ -259,7 +259,7 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number in [{low}, {high}), got {value!r}")
 
 
-def _check_labels(num_labels: Any, id2label: Any) -> None:
+def check_labels(num_labels: Any, id2label: Any) -> None:
     if num_labels is not None:
         _check_integer("num_labels", num_labels)
     if id2label is None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cofi.errors import UserError
-from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, read_json, saved_config
-from cofi.models.config import HEADS, PROBLEM_TYPES, CompactConfig
+from cofi.files import read_json
+from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
+from cofi.models.config import HEADS, PROBLEM_TYPES, CompactConfig, check_labels
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
@@ -130,10 +131,11 @@ def _load_family(
     prefix = family.prefix if any(name.startswith(family.prefix) for name in checkpoint.shapes) else ""
     head, trained = _choose_head(wanted, _trained_head(family, values, prefix, checkpoint))
     try:
+        check_labels(values.get("num_labels"), None)  # transformers would make a name for each
         fields = family.fields(values)
         fields |= _head_fields(head) | _pooler_fields(family, head, prefix, checkpoint)
         fields["classifier_dropout"] = family.head_dropout(values, head.kind)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise UserError(f"{directory / CONFIG_FILE}: {error}") from error
     config = compact_config(fields | {"source_model_type": family.model_type}, directory / CONFIG_FILE)
     surplus = f"{prefix}{family.layers}.{config.num_hidden_layers}."

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from cofi.errors import UserError
+from cofi.files import read_json
 from cofi.masks import Structure
 from cofi.models import CompactConfig, CompactModel
-from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, read_json
+from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.prune.compact import build, compact, per_layer_config
@@ -103,9 +104,10 @@ def _open(directory: Path) -> _Opened:
     # transformers notes pruned heads in config.json; here the shapes say it, for all units
     values = {name: value for name, value in values.items() if name != "pruned_heads"}
     try:
-        dense = compact_config(family.fields(values), directory / CONFIG_FILE)
+        fields = family.fields(values)
     except UserError as error:
         raise UserError(f"{directory / CONFIG_FILE}: {error}") from error
+    dense = compact_config(fields, directory / CONFIG_FILE)
     sources = family.sources(prefix, dense.num_hidden_layers)
     surplus = f"{prefix}{family.layers}.{dense.num_hidden_layers}."
     if any(name.startswith(surplus) for name in checkpoint.shapes):
@@ -143,7 +145,10 @@ def _structure(opened: _Opened) -> Structure:
 
 
 def _units(opened: _Opened, sublayer: str, rows: str, rows_per_unit: int) -> int:
-    """Units of one sublayer by the rows of its first matrix; 0 where the sublayer has no tensor but its LayerNorm."""
+    """Units of one sublayer by the rows of its first matrix; 0 where the sublayer has no tensor but its LayerNorm.
+
+    Raises UserError where that is missing too: the official code keeps it, so the file is not whole.
+    """
     names = [
         name
         for parameter, source in opened.sources.items()
@@ -151,6 +156,9 @@ def _units(opened: _Opened, sublayer: str, rows: str, rows_per_unit: int) -> int
         for name in source.names
     ]
     if not any(map(opened.has, names)):
+        norm = opened.sources[f"{sublayer}{_NORM}weight"].names[0]
+        if not opened.has(norm):
+            raise UserError(f"{opened.directory} lacks the tensor {norm}")
         return 0
     name = opened.sources[sublayer + rows].names[0]
     units, rest = divmod(opened.shape(name)[0], rows_per_unit)

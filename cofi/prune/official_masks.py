@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from cofi.errors import UserError
 from cofi.masks import MASK_KINDS, Masks, ModelShape
+from cofi.models.checkpoint import load_plain
 
 MASK_FILE = "zs.pt"
 # official name: mask kind. Official shapes are [L,1,H,1,1], [L,1,1,I], [E], [L], [L]
@@ -28,8 +27,6 @@ _NUMPY_GLOBALS: list[Any] = [
     np.dtype,
     *{type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")},
 ]
-
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, zipfile.BadZipFile)
 
 
 def read_masks(file: Path, shape: ModelShape) -> Masks:
@@ -65,19 +62,9 @@ def _mask(file: Path, name: str, value: Any, shape: ModelShape) -> Tensor:
 
 def _load(file: Path) -> Any:
     try:
-        size = file.stat().st_size
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
-        if size > _MAX_BYTES:
-            raise UserError(f"{file} must be below {_MAX_BYTES} bytes, got {size}")
         with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        # torch's own words for pickled objects advise to load them anyway
-        is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds other objects, which may run code" if is_pickle else str(error).partition("\n")[0]
+            return load_plain(file, _MAX_BYTES)
+    except UserError as error:
         raise UserError(
-            f"{file} cannot be loaded as plain tensors or arrays: {reason} "
-            "(where it was made, save it again by torch.save({name: tensor, ...}, 'zs.pt'))"
+            f"{error} (where it was made, save it again by torch.save({{name: tensor, ...}}, 'zs.pt'))"
         ) from error

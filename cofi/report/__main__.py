@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from cofi.cli import run
+from cofi.cli import Parser, run
 from cofi.report.html import write_report
 from cofi.report.reading import read_run
 from cofi.report.tables import summary_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cofi.report", description=__doc__, allow_abbrev=False)
+    parser = Parser("python -m cofi.report", __doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="the --output directory of a run")
-    directory = parser.parse_args(argv).directory
+    directory = parser.parse(argv).directory
     page = write_report(directory)
     result, console = read_run(directory).result, Console()
     if result:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from cofi.errors import UserError
+from cofi.files import write_atomically
 from cofi.report.figures import Drawn, draw_figures
 from cofi.report.reading import RunFiles, read_run
 from cofi.report.tables import footnotes, measured_names, score_change, summary_rows
@@ -49,12 +48,16 @@ def write_report(run_dir: Path | str) -> Path:
     run = read_run(run_dir)
     figures = draw_figures(run)
     page = render_page(run, figures)
+    path = run.directory / REPORT
     try:
+        if figures:
+            (run.directory / FIGURES).mkdir(exist_ok=True)
         for figure in figures:
-            _write(run.directory / FIGURES / f"{figure.name}.png", figure.png)
-        return _write(run.directory / REPORT, page.encode())
+            write_atomically(run.directory / FIGURES / f"{figure.name}.png", figure.png)
+        write_atomically(path, page.encode())
     except OSError as error:
         raise UserError(f"the report cannot be written to {run.directory}: {error.strerror or error}") from error
+    return path
 
 
 def render_page(run: RunFiles, figures: Sequence[Drawn]) -> str:
@@ -191,20 +194,3 @@ def _environment(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     if result.get("seed") is not None:
         rows.append(("seed", str(result["seed"])))
     return list(dict(rows).items())
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cofi.errors import UserError
+from cofi.files import check_size, read_json, read_text, read_yaml
 from cofi.report.values import Sizes, finite, read_sizes
 
 CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
@@ -99,65 +98,32 @@ def read_run(directory: Path | str) -> RunFiles:
     directory = Path(directory)
     if not any((directory / name).is_file() for name in MAX_BYTES):
         raise UserError(f"{directory} is not a run directory: it has none of {', '.join(MAX_BYTES)}")
-    config_text = _read_text(directory / CONFIG)
+    config = directory / CONFIG
     steps, evaluations, notes = _read_metrics(directory / METRICS)
     return RunFiles(
         directory=directory,
-        config_text=config_text,
-        config=_parse_config(config_text, directory / CONFIG),
-        result=_parse_object(directory / RESULT),
-        model_config=_parse_object(directory / "model" / "config.json"),
+        config_text=read_text(config, MAX_BYTES[CONFIG]) if _has_content(config) else "",
+        config=read_yaml(config, MAX_BYTES[CONFIG]) if _has_content(config) else {},
+        result=_read_object(directory / RESULT),
+        model_config=_read_object(directory / "model" / "config.json"),
         steps=steps,
         evaluations=evaluations,
         notes=tuple(notes),
     )
 
 
-def _check_size(path: Path) -> bool:
-    """Whether the file is there; raises UserError when it is larger than any run writes."""
-    if not path.is_file():
-        return False
-    size, limit = path.stat().st_size, MAX_BYTES[path.name if path.name in MAX_BYTES else RESULT]
-    if size > limit:
-        raise UserError(f"{path} has {size} bytes, more than the {limit} bytes a run may write")
-    return True
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
-def _read_text(path: Path) -> str:
-    if not _check_size(path):
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
-
-
-def _parse_config(text: str, path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(text) if text else {}
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} must hold a mapping, got {type(config).__name__}")
-    return config
-
-
-def _parse_object(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    if not text:
-        return {}
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold an object, got {type(value).__name__}")
-    return value
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is absent or empty."""
+    return read_json(path, MAX_BYTES[RESULT]) if _has_content(path) else {}
 
 
 def _teacher_sizes(path: Path) -> Sizes | None:
     """The uniform sizes of a saved dense model, None where the file is absent or has none."""
-    config = _parse_object(path)
+    config = _read_object(path)
     keys = ("num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_size")
     counts = [finite(config.get(key)) for key in keys]
     if any(count is None or not 0 < count < 2**20 for count in counts):
@@ -180,8 +146,9 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 def _records(path: Path) -> Iterator[dict[str, Any] | None]:
     """The lines of the file as objects, None for one that is not; an incomplete last line is left out."""
-    if not _check_size(path):
+    if not path.is_file():
         return
+    check_size(path, MAX_BYTES[METRICS])
     with path.open("rb") as file:
         for line in file:
             record = _parse_line(line)

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = write_report(run.root)
     console = Console()
     console.print(summary_table(result))
-    console.print(f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True)
+    console.print(
+        f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True, markup=False
+    )
     return 0
 
 

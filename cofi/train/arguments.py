@@ -8,21 +8,10 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from cofi.cli import OneLineErrors
 from cofi.errors import UserError
-from cofi.train.config import TrainConfig, flag
+from cofi.train.config import TrainConfig, changes
 from cofi.train.recipes import RECIPES, recipe_settings
-
-# flags that may differ from the stored run when it is continued
-FREE_ON_RESUME = {
-    "resume",
-    "output",
-    "threads",
-    "device",
-    "save_seconds",
-    "log_steps",
-    "tensorboard",
-    "measure_seconds",
-}
 
 
 class _NotGiven:
@@ -35,8 +24,12 @@ class _NotGiven:
         return f"the recipe's, or {self.default}"
 
 
+class _Parser(OneLineErrors, HfArgumentParser):
+    """transformers' parser of dataclasses, with our errors."""
+
+
 def build_parser() -> HfArgumentParser:
-    parser = HfArgumentParser(
+    parser = _Parser(
         TrainConfig,  # type: ignore[arg-type]  # its hint asks for an older dataclass protocol
         prog="python -m cofi.train",
         description="Prune a fine-tuned Transformer encoder into a small one (CoFi). Without arguments: recipe 'demo'.",
@@ -64,10 +57,6 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
 
 def check_resumed(stored: TrainConfig, given: dict[str, Any]) -> None:
     """Raise UserError where a flag contradicts the run that is to be continued."""
-    changed = [
-        f"{flag(name)} {value} (the run has {getattr(stored, name)})"
-        for name, value in given.items()
-        if name not in FREE_ON_RESUME and value != getattr(stored, name)
-    ]
+    changed = changes(stored.to_dict(), given)
     if changed:
         raise UserError("--resume continues a run with its own settings; it cannot change " + ", ".join(changed))

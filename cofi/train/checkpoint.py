@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cofi.errors import UserError
-from cofi.train.rundir import write_atomically
+from cofi.files import write_atomically
+from cofi.models.checkpoint import load_plain
 
 FORMAT = 1
 
@@ -24,12 +24,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote. Raises UserError when the file is missing, cut short or something else."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint at {path}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not path.exists():
+        raise UserError(f"no checkpoint at {path}")
+    content = load_plain(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT})")
     return content

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from math import inf
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
@@ -100,7 +102,10 @@ class TrainConfig:
     measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end")
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_ranges(self)
+        if self.start_sparsity > self.sparsity:
+            raise UserError(f"--start-sparsity must not exceed --sparsity ({self.sparsity}), got {self.start_sparsity}")
         if self.sparsity_warmup_epochs > self.prune_epochs:
             raise UserError(
                 f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
@@ -137,6 +142,8 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "validation_fraction": (0, 1, False, False),
     "lr_warmup": (0, 1, True, False),
     "seed": (0, 2**31, True, False),
+    "init_mean": (-inf, inf, False, False),
+    "int_init_mean": (-inf, inf, False, False),
 }
 _POSITIVE = [
     "threads",
@@ -175,10 +182,60 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# settings that may differ when a run is continued
+FREE_ON_RESUME = {
+    "resume",
+    "output",
+    "threads",
+    "device",
+    "save_seconds",
+    "log_steps",
+    "tensorboard",
+    "teacher_cache",
+    "measure_seconds",
+}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings of `now` that a run which began with `before` cannot go on with, in words."""
+    return [
+        f"{flag(name)} {value} (the run has {before.get(name)})"
+        for name, value in now.items()
+        if name not in FREE_ON_RESUME and value != before.get(name)
+    ]
+
+
+def _check_types(config: TrainConfig) -> None:
+    """The command line gives the right types; a config.yaml that was edited, or a caller, may not."""
+    for name, hint in get_type_hints(TrainConfig).items():
+        value = getattr(config, name)
+        if not _is_of(value, hint):
+            raise UserError(f"{flag(name)} must be {_describe(hint)}, got {value!r}")
+        if value == "":
+            raise UserError(f"{flag(name)} must not be empty")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is UnionType:
+        return any(_is_of(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if get_origin(hint) is UnionType:
+        return " or ".join(_describe(option) for option in get_args(hint))
+    return f"one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else names[hint]
+
+
 def _check_ranges(config: TrainConfig) -> None:
     ranges = dict(_RANGES)
-    ranges.update({name: (0, float("inf"), False, False) for name in _POSITIVE})
-    ranges.update({name: (0, float("inf"), True, False) for name in _NOT_NEGATIVE})
+    ranges.update({name: (0, inf, False, False) for name in _POSITIVE})
+    ranges.update({name: (0, inf, True, False) for name in _NOT_NEGATIVE})
     for name, (low, high, low_ok, high_ok) in ranges.items():
         value = getattr(config, name)
         if value is None:

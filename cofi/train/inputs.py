@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from cofi.data.features import load_tokenizer, tokenize
-from cofi.data.load import load_splits
-from cofi.data.predict import check_fit
+from cofi.data.load import Splits, load_splits
+from cofi.data.predict import check_fit, check_length
 from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.models.load import LoadedModel, load_model
-from cofi.models.packaged import locate
+from cofi.models.locate import locate
 from cofi.train.config import TrainConfig
 
 
@@ -35,30 +35,33 @@ class Inputs:
 def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     """Read data and models. `kept_teacher` is the finished teacher of a run that is continued.
 
-    Raises UserError for whatever cannot be used.
+    Raises UserError for whatever cannot be used; tokenizing, the long part, comes last.
     """
-    model_source = locate(config.model)
-    tokenizer = load_tokenizer(model_source)
-    task, train, validation = _load_data(config, tokenizer)
-    if config.teacher is not None:
+    splits = _read_splits(config)
+    task = splits.task
+    tokenizer = load_tokenizer(kept_teacher or locate(config.model))  # saved with the teacher
+    if config.teacher is not None and kept_teacher is None:
         _check_same_vocabulary(config, tokenizer)
-    source = str(kept_teacher) if kept_teacher is not None else locate(config.teacher or config.model)
-    teacher = _load_for_task(source, task, config.seed)
+    teacher = _load_for_task(kept_teacher or locate(config.teacher or config.model), task, config.seed)
     _check_teacher(config, task, teacher)
-    start = None if config.student_from_teacher else _load_for_task(model_source, task, config.seed).model
+    start = None if config.student_from_teacher else _load_for_task(locate(config.model), task, config.seed).model
     student = teacher.model if start is None else start
-    for split in (train, validation):
-        check_fit(student, split)
-        check_fit(teacher.model, split)
-    try:
-        student.config.shape()
-    except ValueError as error:
-        raise UserError(f"--model {config.model} cannot be pruned: {error}") from error
+    _check_prunable(config, student)
+    models = {id(model): model for model in (student, teacher.model)}.values()
+    for model in models:
+        check_length(model, config.max_length)
+    train, validation = (
+        tokenize(table, task, tokenizer, config.max_length, config.doc_stride)
+        for table in (splits.train, splits.validation)
+    )
+    for model in models:
+        check_fit(model, train)
+        check_fit(model, validation)
     return Inputs(task, train, validation, tokenizer, teacher, start)
 
 
-def _load_data(config: TrainConfig, tokenizer: Any) -> tuple[Task, TokenizedSplit, TokenizedSplit]:
-    splits = load_splits(
+def _read_splits(config: TrainConfig) -> Splits:
+    return load_splits(
         config.task,
         data_dir=config.data,
         train_file=config.train_file,
@@ -71,14 +74,16 @@ def _load_data(config: TrainConfig, tokenizer: Any) -> tuple[Task, TokenizedSpli
         max_train_samples=config.max_train_samples,
         max_eval_samples=config.max_eval_samples,
     )
-    train, validation = (
-        tokenize(table, splits.task, tokenizer, config.max_length, config.doc_stride)
-        for table in (splits.train, splits.validation)
-    )
-    return splits.task, train, validation
 
 
-def _load_for_task(source: str, task: Task, seed: int) -> LoadedModel:
+def _check_prunable(config: TrainConfig, student: CompactModel) -> None:
+    try:
+        student.config.shape()
+    except ValueError as error:
+        raise UserError(f"--model {config.model} cannot be pruned: {error}") from error
+
+
+def _load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
     """The model at `source` with a head for `task`; its classes in the task's order."""
     loaded = load_model(
         source,

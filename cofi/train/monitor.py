@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from cofi.errors import UserError
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
 
@@ -125,12 +128,12 @@ def truncate(metrics: Path, position: int) -> None:
 
 
 def _summary_writer(folder: Path) -> Any:
-    from cofi.errors import UserError
+    from torch.utils.tensorboard import SummaryWriter
 
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "--tensorboard needs the package tensorboard: pip install 'cofi-kernels[tensorboard]'"
-        ) from error
     return SummaryWriter(str(folder))
+
+
+def require_tensorboard() -> None:
+    """Raise UserError where the package is not there."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard: pip install 'cofi-kernels[tensorboard]'")

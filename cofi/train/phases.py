@@ -163,13 +163,13 @@ def _run(
         session.global_step = position.global_step
         session.seconds[phase] = before + session.monitor.seconds - started
         state = {**student_state(student), "optimizers": optimizers.state_dict(), "phase_step": position.phase_step}
-        session.save(phase, {**state, "best_score": evaluator.best.score})
+        session.save(phase, {**state, "best_score": evaluator.best.score, "last_score": evaluator.last_score})
 
     restored = session.restored(phase)
     if restored is not None:
         load_student_state(student, restored)
         optimizers.load_state_dict(restored["optimizers"])
-        evaluator.best.score = restored["best_score"]
+        evaluator.restore(restored)
         position = Position(restored["phase_step"], restored["global_step"])
         session.resumed = None
     elif phase == "finetune" or length.steps == 0:

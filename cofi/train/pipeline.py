@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from rich.markup import escape
 
 from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
-from cofi.train.monitor import Monitor, truncate
+from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result
 from cofi.train.rundir import RunDirectory
-from cofi.train.session import Session, pick_device, read_last_checkpoint
+from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
 
 
 def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
@@ -23,14 +23,16 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
     Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
+    if config.tensorboard:
+        require_tensorboard()
     device = pick_device(config.device)
-    checkpoint = read_last_checkpoint(run) if config.resume else None
+    checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
     if not config.resume:
         run.start(config)
+    run.checkpoints.mkdir(exist_ok=True)
     truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
     elapsed = checkpoint["elapsed"] if checkpoint else 0.0
     board = run.tensorboard if config.tensorboard else None
@@ -43,7 +45,7 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
-    session.monitor.message(f"{session.task.name}: {rows}, {session.config.model}, {session.device}")
+    session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {session.device}")
     session.teacher = _teacher(session, inputs)
     score = teacher_score(session)
     dense = initial_student(session, inputs.start)

@@ -12,17 +12,8 @@ from typing import Any
 import yaml
 
 from cofi.errors import UserError
+from cofi.files import read_yaml, write_atomically
 from cofi.train.config import TrainConfig
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class RunDirectory:
@@ -42,6 +33,12 @@ class RunDirectory:
 
     def check_free(self, config: TrainConfig) -> None:
         """Raise UserError where a new run may not or cannot go, before any work is done."""
+        try:
+            self._check_place(config)
+        except OSError as error:
+            raise UserError(f"--output {self.root} cannot be written: {error.strerror or error}") from error
+
+    def _check_place(self, config: TrainConfig) -> None:
         if self.config.exists() and not config.overwrite:
             raise UserError(
                 f"--output {self.root} already holds a run: continue it with --resume, replace it with --overwrite, "
@@ -80,18 +77,15 @@ class RunDirectory:
         """The settings of the run that is here. Raises UserError where there is none or it cannot be read."""
         if not self.config.is_file():
             raise UserError(f"--resume: {self.root} holds no run (no config.yaml)")
-        try:
-            values = yaml.safe_load(self.config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.config} cannot be read: {error}") from error
+        values = read_yaml(self.config)
         known = {field.name for field in dataclasses.fields(TrainConfig)}
-        if not isinstance(values, dict) or set(values) - known:
-            unknown = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        unknown = sorted(str(name) for name in values.keys() - known)
+        if unknown:
             raise UserError(f"{self.config} is not the configuration of a run: {unknown}")
         try:
             return TrainConfig(**values)
-        except TypeError as error:
-            raise UserError(f"{self.config} holds a value of the wrong type: {error}") from error
+        except UserError as error:
+            raise UserError(f"{self.config}: {error}") from error
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.result, (json.dumps(result, indent=2) + "\n").encode())

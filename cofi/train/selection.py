@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cofi.data.predict import evaluate_model
+from cofi.errors import UserError
 from cofi.masks import Masks, expected_sparsity, sparsity
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.loop import Position
@@ -31,10 +32,18 @@ def student_state(student: Student) -> dict[str, Any]:
 
 
 def load_student_state(student: Student, state: dict[str, Any]) -> None:
+    """Raises UserError where the state is not that of such a student."""
     for name in ("model", "distiller", "gates", "lagrangian"):
         module = getattr(student, name)
-        if module is not None:
+        if module is None:
+            continue
+        try:
             module.load_state_dict(state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint does not fit the {name} of this run: were config.yaml, the model or the teacher "
+                f"changed? ({str(error).splitlines()[-1].strip()[:200]})"
+            ) from error
 
 
 class Best:
@@ -96,6 +105,12 @@ class Evaluator:
                 **facts,
             }
         )
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from where `checkpoint` was written. Raises UserError where the best state until then is gone."""
+        self.best.score, self.last_score = checkpoint["best_score"], checkpoint["last_score"]
+        if self.best.found and not self.best.path.exists():
+            raise UserError(f"--resume: the best state of phase {self.phase} is gone, {self.best.path} is not there")
 
     def offer_last(self) -> None:
         """Keep the present state although it is not eligible."""

@@ -12,12 +12,13 @@ from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
-from cofi.train.config import TrainConfig
+from cofi.train.config import TrainConfig, changes
 from cofi.train.interrupt import SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
 from cofi.train.teacher import Teacher
 
+MAX_THREADS = 1024  # more than any machine in use has; far more end the process
 PHASES = ("teacher", "distil", "prune", "finetune")
 
 
@@ -64,14 +65,28 @@ class Session:
                 "seconds": self.seconds,
                 "elapsed": self.monitor.seconds,
                 "metrics_position": self.monitor.position(),
+                "settings": self.config.to_dict(),
                 **content,
             },
         )
 
 
-def read_last_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
-    """The newest checkpoint of a run, None where it stopped before its first."""
-    return load_checkpoint(run.last) if run.last.exists() else None
+def read_last_checkpoint(run: RunDirectory, config: TrainConfig) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, None where it stopped before its first.
+
+    Raises UserError where it cannot be read, is of other settings than `config`, or the teacher it needs is gone.
+    """
+    if not run.last.exists():
+        return None
+    checkpoint = load_checkpoint(run.last)
+    if checkpoint.get("phase") not in PHASES or "settings" not in checkpoint:
+        raise UserError(f"{run.last} is not the last checkpoint of a run: it holds {', '.join(map(str, checkpoint))}")
+    changed = changes(checkpoint["settings"], config.to_dict())
+    if changed:
+        raise UserError(f"{run.config} was changed since {run.last} was written: {', '.join(changed)}")
+    if checkpoint["phase"] != PHASES[0] and not (run.teacher / "config.json").is_file():
+        raise UserError(f"--resume: the teacher of the run is gone, {run.teacher / 'config.json'} is not there")
+    return checkpoint
 
 
 def pick_device(name: str) -> torch.device:
@@ -80,8 +95,17 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # the device "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device must be auto, cpu or a GPU of this machine, got {name!r} ({reason})") from error
     return device
+
+
+def set_threads(count: int | None) -> None:
+    """Let PyTorch use `count` CPU threads; None leaves its own choice. Raises UserError for more than MAX_THREADS."""
+    if count is None:
+        return
+    if count > MAX_THREADS:
+        raise UserError(f"--threads must be at most {MAX_THREADS}, got {count}")
+    torch.set_num_threads(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cofi_kernels.counter_rng import cpu, reference
@@ -15,6 +14,6 @@ def keep_range(state: Tensor, first: int, n: int, p: float) -> Tensor:
     The compiled kernel where there is one: the reference takes thirty times as long for the same bits.
     """
     if load_native() is None:
-        return reference.keep_at(state, torch.arange(first, first + n), p)
+        return reference.keep_of_range(state, first, n, p)
     # a uniform is (step + 1/2) * 2^-23 and so is kept where it passes threshold * 2^-23, both exact in fp32
     return cpu.uniform_range(state, first, n) >= reference.keep_threshold(p) * 2.0**-reference.UNIFORM_BITS

@@ -1,6 +1,6 @@
 """Counter-based uniforms and dropout in Triton. The state is read on the device.
 
-`first_word`, `uniform_steps` and `uniform` are for the kernels of other families as well.
+`element_words`, `uniform_steps` and `uniform` are for the kernels of other families as well.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from torch import Tensor
 from cofi_kernels.counter_rng import reference
 
 UNIFORM_SHIFT = tl.constexpr(32 - reference.UNIFORM_BITS)
+BLOCK_WORDS = tl.constexpr(reference.BLOCK_WORDS)
 UNIFORM_STEP = tl.constexpr(2.0**-reference.UNIFORM_BITS)
 
 _BLOCK = 1024  # elements per program
 
 
 @triton.jit
-def first_word(seed, offset, index):
-    """First Philox word, uint32. seed, offset: int64 scalars; index: int64 block."""
-    c0, c1 = index.to(tl.uint32), (index >> 32).to(tl.uint32)
+def element_words(seed, offset, first, N: tl.constexpr):
+    """The words of the elements first, ..., first + N - 1, uint32 (N,).
+
+    seed, offset, first: int64 scalars; first and N are multiples of 4, the elements of a Philox block
+    """
+    block = first // BLOCK_WORDS + tl.arange(0, N // BLOCK_WORDS)
+    c0, c1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     c2, c3 = offset.to(tl.uint32), (offset >> 32).to(tl.uint32)
-    word, _, _, _ = tl.philox(seed, c0, c1, c2, c3)
-    return word
+    w0, w1, w2, w3 = tl.philox(seed, c0, c1, c2, c3)
+    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 
 @triton.jit
@@ -43,19 +48,21 @@ def uniform(word):
 
 @triton.jit
 def _counter_uniform_kernel(state_ptr, u_ptr, n, BLOCK: tl.constexpr):
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    word = first_word(tl.load(state_ptr), tl.load(state_ptr + 1), index)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    index = first + tl.arange(0, BLOCK)
+    word = element_words(tl.load(state_ptr), tl.load(state_ptr + 1), first, BLOCK)
     tl.store(u_ptr + index, uniform(word), mask=index < n)
 
 
 @triton.jit(do_not_specialize=["threshold", "scale_bits"])
 def _counter_dropout_kernel(x_ptr, y_ptr, state_ptr, n, threshold, scale_bits, BLOCK: tl.constexpr):
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    index = first + tl.arange(0, BLOCK)
     mask = index < n
     x = tl.load(x_ptr + index, mask=mask, other=0.0)
     wide = tl.float64 if x.dtype == tl.float64 else tl.float32
     scale = scale_bits.to(tl.float64, bitcast=True).to(wide)
-    word = first_word(tl.load(state_ptr), tl.load(state_ptr + 1), index)
+    word = element_words(tl.load(state_ptr), tl.load(state_ptr + 1), first, BLOCK)
     y = tl.where(uniform_steps(word) >= threshold, x.to(wide) * scale, 0.0)
     tl.store(y_ptr + index, y.to(x.dtype), mask=mask)
 

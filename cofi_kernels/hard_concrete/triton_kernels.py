@@ -24,13 +24,14 @@ _OFFSETS_BLOCK = 64  # offsets looked at together
 
 
 @triton.jit
-def _stretched(loga, noise_ptr, index, mask, temperature, FROM_STATE: tl.constexpr):
-    """s, and z before its clamp."""
+def _stretched(loga, noise_ptr, first, n, temperature, FROM_STATE: tl.constexpr, BLOCK: tl.constexpr):
+    """s of the gates from `first` on, and z before its clamp."""
     if FROM_STATE:
-        word = counter_rng.first_word(tl.load(noise_ptr), tl.load(noise_ptr + 1), index)
+        word = counter_rng.element_words(tl.load(noise_ptr), tl.load(noise_ptr + 1), first, BLOCK)
         u = counter_rng.uniform(word)
     else:
-        u = tl.load(noise_ptr + index, mask=mask, other=0.5)
+        index = first + tl.arange(0, BLOCK)
+        u = tl.load(noise_ptr + index, mask=index < n, other=0.5)
     s = tl.sigmoid((tl.log(u) - tl.log(1.0 - u) + loga) / temperature)
     return s, s * (ZETA - GAMMA) + GAMMA
 
@@ -39,10 +40,11 @@ def _stretched(loga, noise_ptr, index, mask, temperature, FROM_STATE: tl.constex
 def _hard_concrete_fwd_kernel(
     loga_ptr, noise_ptr, z_ptr, n, temperature, FROM_STATE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    index = first + tl.arange(0, BLOCK)
     mask = index < n
     loga = tl.load(loga_ptr + index, mask=mask, other=0.0)
-    _, stretched = _stretched(loga, noise_ptr, index, mask, temperature, FROM_STATE)
+    _, stretched = _stretched(loga, noise_ptr, first, n, temperature, FROM_STATE, BLOCK)
     z = tl.where(stretched < 0.0, 0.0, tl.where(stretched > 1.0, 1.0, stretched))  # a minimum would lose a NaN
     tl.store(z_ptr + index, z, mask=mask)
 
@@ -51,11 +53,12 @@ def _hard_concrete_fwd_kernel(
 def _hard_concrete_bwd_kernel(
     dz_ptr, loga_ptr, noise_ptr, dloga_ptr, n, temperature, FROM_STATE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    index = first + tl.arange(0, BLOCK)
     mask = index < n
     dz = tl.load(dz_ptr + index, mask=mask, other=0.0)
     loga = tl.load(loga_ptr + index, mask=mask, other=0.0)
-    s, stretched = _stretched(loga, noise_ptr, index, mask, temperature, FROM_STATE)
+    s, stretched = _stretched(loga, noise_ptr, first, n, temperature, FROM_STATE, BLOCK)
     inside = (stretched > 0.0) & (stretched < 1.0)
     dloga = dz * s * (1.0 - s) * ((ZETA - GAMMA) / temperature)
     tl.store(dloga_ptr + index, tl.where(inside, dloga, 0.0), mask=mask)

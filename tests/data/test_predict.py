@@ -105,7 +105,7 @@ def test_split_that_does_not_fit(split: TokenizedSplit) -> None:
     with pytest.raises(UserError, match="the model knows 20 tokens, the tokenizer made token .*another model's"):
         predict(small, split)
     long = TokenizedSplit(Ragged.of([[1] * 65], np.int32), Ragged.of([[0] * 65], np.int8))
-    with pytest.raises(UserError, match="the model has 64 positions, a sequence has 65 tokens: lower max_length"):
+    with pytest.raises(UserError, match="the model has 64 positions, a sequence has 65 tokens: lower --max-length"):
         predict(model(head="classification"), long)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         predict(model(head="classification"), split, batch_size=0)

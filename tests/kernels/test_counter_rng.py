@@ -14,8 +14,9 @@ from cofi_kernels import counter_dropout, counter_uniform
 from cofi_kernels.counter_rng import ranges, reference
 from cofi_kernels.library import backends
 
-# awkward: none, one, around a vector, around a block of the kernels (512), a prime beyond a thread's share
-SIZES = [0, 1, 15, 16, 17, 511, 512, 513, 40009]
+# awkward: none, part of a Philox block, around a group of words, around what kernels make at once (512), a prime beyond
+# a thread's share
+SIZES = [0, 1, 3, 5, 15, 16, 17, 31, 33, 511, 512, 513, 40009]
 # each 32-bit word of the state in use; negative words have their high bits set
 STATES = [(0, 0), (123, 5), (-1, -1), (2**40 + 7, -(2**50))]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -48,18 +49,34 @@ def test_philox_gives_the_published_answers(counter, key, want):
 
 
 @pytest.mark.parametrize("state", STATES, ids=str)
-def test_words_are_philox_of_seed_index_and_offset(state):
+def test_words_are_philox_of_seed_block_and_offset(state):
     seed, offset = (value % 2**64 for value in state)
-    index = [0, 1, 2**32 - 1, 2**32, 3 * 2**40 + 12345]
-    got = reference.first_word(torch.tensor(state), torch.tensor(index)).tolist()
+    index = [0, 1, 2, 3, 4, 2**32 - 1, 2**32, 2**34 - 1, 2**34, 3 * 2**40 + 12345, 2**63 - 2]
+    got = reference.words_at(torch.tensor(state), torch.tensor(index)).tolist()
     for i, word in zip(index, got, strict=True):
-        counter = [i % 2**32, i >> 32, offset % 2**32, offset >> 32]
-        assert word == philox_of_integers([seed % 2**32, seed >> 32], counter)[0]
+        counter = [(i >> 2) % 2**32, i >> 34, offset % 2**32, offset >> 32]
+        assert word == philox_of_integers([seed % 2**32, seed >> 32], counter)[i & 3]
+
+
+@pytest.mark.parametrize("block", [0, 1, 2**32 - 1, 2**32, 2**61 - 1], ids=str)
+def test_the_four_words_of_a_block_are_four_consecutive_elements(block):
+    state = torch.tensor([2**40 + 7, -(2**50)])
+    want = philox_of_integers([7, 2**8], [block % 2**32, block >> 32, 0, 2**32 - 2**18])
+    elements = 4 * block + torch.arange(4)
+    assert reference.block_words(state, torch.tensor(block)).tolist() == want
+    assert reference.words_at(state, elements).tolist() == want
+    assert reference.uniform_at(state, elements).tolist() == [((word >> 9) + 0.5) / 2**23 for word in want]
+
+
+@given(first=st.integers(0, 2**40), n=st.integers(0, 40))
+def test_a_range_is_its_elements_wherever_it_starts(first, n):
+    state = torch.tensor([5, 6])
+    assert torch.equal(reference.words_of_range(state, first, n), reference.words_at(state, first + torch.arange(n)))
 
 
 def test_uniforms_are_odd_multiples_of_two_to_the_minus_24():
     state, index = torch.tensor([3, 9]), torch.arange(5000)
-    steps = reference.first_word(state, index) >> 9
+    steps = reference.words_at(state, index) >> 9
     assert torch.equal(reference.uniform_at(state, index).double(), (2 * steps + 1).double() * 2.0**-24)
 
 
@@ -91,11 +108,13 @@ def test_native_uniforms_have_the_reference_bits(isa, state, size):
     assert torch.equal(got, reference.counter_uniform(torch.tensor(state), (size,)))
 
 
-@pytest.mark.parametrize("first", [3, 2**31 - 20, 2**32 - 20, 2**40], ids=str)
-def test_native_uniforms_of_a_range_far_out_have_the_reference_bits(isa, first):
-    state, index = torch.tensor([11, -3]), torch.arange(first, first + 600)
-    assert torch.equal(ranges.cpu.uniform_range(state, first, 600), reference.uniform_at(state, index))
-    assert torch.equal(ranges.keep_range(state, first, 600, 0.3), reference.keep_at(state, index, 0.3))
+# every place in a Philox block to start from; where the index, and the number of its block, pass 32 bits
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 2**31 - 21, 2**32 - 20, 2**34 - 18, 2**40 + 3], ids=str)
+@pytest.mark.parametrize("n", [0, 1, 2, 4, 30, 509, 512, 1100])
+def test_native_uniforms_of_any_range_have_the_reference_bits(isa, first, n):
+    state, index = torch.tensor([11, -3]), torch.arange(first, first + n)
+    assert torch.equal(ranges.cpu.uniform_range(state, first, n), reference.uniform_at(state, index))
+    assert torch.equal(ranges.keep_range(state, first, n, 0.3), reference.keep_at(state, index, 0.3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,7 +13,7 @@ tl = pytest.importorskip("triton.language")
 from cofi_kernels.counter_rng import triton_kernels  # noqa: E402
 
 STATES = [(0, 0), (123, 5), (-1, -1), (2**40 + 7, -(2**50))]
-SIZES = [0, 1, 1023, 1025]
+SIZES = [0, 1, 6, 1023, 1025]
 # not bf16: the interpreter truncates where the compiler rounds. On a GPU test_counter_rng.py covers it.
 DTYPES = [torch.float32, torch.float16, torch.float64]
 
@@ -34,18 +34,18 @@ def test_dropout_has_the_reference_bits(device, size, dtype):
 
 
 @triton.jit
-def _words_kernel(state_ptr, index_ptr, word_ptr, N: tl.constexpr):
-    place = tl.arange(0, N)
-    word = triton_kernels.first_word(tl.load(state_ptr), tl.load(state_ptr + 1), tl.load(index_ptr + place))
-    tl.store(word_ptr + place, word.to(tl.int64))
+def _words_kernel(state_ptr, first_ptr, word_ptr, N: tl.constexpr):
+    word = triton_kernels.element_words(tl.load(state_ptr), tl.load(state_ptr + 1), tl.load(first_ptr), N)
+    tl.store(word_ptr + tl.arange(0, N), word.to(tl.int64))
 
 
+# where the index, and the number of its Philox block, pass 31, 32 and 63 bits
+@pytest.mark.parametrize("first", [0, 4, 2**31 - 8, 2**32 - 8, 2**34 - 8, 3 * 2**40 + 12344, 2**63 - 16], ids=str)
 @pytest.mark.parametrize("state", STATES, ids=str)
-def test_words_of_elements_far_out_have_the_reference_bits(device, state):
-    index = torch.tensor([0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 3 * 2**40 + 12345, 2**62, 2**63 - 1])
-    words = torch.zeros_like(index, device=device)
-    _words_kernel[(1,)](torch.tensor(state, device=device), index.to(device), words, 8)
-    assert torch.equal(words.cpu(), reference.first_word(torch.tensor(state), index))
+def test_words_of_elements_far_out_have_the_reference_bits(device, state, first):
+    words = torch.zeros(16, dtype=torch.int64, device=device)
+    _words_kernel[(1,)](torch.tensor(state, device=device), torch.tensor([first], device=device), words, 16)
+    assert torch.equal(words.cpu(), reference.words_at(torch.tensor(state), first + torch.arange(16)))
 
 
 MODULE = "cofi_kernels.counter_rng.triton_kernels:"

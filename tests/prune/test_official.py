@@ -187,7 +187,7 @@ class Pickled:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (Pickled(), "cannot be loaded as plain tensors or arrays: it holds other objects"),
+        (Pickled(), "cannot be loaded as plain tensors: it holds other objects"),
         (None, "must hold the masks by name, got NoneType"),
         ({"qk_z": torch.ones(2)}, "may hold head_z, .*, got qk_z"),
         ({"mlp_z": [1.0, 0.0]}, "mlp_z must be a tensor or an array of numbers, got list"),

@@ -94,12 +94,12 @@ def test_a_run_under_way_shows_the_last_evaluated_structure(make_run):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("result.json", "{", "not valid JSON"),
-        ("result.json", "[1]", "must hold an object, got list"),
-        ("result.json", "[" * 100_000, "not valid JSON"),
-        ("config.yaml", "a: [", "not valid YAML"),
-        ("config.yaml", "- 1", "must hold a mapping, got list"),
-        ("config.yaml", "a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("result.json", "{", "cannot be read as JSON"),
+        ("result.json", "[1]", "must hold a JSON object, got list"),
+        ("result.json", "[" * 100_000, "cannot be read as JSON"),
+        ("config.yaml", "a: [", "cannot be read as YAML"),
+        ("config.yaml", "- 1", "must hold a YAML object, got list"),
+        ("config.yaml", "a: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
         ("config.yaml", b"\xff\xfe\xff", "cannot be read as UTF-8"),
     ],
 )

@@ -11,8 +11,6 @@
 namespace cofi::counter_rng {
 namespace {
 
-constexpr int64_t kBlock = 512;  // words made at a time: 2 KiB, in the first-level cache
-
 inline float widen(float v) { return v; }
 inline double widen(double v) { return v; }
 inline float widen(BFloat16 v) {
@@ -32,11 +30,11 @@ inline void narrow(float v, BFloat16* out) {
 }
 
 void uniform_kernel(const int64_t* state, int64_t begin, int64_t n, float* u) {
-  uint32_t words[kBlock];
-  for (int64_t first = 0; first < n; first += kBlock) {
-    const int64_t size = n - first < kBlock ? n - first : kBlock;
-    first_words(state, begin + first, size, words);
-    for (int64_t i = 0; i < size; ++i) u[first + i] = uniform(words[i]);
+  alignas(64) uint32_t room[kRoom];
+  for (int64_t done = 0, size; done < n; done += size) {
+    size = elements_at_once(begin + done, n - done);
+    const uint32_t* words = element_words(state, begin + done, size, room);
+    for (int64_t i = 0; i < size; ++i) u[done + i] = uniform(words[i]);
   }
 }
 
@@ -44,13 +42,13 @@ template <typename T>
 void dropout_kernel(const int64_t* state, int64_t begin, int64_t n, int32_t threshold, double scale, const T* x, T* y) {
   using Wide = decltype(widen(T{}));
   const Wide wide_scale = static_cast<Wide>(scale);
-  uint32_t words[kBlock];
-  for (int64_t first = 0; first < n; first += kBlock) {
-    const int64_t size = n - first < kBlock ? n - first : kBlock;
-    first_words(state, begin + first, size, words);
+  alignas(64) uint32_t room[kRoom];
+  for (int64_t done = 0, size; done < n; done += size) {
+    size = elements_at_once(begin + done, n - done);
+    const uint32_t* words = element_words(state, begin + done, size, room);
     for (int64_t i = 0; i < size; ++i) {
-      const Wide scaled = widen(x[first + i]) * wide_scale;
-      narrow(uniform_steps(words[i]) >= threshold ? scaled : Wide{0}, &y[first + i]);
+      const Wide scaled = widen(x[done + i]) * wide_scale;
+      narrow(uniform_steps(words[i]) >= threshold ? scaled : Wide{0}, &y[done + i]);
     }
   }
 }

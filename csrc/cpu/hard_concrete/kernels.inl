@@ -10,28 +10,27 @@
 namespace cofi::hard_concrete {
 namespace {
 
-constexpr int64_t kBlock = 512;  // elements at a time: their noise stays in the first-level cache
-
-// The uniforms of n elements from `first`, where they are or made into `block`.
-inline const float* uniforms(Noise noise, int64_t first, int64_t n, uint32_t* words, float* block) {
+// The uniforms of n elements from `first`, where they are or made into `made`.
+inline const float* uniforms(Noise noise, int64_t first, int64_t n, uint32_t* room, float* made) {
   if (noise.u != nullptr) return noise.u + first;
-  counter_rng::first_words(noise.state, first, n, words);
-  for (int64_t i = 0; i < n; ++i) block[i] = counter_rng::uniform(words[i]);
-  return block;
+  const uint32_t* words = counter_rng::element_words(noise.state, first, n, room);
+  for (int64_t i = 0; i < n; ++i) made[i] = counter_rng::uniform(words[i]);
+  return made;
 }
 
 // One logarithm of u / (1 - u) is as accurate as the difference of two: 1 - u is exact for u of 23 bits.
 inline float concrete(float loga, float u, float inverse) { return sigmoid((log(u / (1.0f - u)) + loga) * inverse); }
 inline float stretch(float s) { return s * (kZeta - kGamma) + kGamma; }
 
-// Calls body(first, size, u) for the blocks of [begin, end), u being the uniforms of a block.
+// Calls body(first, size, u) for the blocks of [begin, end), u being the uniforms of a block: its noise stays in the
+// first-level cache.
 template <typename Body>
 inline void for_blocks(Noise noise, int64_t begin, int64_t end, Body body) {
-  uint32_t words[kBlock];
-  float block[kBlock];
-  for (int64_t first = begin; first < end; first += kBlock) {
-    const int64_t size = end - first < kBlock ? end - first : kBlock;
-    body(first, size, uniforms(noise, first, size, words, block));
+  alignas(64) uint32_t room[counter_rng::kRoom];
+  float made[counter_rng::kRoom];
+  for (int64_t first = begin, size; first < end; first += size) {
+    size = counter_rng::elements_at_once(first, end - first);
+    body(first, size, uniforms(noise, first, size, room, made));
   }
 }
 

@@ -8,11 +8,13 @@ namespace cofi::counter_rng {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPackBytes = 16;  // the widest load a thread has
+constexpr int kAccessBytes = 16;  // the widest load a thread has
 
+// What a thread works on: the elements of whole Philox blocks, in whole accesses.
 template <typename T>
-struct alignas(kPackBytes) Pack {
-  static constexpr int kSize = kPackBytes / sizeof(T);
+struct alignas(kAccessBytes) Pack {
+  static constexpr int kAccess = kAccessBytes / sizeof(T);
+  static constexpr int kSize = kAccess > kBlockWords ? kAccess : kBlockWords;
   T values[kSize];
 };
 
@@ -29,42 +31,69 @@ __device__ __forceinline__ void narrow(float v, __nv_bfloat16* out) { *out = __f
 template <typename T>
 using Wide = decltype(widen(T{}));
 
+// `packed`: the address allows access by kAccessBytes. The last pack may be short in either case.
 template <typename T>
-__device__ __forceinline__ T drop_one(T x, const int64_t* state, int64_t index, int32_t threshold, Wide<T> scale) {
-  const uint32_t word = first_word(state[0], state[1], index);
-  T y;
-  narrow(uniform_steps(word) >= threshold ? widen(x) * scale : Wide<T>{0}, &y);
-  return y;
+__device__ __forceinline__ Pack<T> load(const T* x, int64_t first, int64_t n, bool packed) {
+  if (packed && first + Pack<T>::kSize <= n) return *reinterpret_cast<const Pack<T>*>(x + first);
+  Pack<T> pack{};
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    if (first + i < n) pack.values[i] = x[first + i];
+  }
+  return pack;
 }
 
-__global__ void uniform_kernel(const int64_t* __restrict__ state, float* __restrict__ u, int64_t n) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < n) u[i] = uniform(first_word(state[0], state[1], i));
+template <typename T>
+__device__ __forceinline__ void store(const Pack<T>& pack, T* y, int64_t first, int64_t n, bool packed) {
+  if (packed && first + Pack<T>::kSize <= n) {
+    *reinterpret_cast<Pack<T>*>(y + first) = pack;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    if (first + i < n) y[first + i] = pack.values[i];
+  }
 }
 
-// `packed`: both addresses allow 16-byte access. The last pack may be short in either case.
+template <typename T>
+__device__ __forceinline__ int64_t first_of_thread() {
+  return (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * Pack<T>::kSize;
+}
+
+__global__ void uniform_kernel(const int64_t* __restrict__ state, float* __restrict__ u, int64_t n, bool packed) {
+  const int64_t first = first_of_thread<float>();
+  const Words words = element_words(state[0], state[1], first / kBlockWords);
+  Pack<float> pack;
+#pragma unroll
+  for (int i = 0; i < kBlockWords; ++i) pack.values[i] = uniform(words.of[i]);
+  store(pack, u, first, n, packed);
+}
+
 template <typename T>
 __global__ void dropout_kernel(const T* __restrict__ x, T* __restrict__ y, const int64_t* __restrict__ state, int64_t n,
                                int32_t threshold, Wide<T> scale, bool packed) {
-  constexpr int kSize = Pack<T>::kSize;
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kSize;
-  if (packed && first + kSize <= n) {
-    Pack<T> pack = *reinterpret_cast<const Pack<T>*>(x + first);
+  const int64_t first = first_of_thread<T>();
+  Pack<T> pack = load(x, first, n, packed);
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) pack.values[i] = drop_one(pack.values[i], state, first + i, threshold, scale);
-    *reinterpret_cast<Pack<T>*>(y + first) = pack;
-  } else {
-    const int64_t end = first + kSize < n ? first + kSize : n;
-    for (int64_t i = first; i < end; ++i) y[i] = drop_one(x[i], state, i, threshold, scale);
+  for (int block = 0; block < Pack<T>::kSize / kBlockWords; ++block) {
+    const Words words = element_words(state[0], state[1], first / kBlockWords + block);
+#pragma unroll
+    for (int i = 0; i < kBlockWords; ++i) {
+      T& value = pack.values[block * kBlockWords + i];
+      narrow(uniform_steps(words.of[i]) >= threshold ? widen(value) * scale : Wide<T>{0}, &value);
+    }
   }
+  store(pack, y, first, n, packed);
 }
+
+bool accessible(const void* address) { return reinterpret_cast<uintptr_t>(address) % kAccessBytes == 0; }
 
 unsigned blocks(int64_t n, int64_t per_block) { return static_cast<unsigned>((n + per_block - 1) / per_block); }
 
 template <typename T>
 cudaError_t launch(const void* x, void* y, const int64_t* state, int64_t n, int32_t threshold, double scale,
                    cudaStream_t stream) {
-  const bool packed = (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) % kPackBytes == 0;
+  const bool packed = accessible(x) && accessible(y);
   dropout_kernel<T><<<blocks(n, kThreads * Pack<T>::kSize), kThreads, 0, stream>>>(
       static_cast<const T*>(x), static_cast<T*>(y), state, n, threshold, static_cast<Wide<T>>(scale), packed);
   return cudaGetLastError();
@@ -74,7 +103,7 @@ cudaError_t launch(const void* x, void* y, const int64_t* state, int64_t n, int3
 
 cudaError_t uniform(const int64_t* state, float* u, int64_t n, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  uniform_kernel<<<blocks(n, kThreads), kThreads, 0, stream>>>(state, u, n);
+  uniform_kernel<<<blocks(n, kThreads * Pack<float>::kSize), kThreads, 0, stream>>>(state, u, n, accessible(u));
   return cudaGetLastError();
 }
 

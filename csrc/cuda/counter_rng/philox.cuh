@@ -7,11 +7,16 @@
 namespace cofi::counter_rng {
 
 constexpr int kUniformBits = 23;
+constexpr int kBlockWords = 4;  // words of one Philox block: those of four consecutive elements
 
-// The first Philox word of the element `index`.
-__device__ __forceinline__ uint32_t first_word(uint64_t seed, uint64_t offset, uint64_t index) {
+struct Words {
+  uint32_t of[kBlockWords];
+};
+
+// The words of the elements 4 block, ..., 4 block + 3.
+__device__ __forceinline__ Words element_words(uint64_t seed, uint64_t offset, uint64_t block) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32);
+  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
   uint32_t c2 = static_cast<uint32_t>(offset), c3 = static_cast<uint32_t>(offset >> 32);
 #pragma unroll
   for (int round = 0; round < 10; ++round) {
@@ -23,7 +28,7 @@ __device__ __forceinline__ uint32_t first_word(uint64_t seed, uint64_t offset, u
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return c0;
+  return {{c0, c1, c2, c3}};
 }
 
 __device__ __forceinline__ int32_t uniform_steps(uint32_t word) {

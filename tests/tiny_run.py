@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -33,10 +32,8 @@ WORDS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
+def write_checkpoint(folder: Path) -> Path:
     """A random BERT of 2 layers with its tokenizer, no head."""
-    folder = tmp_path_factory.mktemp("checkpoint")
     vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
     torch.manual_seed(0)
     config = BertConfig(
@@ -63,10 +60,8 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
+def write_data(folder: Path) -> Path:
     """Task `animals`: whether a sentence names a cat. GLUE's columns."""
-    folder = tmp_path_factory.mktemp("data")
     draw = random.Random(0)
     (folder / "animals").mkdir()
     for split, rows in (("train", 64), ("validation", 24)):
@@ -77,14 +72,13 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def flags(checkpoint, data, tmp_path) -> list[str]:
+def run_flags(checkpoint: Path, data: Path, output: Path) -> list[str]:
     """A complete run in about 30 steps."""
     settings = {
         "task": "animals",
         "data": data,
         "model": checkpoint,
-        "output": tmp_path / "run",
+        "output": output,
         "sparsity": 0.6,
         "batch-size": 16,
         "teacher-epochs": 2,

@@ -1,0 +1,73 @@
+"""Files as every part of cofi reads and writes them: with a limit on their size, and whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cofi.errors import UserError
+
+MAX_BYTES = 64 << 20  # of a JSON or YAML file; an index of a sharded model is below 1 MiB
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises OSError; what was at `path` is then still there, and nothing else.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def check_size(path: Path, max_bytes: int) -> None:
+    """Raise UserError where a file is larger than it may be."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise UserError(f"{path} has {size} bytes, more than the {max_bytes} bytes such a file may have")
+
+
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a file. Raises UserError where it is larger than `max_bytes`, is no UTF-8 or cannot be read."""
+    try:
+        check_size(path, max_bytes)
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """A JSON object. Raises UserError naming the file where there is none."""
+    return _parse(path, max_bytes, "JSON", json.loads)
+
+
+def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """A YAML mapping of plain values. Raises UserError naming the file where there is none."""
+    return _parse(path, max_bytes, "YAML", yaml.safe_load)
+
+
+def _parse(path: Path, max_bytes: int, language: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    text = read_text(path, max_bytes)
+    try:
+        value = parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as {language}: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a {language} object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,68 @@
+"""Files are written whole or not at all, and read with a limit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cofi.errors import UserError
+from cofi.files import read_json, read_yaml, write_atomically
+
+
+def test_written_files_have_the_mode_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "nowhere/file"])
+def test_a_name_that_cannot_be_is_an_os_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError, match="No such|too long"):
+        write_atomically(tmp_path / name, b"")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "cannot be read as JSON: Expecting"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (b"\xff", "cannot be read as UTF-8 text"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b'{"a": 1234567}', "has 14 bytes, more than the 12 bytes"),
+        (b"", "cannot be read as JSON"),
+    ],
+)
+def test_json(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"x.json {message}"):
+        read_json(path, 100_001 if len(content) > 50 else 12)
+
+
+def test_absent_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_json(tmp_path / "absent")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_yaml(tmp_path)
+
+
+def test_an_error_of_yaml_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: [\nb: }")
+    with pytest.raises(UserError, match="cannot be read as YAML: .* line 2, column") as error:
+        read_yaml(tmp_path / "x.yaml")
+    assert "\n" not in str(error.value)
