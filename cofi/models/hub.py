@@ -9,12 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from cofi.errors import UserError
 
-# exact names, as the patterns match across folders: ONNX and other copies in sub-folders stay where they are
-_FILES = [
-    "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
+TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
     "merges.txt",
@@ -22,7 +17,10 @@ _FILES = [
     "added_tokens.json",
     "sentencepiece.bpe.model",
     "spiece.model",
-]
+)
+# exact names, as the patterns match across folders: ONNX and other copies in sub-folders stay where they are
+_WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_FILES = ["config.json", *_WEIGHT_FILES, *TOKENIZER_FILES]
 _PICKLED_FILES = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 

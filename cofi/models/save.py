@@ -10,15 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
+from cofi.models.hub import TOKENIZER_FILES
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) -> Path:
@@ -57,7 +49,7 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
     if not isinstance(tokenizer, (str, Path)):
         tokenizer.save_pretrained(directory)
         return
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for file in Path(tokenizer).glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)

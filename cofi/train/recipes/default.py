@@ -1,8 +1,8 @@
 """Settings for a task of one's own or of GLUE on modest hardware: fewer epochs than the paper, faster gates.
 
-The student starts from the teacher unless a --teacher is given beside --model. The gates' learning rate is raised so that
-log-odds can cross their whole range (9.2) within the ramp. Fine-tuning of the cut model is cheap and gains most: on the
-demo's task it brought back 7.6 points of accuracy at 92 % sparsity.
+The student starts from the teacher unless a --teacher is given beside --model. The gates' learning rate is raised so
+that log-odds can cross their whole range (9.2) within the ramp. Fine-tuning of the cut model is cheap and gains most:
+on the demo's task it brought back 7.6 points of accuracy at 92 % sparsity.
 """
 
 from __future__ import annotations
