@@ -9,6 +9,7 @@ from cofi.distill import STRATEGIES, LayerDistillation
 from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
 from cofi.models import CompactModel
 from cofi.prune import compact, compact_transform
+from cofi.train.config import TrainConfig
 from cofi.train.loop import PhaseLength, PhaseLoop, Position
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
@@ -136,6 +137,14 @@ def _new_distiller(session: Session, model: CompactModel) -> LayerDistillation |
     ).to(session.device)
 
 
+def _optimizers(config: TrainConfig, student: Student, steps: int, lr: float, decay: bool) -> PhaseOptimizers:
+    weights = weight_optimizer(student.modules(), lr, config.weight_decay)
+    schedule = linear_schedule(weights, steps, config.lr_warmup, decay)
+    return PhaseOptimizers(
+        weights, schedule, config.max_grad_norm, student.gates, student.lagrangian, config.reg_learning_rate
+    )
+
+
 def _run(
     session: Session,
     phase: str,
@@ -149,11 +158,7 @@ def _run(
     """Run one phase to its end, from its start or from the checkpoint."""
     config = session.config
     length = PhaseLength.of(len(session.train), config.batch_size, epochs)
-    weights = weight_optimizer(student.modules(), lr, config.weight_decay)
-    schedule = linear_schedule(weights, length.steps, config.lr_warmup, decay)
-    optimizers = PhaseOptimizers(
-        weights, schedule, config.max_grad_norm, student.gates, student.lagrangian, config.reg_learning_rate
-    )
+    optimizers = _optimizers(config, student, length.steps, lr, decay)
     evaluator = Evaluator(session, phase, student, length.steps_per_epoch)
     position = Position(0, session.global_step)
     before = session.seconds.get(phase, 0.0)
