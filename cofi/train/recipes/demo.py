@@ -1,4 +1,4 @@
-"""What `python -m cofi.train` does: real pretrained weights, real labelled text, a 90 % pruned model in minutes."""
+"""What `python -m cofi.train` does: real pretrained weights, real labelled text, a model with an eighth of the weights."""
 
 from __future__ import annotations
 
