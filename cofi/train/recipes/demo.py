@@ -1,4 +1,4 @@
-"""What `python -m cofi.train` does: real pretrained weights, real labelled text, a model with an eighth of the weights."""
+"""What `python -m cofi.train` does: real pretrained weights, real labelled text, an eighth of the weights left."""
 
 from __future__ import annotations
 
