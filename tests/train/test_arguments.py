@@ -82,7 +82,7 @@ def test_a_bad_value_names_flag_rule_and_value(flags, words):
 def test_resume_rejects_a_changed_setting():
     stored = resolve(parse_given([]))
     check_resumed(stored, {"resume": True, "output": "elsewhere", "threads": 3})
-    with pytest.raises(UserError, match=r"--sparsity 0.5 \(the run has 0.9\)"):
+    with pytest.raises(UserError, match=rf"--sparsity 0.5 \(the run has {stored.sparsity}\)"):
         check_resumed(stored, {"sparsity": 0.5})
 
 
