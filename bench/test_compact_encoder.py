@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from bench.rivals import padded_encoder
 from cofi_kernels import EncoderLayout, compact_encoder
 from cofi_kernels.compact_encoder.layout import weight_shapes
 from cofi_kernels.packing import pad, unpad, valid_positions
@@ -26,23 +26,6 @@ LAYOUT = EncoderLayout(
 BATCHES = {"1x128": (128,), "8x128": (128,) * 8, "8 sentences": (12, 57, 33, 40, 21, 18, 64, 27)}
 
 
-def padded_model(x, valid, weights):
-    """(B, S, E) through every layer, padding and all."""
-    for i, n_heads in enumerate(HEADS):
-        w_qkv, b_qkv, w_out, b_out, *attention_norm = weights[12 * i : 12 * i + 6]
-        w_up, b_up, w_down, b_down, *ffn_norm = weights[12 * i + 6 : 12 * i + 12]
-        if n_heads:
-            qkv = (F.linear(x, w_qkv[part], b_qkv[part]) for part in range(3))
-            q, k, v = (part.unflatten(2, (n_heads, 64)).transpose(1, 2) for part in qkv)
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
-            y = context.transpose(1, 2).flatten(2) @ w_out + b_out
-            x = F.layer_norm(x + y, (HIDDEN,), *attention_norm, LAYOUT.eps)
-        if INTERMEDIATE[i]:
-            y = F.gelu(F.linear(x, w_up, b_up)) @ w_down + b_down
-            x = F.layer_norm(x + y, (HIDDEN,), *ffn_norm, LAYOUT.eps)
-    return x
-
-
 @pytest.mark.parametrize("case", BATCHES)
 @torch.no_grad()
 def test_forward(contest, compiled, device, case):
@@ -56,7 +39,7 @@ def test_forward(contest, compiled, device, case):
     valid = None
     if min(lengths) < longest:
         valid = valid_positions(cu_seqlens, longest)[:, None, None, :]
-    fast = compiled(padded_model)
+    fast = compiled(padded_encoder)
     n_weights = sum(w.numel() for w in weights)
     inside = 4.0 * sum(n * n for n in lengths) * 64 * sum(HEADS)
     contest(
@@ -64,8 +47,8 @@ def test_forward(contest, compiled, device, case):
         f"forward, {case}",
         lambda: compact_encoder(x, cu_seqlens, longest, weights, LAYOUT),
         {
-            "eager": lambda: unpad(padded_model(padded, valid, weights), cu_seqlens, sum(lengths)),
-            "compiled": lambda: unpad(fast(padded, valid, weights), cu_seqlens, sum(lengths)),
+            "eager": lambda: unpad(padded_encoder(padded, valid, weights, LAYOUT), cu_seqlens, sum(lengths)),
+            "compiled": lambda: unpad(fast(padded, valid, weights, LAYOUT), cu_seqlens, sum(lengths)),
         },
         bytes_moved=4 * (n_weights + 2 * x.numel()),
         flops=2.0 * sum(lengths) * n_weights + inside,

@@ -13,6 +13,7 @@ from cofi_kernels.library import backends, force_backend
 from cofi_kernels.masked_attention.op import masked_attention
 from cofi_kernels.masked_ffn.op import masked_ffn
 from cofi_kernels.masked_layer_norm.op import masked_layer_norm
+from cofi_kernels.token_embedding.op import token_embedding
 
 __version__ = "0.1.0"
 
@@ -32,4 +33,5 @@ __all__ = [
     "masked_attention",
     "masked_ffn",
     "masked_layer_norm",
+    "token_embedding",
 ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.masking import accumulation_dtype, mask_gradient, times
+from cofi_kernels.products import matmul
 
 # Copying a row's weights and putting its gradient back costs about as much time as computing it for this many tokens
 # (three passes over memory at some 10 GB/s against the products of forward and backward at some 100 GFLOP/s).
@@ -87,7 +88,7 @@ class OutputProjection(NamedTuple):
     def gradients(self, dy: Tensor, c: Tensor) -> ProjectionGradients:
         """From dy (T, E) and the unmasked input c (T, N). All sums come from one product of the weight's size."""
         acc = accumulation_dtype(dy.dtype)
-        unscaled = c.t() @ dy  # (N, E): dweight without any mask
+        unscaled = matmul(c.t(), dy)  # (N, E): dweight without any mask
         sum_dy = dy.sum(0, dtype=acc)
         scale = self._scale()
         dbias = times(sum_dy, scale).to(dy.dtype)

@@ -161,6 +161,11 @@ def _dispatcher(op: _Op, device: str) -> Callable[..., Any]:
     return run
 
 
+def runs_on(name: str, device: str) -> str:
+    """The backend that the op `name` runs on for tensors of a device type."""
+    return _OPS[name].choose(device)[0].backend
+
+
 class Backends(tuple[Choice, ...]):
     """What every op runs on, as a tuple of `Choice` that prints as a table."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class TestInterleaved:
     def test_every_round_calls_each_once_in_turning_order(self):
         calls: list[str] = []
         timings = interleaved({name: lambda n=name: calls.append(n) for name in "abc"}, rounds=3, warmup=1)
-        assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+        turns = "".join(name for name, _ in itertools.groupby(calls))
+        assert turns == "abcabcbcacab" and all(calls.count(name) > 6 for name in "abc")  # more than one call a turn
         assert {name: timing.rounds for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
 
     def test_a_time_limit_ends_it_after_the_least_number_of_rounds(self):
@@ -70,12 +72,12 @@ class TestInterleaved:
     def test_the_device_is_waited_for_within_the_time(self):
         events: list[str] = []
         interleaved({"a": lambda: events.append("run")}, 2, 0, synchronize=lambda: events.append("wait"))
-        assert events == ["run", "wait"] * 2
+        assert len(events) > 4 and events == ["run", "wait"] * (len(events) // 2)
 
     def test_garbage_collection_is_off_meanwhile_and_back_afterwards(self):
         seen = []
         interleaved({"a": lambda: seen.append(gc.isenabled())}, rounds=2, warmup=0)
-        assert seen == [False, False] and gc.isenabled()
+        assert len(seen) > 2 and not any(seen) and gc.isenabled()
         with pytest.raises(ZeroDivisionError):
             interleaved({"a": lambda: 1 // 0}, warmup=0)
         assert gc.isenabled()

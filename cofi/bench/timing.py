@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 MIN_ROUNDS = 3
+PAUSE_S = 0.01  # longer than idle threads spin
+TURN_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ def interleaved(
     seconds: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time each callable once a round, so that all of them see the machine in the same state.
+    """Time each callable in turns, so that all of them see the machine in the same state.
+
+    A turn begins with a pause and a call that is not timed: idle threads of the engine before spin for some
+    milliseconds, and on as many cores as threads they would take those away from the next. Calls are then timed one by
+    one until the turn has lasted TURN_S.
 
     rounds, warmup: timed rounds, untimed calls of each before them
     seconds:        no new round starts after this long, but MIN_ROUNDS (or `rounds`, if fewer) are always made
@@ -69,15 +75,27 @@ def interleaved(
             if end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end:
                 break
             for name in order:
-                start = time.perf_counter()
-                callables[name]()
-                synchronize()
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(_turn(callables[name], synchronize))
             order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
     finally:
         if was_enabled:
             gc.enable()
     return {name: summarize(values) for name, values in samples.items()}
+
+
+def _turn(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+    """Seconds a call takes: the median of a turn."""
+    time.sleep(PAUSE_S)
+    call()
+    synchronize()
+    samples: list[float] = []
+    began = time.perf_counter()
+    while not samples or time.perf_counter() - began < TURN_S:
+        start = time.perf_counter()
+        call()
+        synchronize()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
 
 
 def summarize(samples_s: list[float]) -> Timing:

@@ -34,6 +34,9 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None) -> Tensor:
         """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training."""
+        if z_hidden is None and site is None and not torch.is_grad_enabled():
+            x = self._infer(batch)
+            return x if self.projection is None else self.projection(x)
         x = self.word(batch.input_ids) + self.position(batch.position_ids + self.position_offset)
         if self.token_type is not None:
             x = x + self.token_type(batch.token_type_ids)
@@ -50,3 +53,17 @@ class Embeddings(nn.Module):
             return x
         # as in the kernels, a mask of 0 gets no gradient
         return x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden).to(x.dtype)
+
+    def _infer(self, batch: PackedBatch) -> Tensor:
+        """What the tables and their LayerNorm give, as one kernel."""
+        return cofi_kernels.token_embedding(
+            batch.input_ids,
+            batch.position_ids + self.position_offset if self.position_offset else batch.position_ids,
+            None if self.token_type is None else batch.token_type_ids,
+            self.word.weight,
+            self.position.weight,
+            None if self.token_type is None else self.token_type.weight,
+            self.norm.weight,
+            self.norm.bias,
+            self.eps,
+        )

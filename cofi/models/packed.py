@@ -164,5 +164,7 @@ def pad_packed(x: Tensor, cu_seqlens: Tensor, length: int, fill: float = 0.0) ->
 def scatter_slots(x: Tensor, slots: Tensor, shape: tuple[int, int], fill: float = 0.0) -> Tensor:
     """Put packed rows back to their slots: x (T, ...) -> (B, S, ...) with `fill` where there was padding."""
     n_rows, length = shape
+    if slots.numel() == n_rows * length:  # ascending and complete: nothing to move
+        return x.view(n_rows, length, *x.shape[1:])
     padded = x.new_full((n_rows * length, *x.shape[1:]), fill)
     return padded.index_copy(0, slots, x).view(n_rows, length, *x.shape[1:])

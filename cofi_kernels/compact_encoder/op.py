@@ -11,7 +11,9 @@ from torch import Tensor
 from cofi_kernels import checks
 from cofi_kernels.compact_encoder import reference
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, EncoderLayout, weight_shapes
-from cofi_kernels.library import define_op
+from cofi_kernels.compact_encoder.packed import PackedEncoder, find_packed
+from cofi_kernels.implementations import cpu
+from cofi_kernels.library import define_op, runs_on
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -32,10 +34,23 @@ def compact_encoder(
     checks.shape_is("x", x, ("tokens", "hidden"))
     checks.dtype_in("x", x, _DTYPES)
     checks.sequences(cu_seqlens, max_seqlen, x)
+    packed = _packed_before(x, weights, layout)
+    if packed is not None:
+        return packed(x, cu_seqlens, max_seqlen)
     _check_weights(weights, layout, x)
     counts = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
     settings = (layout.head_dim, layout.eps, layout.activation)
     return _forward(x, cu_seqlens, max_seqlen, list(weights), *counts, *settings)
+
+
+def _packed_before(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PackedEncoder | None:
+    """These weights as the CPU backend packed them at an earlier call, when they passed the checks below.
+
+    It spares the dispatcher a list of a hundred tensors: 0.2 ms, where a pruned encoder takes 0.7 ms for a sentence.
+    """
+    if type(x) is not Tensor or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    return find_packed(x, weights, layout) if runs_on("compact_encoder", "cpu") == "cpu" else None
 
 
 def _check_weights(weights: Sequence[Tensor], layout: EncoderLayout, x: Tensor) -> None:
@@ -60,6 +75,7 @@ _forward = define_op(
     "compact_encoder(Tensor x, Tensor cu_seqlens, SymInt max_seqlen, Tensor[] weights, int[] heads, "
     "int[] intermediate, bool[] mha, bool[] ffn, SymInt head_dim, float eps, str activation) -> Tensor",
     reference=reference.forward,
+    implementations=[cpu(__package__, "forward")],
     fake=lambda x, *_: x.new_empty(x.shape),
     backward=_refuse_gradient,
     setup_context=lambda ctx, inputs, output: None,

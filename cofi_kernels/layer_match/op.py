@@ -109,6 +109,7 @@ _forward = define_op(
     "layer_match(Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, int[] source) -> Tensor",
     reference=reference.forward,
     fake=_fake,
+    implementations=[on_cpu(__package__, "selected", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

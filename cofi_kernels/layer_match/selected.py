@@ -1,4 +1,4 @@
-"""Backward of layer matching on the CPU for the entries that were selected only.
+"""Layer matching on the CPU; its backward for the entries that were selected only.
 
 dM is read on the host, which costs nothing here: of a whole matrix usually one entry a teacher layer has a gradient.
 """
@@ -8,6 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cofi_kernels.masking import accumulation_dtype
+from cofi_kernels.products import matmul
+
+
+def forward(teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: list[int]) -> Tensor:
+    """As `reference.forward`; the difference goes to one buffer for all pairs."""
+    columns: dict[int, Tensor] = {}
+    for j in sorted(set(source)):
+        transformed = matmul(student[j], weight.t(), bias)
+        transformed = transformed.to(accumulation_dtype(transformed.dtype))
+        room = torch.empty_like(transformed)
+        errors = [_mean_square(torch.sub(transformed, state, out=room)) for state in teacher]
+        columns[j] = torch.stack(errors)
+    return torch.stack([columns[j] for j in source], dim=1)
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    flat = difference.flatten()
+    return torch.dot(flat, flat) / flat.numel()
+
 
 def backward(
     dm: Tensor, teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: list[int]
@@ -16,11 +36,11 @@ def backward(
     dstudent = [state.new_zeros(state.shape) for state in student]
     dweight, dbias = weight.new_zeros(weight.shape), bias.new_zeros(bias.shape)
     for j, factors in _selected(dm, source, 2.0 / teacher[0].numel()).items():
-        r = torch.addmm(bias, student[j], weight.t()).mul_(sum(factors.values()))
+        r = matmul(student[j], weight.t(), bias).mul_(sum(factors.values()))
         for t, factor in factors.items():
             r.sub_(teacher[t], alpha=factor)
-        dstudent[j] = r @ weight
-        dweight.addmm_(r.t(), student[j])
+        dstudent[j] = matmul(r, weight)
+        dweight += matmul(r.t(), student[j])
         dbias += r.sum(0)
     return dstudent, dweight, dbias
 

@@ -1,4 +1,4 @@
-"""Masked attention on the CPU that computes live heads only, on PyTorch's BLAS.
+"""Masked attention on the CPU that computes live heads only.
 
 Sequences are attended to in groups of like length, so that little padding is computed and a group's scores stay in
 cache. The workspaces kept for the backward are filled from the front, qkv as (T, 3, n_live, D) and the context as
@@ -18,6 +18,7 @@ from cofi_kernels.counter_rng.ranges import keep_range
 from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, take_mask, zero_gradients
 from cofi_kernels.masking import accumulation_dtype, mask_gradient
 from cofi_kernels.packing import Group, length_groups
+from cofi_kernels.products import matmul
 
 
 class Sizes(NamedTuple):
@@ -70,12 +71,12 @@ def forward(
     sizes = Sizes(n_tokens, width // head_dim, live_units(z_head, n_tokens), head_dim, max_seqlen)
     qkv, context = sizes.prefixes(*workspaces)
     weight, bias = (take(t, sizes.rows(), dim=1).flatten(0, 1) for t in (w_qkv, b_qkv))
-    torch.addmm(bias, x, weight.t(), out=qkv.flatten(1))
+    matmul(x, weight.t(), bias, out=qkv.flatten(1))
     keep = _kept(sizes, dropout_p, dropout_state)
     for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
         _attend(group, qkv, context, keep)
     weight, bias = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden).folded()
-    return torch.addmm(bias, context.flatten(1), weight), *workspaces, lse
+    return matmul(context.flatten(1), weight, bias), *workspaces, lse
 
 
 def backward(
@@ -105,18 +106,18 @@ def backward(
     qkv, context = sizes.prefixes(qkv, context)
     projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
     grads = projection.gradients(dy, context.flatten(1))
-    dcontext = (dy @ projection.folded()[0].t()).view_as(context)
+    dcontext = matmul(dy, projection.folded()[0].t()).view_as(context)
     dqkv = torch.empty_like(qkv)
     keep = _kept(sizes, dropout_p, dropout_state)
     for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
         _attend_backward(group, qkv, dcontext, dqkv, keep)
     dqkv, rows = dqkv.flatten(1), sizes.rows()
     weight = take(w_qkv, rows, dim=1)
-    dw_qkv = put_back((dqkv.t() @ x).view_as(weight), rows, width, dim=1)
+    dw_qkv = put_back(matmul(dqkv.t(), x).view_as(weight), rows, width, dim=1)
     db_qkv = put_back(dqkv.sum(0).view(weight.shape[:2]), rows, width, dim=1)
     dz_head = x.new_empty(0) if z_head is None else _head_gradient(sizes, grads.dz_unit, z_head)
     projected = (put_back(grads.dweight, rows, width), grads.dbias)
-    return dqkv @ weight.flatten(0, 1), dw_qkv, db_qkv, *projected, dz_head, grads.dz_layer, grads.dz_hidden
+    return matmul(dqkv, weight.flatten(0, 1)), dw_qkv, db_qkv, *projected, dz_head, grads.dz_layer, grads.dz_hidden
 
 
 def _output_projection(

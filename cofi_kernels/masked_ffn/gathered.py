@@ -1,4 +1,4 @@
-"""Masked feed-forward on the CPU that computes live intermediate dims only, on PyTorch's BLAS.
+"""Masked feed-forward on the CPU that computes live intermediate dims only.
 
 The pre-activations kept for the backward fill a prefix, (T, n_live), of the (T * I,) workspace; the rest of it is
 never touched, and memory that is never touched costs nothing. Forward and backward must run on the same backend.
@@ -12,6 +12,7 @@ from torch import Tensor
 from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, take_mask, zero_gradients
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.masking import mask_gradient
+from cofi_kernels.products import matmul
 
 
 def forward(
@@ -33,9 +34,9 @@ def forward(
     live = live_units(z_int, n_tokens)
     w_live, b_live, down_live = (take(t, live) for t in (w_up, b_up, w_down))
     u = _prefix(workspace, n_tokens, w_live.shape[0])
-    torch.addmm(b_live, x, w_live.t(), out=u)
+    matmul(x, w_live.t(), b_live, out=u)
     weight, bias = OutputProjection(down_live, b_down, take_mask(z_int, live), z_ffn, z_hidden).folded()
-    return torch.addmm(bias, get_activation(activation).function(u), weight), workspace
+    return matmul(get_activation(activation).function(u), weight, bias), workspace
 
 
 def backward(
@@ -60,11 +61,11 @@ def backward(
     u = _prefix(u, n_tokens, w_live.shape[0])
     projection = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden)
     grads = projection.gradients(dy, act.function(u))
-    du = act.gradient(dy @ projection.folded()[0].t(), u)
+    du = act.gradient(matmul(dy, projection.folded()[0].t()), u)
     dz_int = mask_gradient(grads.dz_unit, z_live)
     return (
-        du @ w_live,
-        put_back(du.t() @ x, live, n_int),
+        matmul(du, w_live),
+        put_back(matmul(du.t(), x), live, n_int),
         put_back(du.sum(0), live, n_int),
         put_back(grads.dweight, live, n_int),
         grads.dbias,

@@ -54,6 +54,35 @@ void nested() {
   expect(total == 80, "a call inside a body");
 }
 
+// Every rank comes once, and after a meeting each sees what the others wrote before it.
+bool team_meets(int threads) {
+  std::vector<int> written(threads, 0);
+  std::atomic<int> members{0}, good{0}, size{0};
+  cofi::parallel_team(threads, [&](int rank, cofi::Team& team) {
+    size = team.size();
+    ++members;
+    for (int round = 1; round <= 20; ++round) {
+      written[rank] = round;
+      team.wait();
+      bool all = true;
+      for (int r = 0; r < team.size(); ++r) all = all && written[r] == round;
+      good += all;
+      team.wait();
+    }
+  });
+  return members == size && size <= threads && size >= 1 && good == 20 * size;
+}
+
+void teams() {
+  for (int round = 0; round < 100; ++round) expect(team_meets(1 + round % 4), "a team");
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 3; ++t) callers.emplace_back([] { expect(team_meets(3), "teams of several threads at once"); });
+  for (auto& caller : callers) caller.join();
+  std::atomic<int> alone{0};
+  cofi::parallel_for(4, 1, 2, [&](int64_t, int64_t) { cofi::parallel_team(3, [&](int, cofi::Team&) { ++alone; }); });
+  expect(alone >= 4, "a team inside a body");
+}
+
 void exception_reaches_caller() {
   bool caught = false;
   try {
@@ -69,7 +98,7 @@ void exception_reaches_caller() {
 
 void after_fork() {
   const pid_t child = fork();
-  if (child == 0) _exit(covers(100, 1, 4) ? 0 : 1);
+  if (child == 0) _exit(covers(100, 1, 4) && team_meets(3) ? 0 : 1);
   int status = 1;
   waitpid(child, &status, 0);
   expect(status == 0, "a call in a forked child");
@@ -83,6 +112,7 @@ int main(int argc, char**) {
   for (int round = 0; round < 500; ++round) expect(covers(64, 3, 1 + round % 6), "many short calls");
   from_many_threads();
   nested();
+  teams();
   exception_reaches_caller();
   if (argc == 1) after_fork();  // an argument leaves it out: thread sanitizers do not follow a fork with threads
   return failures == 0 ? 0 : 1;

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
+#include "common/math.inl"
 #include "cpu/counter_rng/philox.inl"
 #include "cpu/hard_concrete/kernels.h"
-#include "cpu/hard_concrete/math.inl"
 
 namespace cofi::hard_concrete {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace cofi::hard_concrete {
+namespace cofi {
 namespace {
 
 // Unsigned: the bits of a NaN may overflow below, which must not be undefined.
@@ -66,4 +66,4 @@ inline float log(float x) {
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
 }  // namespace
-}  // namespace cofi::hard_concrete
+}  // namespace cofi

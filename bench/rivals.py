@@ -1,0 +1,115 @@
+"""The same pruned model in other engines, each in its best configuration: what ours is measured against on a CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cofi.export.onnx import write_onnx
+from cofi.models import CompactModel
+from cofi_kernels import EncoderLayout
+
+Logits = Callable[[Tensor, Tensor], Tensor]  # input_ids, attention_mask (B, S) -> logits
+
+
+def padded_encoder(x: Tensor, valid: Tensor | None, weights: list[Tensor], layout: EncoderLayout) -> Tensor:
+    """(B, S, E) through every layer, padding and all, as modelling code for PyTorch is written."""
+    for i, n_heads in enumerate(layout.heads):
+        w_qkv, b_qkv, w_out, b_out, *attention_norm = weights[12 * i : 12 * i + 6]
+        w_up, b_up, w_down, b_down, *ffn_norm = weights[12 * i + 6 : 12 * i + 12]
+        if layout.mha[i]:
+            qkv = (F.linear(x, w_qkv[part], b_qkv[part]) for part in range(3))
+            q, k, v = (part.unflatten(2, (n_heads, layout.head_dim)).transpose(1, 2) for part in qkv)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
+            y = context.transpose(1, 2).flatten(2) @ w_out + b_out
+            x = F.layer_norm(x + y, x.shape[2:], *attention_norm, layout.eps)
+        if layout.ffn[i]:
+            y = F.gelu(F.linear(x, w_up, b_up)) @ w_down + b_down
+            x = F.layer_norm(x + y, x.shape[2:], *ffn_norm, layout.eps)
+    return x
+
+
+class PaddedModel(nn.Module):
+    """A classifier's weights in plain PyTorch: embeddings, `padded_encoder`, pooler, classifier."""
+
+    def __init__(self, model: CompactModel) -> None:
+        super().__init__()
+        self.embeddings, self.pooler, self.classifier = model.embeddings, model.pooler, model.classifier
+        self.layout = model.layout
+        self.encoder = model.encoder_weights()
+
+    def forward(self, input_ids: Tensor, valid: Tensor | None) -> Tensor:
+        tables = self.embeddings
+        positions = torch.arange(input_ids.shape[1])
+        x = tables.word(input_ids) + tables.position(positions) + tables.token_type.weight[0]
+        x = F.layer_norm(x, x.shape[2:], tables.norm.weight, tables.norm.bias, tables.eps)
+        x = padded_encoder(x, valid, self.encoder, self.layout)
+        return self.classifier(torch.tanh(self.pooler(x[:, 0])))
+
+
+def _eager(model: CompactModel) -> Logits:
+    padded = PaddedModel(model).eval()
+    return lambda ids, mask: padded(ids, _valid(mask))
+
+
+def _compiled(model: CompactModel) -> Logits:
+    padded = torch.compile(PaddedModel(model).eval(), dynamic=False)
+    return lambda ids, mask: padded(ids, _valid(mask))
+
+
+def _valid(mask: Tensor) -> Tensor | None:
+    """No mask where there is no padding: attention is faster without."""
+    return None if bool(mask.all()) else mask[:, None, None, :].bool()
+
+
+def _feed(names: set[str], ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: value.numpy() for name, value in values.items() if name in names}
+
+
+def _onnx_runtime(model: CompactModel) -> Logits:
+    """All of its graph optimizations; our export is written so that they find the attention of every layer."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    with tempfile.TemporaryDirectory() as folder:
+        files, _ = write_onnx(model, Path(folder) / "model.onnx")
+        session = onnxruntime.InferenceSession(str(files[-1]), options, providers=["CPUExecutionProvider"])
+    names = {entry.name for entry in session.get_inputs()}
+    return lambda ids, mask: torch.from_numpy(session.run(["logits"], _feed(names, ids, mask))[0])
+
+
+def _openvino(model: CompactModel) -> Logits:
+    """In fp32, as all others: by itself it takes bf16 where the processor has it."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    with tempfile.TemporaryDirectory() as folder:
+        files, _ = write_onnx(model, Path(folder) / "model.onnx")
+        compiled = core.compile_model(str(files[-1]), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    names = {name for entry in compiled.inputs for name in entry.names}
+    request = compiled.create_infer_request()
+    return lambda ids, mask: torch.from_numpy(request.infer(_feed(names, ids, mask))[compiled.output("logits")])
+
+
+RIVALS: dict[str, tuple[Callable[[CompactModel], Logits], tuple[str, ...]]] = {  # maker, packages it needs
+    "eager": (_eager, ()),
+    "compile": (_compiled, ()),
+    "onnxruntime": (_onnx_runtime, ("onnx", "onnxruntime")),
+    "openvino": (_openvino, ("onnx", "openvino")),
+}
+
+
+def missing(name: str) -> list[str]:
+    """Packages that a rival needs and this machine has not."""
+    return [package for package in RIVALS[name][1] if find_spec(package) is None]

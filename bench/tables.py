@@ -1,0 +1,40 @@
+"""python -m bench.tables FILE...: result files as Markdown tables, for documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """One table, a line a row; how many times faster than the best rival, and the share of the machine's rate."""
+    rivals = list(dict.fromkeys(name for row in result["rows"] for name in row["rivals"]))
+    unit = result["rows"][0]["unit"] if result["rows"] else ""
+    head = ["case", f"ours ({unit})", *rivals, "gain over the best", "share of GEMM peak"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in result["rows"]:
+        cells = [row["case"], _number(row["value"]), *(_number(row["rivals"].get(name)) for name in rivals)]
+        gain = min(row["rivals"].values()) / row["value"] if row["rivals"] else None
+        share = row.get("share_of_gemm_peak")
+        cells += ["-" if gain is None else f"{gain:.2f}x", "-" if share is None else f"{share:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    machine = result["machine"]
+    where = ", ".join(f"{name} {machine[name]}" for name in ("cpu", "threads", "torch", "commit", "date"))
+    return "\n".join([*lines, "", f"Machine: {where}."])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    for file in parser.parse_args(arguments).files:
+        print(markdown(json.loads(file.read_text())), end="\n\n")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Weights packed for the C++ encoder: once, and used until one of them changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.masked_ffn.activations import ACTIVATIONS
+from cofi_kernels.native import load_native
+from cofi_kernels.packing import check_bounds
+
+_ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/compact_encoder/kernels.h counts
+_known: Any = WeakIdKeyDictionary()  # first weight -> PackedEncoder: gone when the weight is
+
+
+class PackedEncoder:
+    """A copy of an encoder's fp32 weights in the layout of the CPU's microkernels."""
+
+    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
+        self.state = (layout, n_hidden, _state_of(weights))
+        contiguous = [w.contiguous() for w in weights]
+        addresses = [w.data_ptr() for w in contiguous]
+        self._samples = load_native().WeightSamples(addresses, [w.numel() for w in contiguous])
+        self._native = load_native().CompactEncoder(
+            hidden=n_hidden,
+            head_dim=layout.head_dim,
+            eps=layout.eps,
+            activation=_ACTIVATION_NUMBERS[layout.activation],
+            heads=layout.heads,
+            intermediate=layout.intermediate,
+            mha=layout.mha,
+            ffn=layout.ffn,
+            addresses=addresses,
+            threads=torch.get_num_threads(),
+        )
+
+    def still_holds(self) -> bool:
+        """Whether some elements of the weights are what they were. Only while they are where `state` says."""
+        return bool(self._samples.hold())
+
+    def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """x (T, E) fp32 -> (T, E). Raises ValueError where cu_seqlens does not describe T rows."""
+        check_bounds(cu_seqlens.tolist(), max_seqlen, x.shape[0])
+        x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
+        out = torch.empty_like(x)
+        self._native.run(
+            x.data_ptr(), cu_seqlens.data_ptr(), cu_seqlens.numel() - 1, out.data_ptr(), torch.get_num_threads()
+        )
+        return out
+
+
+def find_packed(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PackedEncoder | None:
+    """What `pack` made of these weights, None where it has not or one has changed since.
+
+    PyTorch counts writes to a tensor, but not those of its fused optimizers and through `weight.data`. These are
+    noticed by 16 elements of each weight: a write to a few others, not counted by PyTorch, would be missed.
+    """
+    anchor = _anchor(weights)
+    known = None if anchor is None else _known.get(anchor)
+    if known is None or known.state != (layout, x.shape[1], _state_of(weights)):
+        return None
+    return known if known.still_holds() else None
+
+
+def pack(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PackedEncoder:
+    """Pack weights, and keep that for as long as the first of them lives."""
+    packed = PackedEncoder(weights, layout, x.shape[1])
+    anchor = _anchor(weights)
+    may_remember = all(w.is_contiguous() and not w.is_inference() for w in weights if w.numel())
+    if anchor is not None and may_remember:
+        _known[anchor] = packed
+    return packed
+
+
+def _anchor(weights: Sequence[Tensor]) -> Tensor | None:
+    return next((w for w in weights if w.numel()), None)
+
+
+def _state_of(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Where each weight is and how often it was written to."""
+    return [(w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights if w.numel()]

@@ -1,0 +1,7 @@
+#include "cpu/compact_encoder/kernels.inl"
+
+namespace cofi::compact_encoder {
+
+extern const Kernels kAvx2 = kKernels;
+
+}  // namespace cofi::compact_encoder

@@ -1,0 +1,16 @@
+// Block sizes of the encoder.
+#pragma once
+
+#include <cstdint>
+
+namespace cofi::compact_encoder {
+
+constexpr int64_t kFfnBlock = 512;   // intermediate dims at a time; whole panels
+constexpr int64_t kQueryBlock = 48;  // queries at a time: their scores for 512 keys are 96 KB
+
+// Rows a thread takes through all layers at a time. Every pass reads all weights once, from the last-level cache
+// where they fit it and from memory where they do not.
+constexpr int64_t kRowsFew = 128, kRowsMany = 512;
+constexpr int64_t kManyWeightBytes = 24 << 20;
+
+}  // namespace cofi::compact_encoder

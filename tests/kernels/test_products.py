@@ -1,0 +1,83 @@
+"""Matrix products against fp64: sizes no tile divides, operands stored either way, views, what falls to PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cofi_kernels import products
+from cofi_kernels.native import load_native
+from cofi_kernels.products import matmul
+from cofi_kernels.testing import assert_close_to_fp64
+
+SIZES = {
+    "tiles": (96, 768, 64),
+    "odd": (131, 257, 101),
+    "deep": (17, 2051, 33),
+    "narrow": (300, 40, 1),
+    "wide": (16, 16, 1100),
+    "few rows": (3, 50, 70),
+    "no row": (0, 5, 7),
+    "no column": (20, 5, 0),
+    "no depth": (20, 0, 7),
+}
+
+
+@pytest.fixture(autouse=True)
+def _always_native(monkeypatch):
+    monkeypatch.setattr(products, "LEAST_ROWS", 0)
+    monkeypatch.setattr(products, "LEAST_WORK", 0)
+    if load_native() is not None:
+        monkeypatch.setattr(products, "_has_vectors", lambda: True)  # the portable version too
+
+
+@pytest.mark.parametrize("a_by_columns", [False, True], ids=["a", "a.t()"])
+@pytest.mark.parametrize("b_by_columns", [False, True], ids=["b", "b.t()"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_products_match_fp64(isa, size, a_by_columns, b_by_columns):
+    m, k, n = size
+    a = torch.randn(k, m).t() if a_by_columns else torch.randn(m, k)
+    b = torch.randn(n, k).t() if b_by_columns else torch.randn(k, n)
+    bias = torch.randn(n)
+    want = a.double() @ b.double()
+    assert_close_to_fp64(matmul(a, b), want)
+    assert_close_to_fp64(matmul(a, b, bias), want + bias.double())
+
+
+def test_writes_into_a_part_of_a_larger_matrix(isa):
+    a, b = torch.randn(40, 33), torch.randn(33, 50)
+    whole = torch.zeros(42, 60)
+    out = matmul(a, b, out=whole[1:41, 5:55])
+    assert out.data_ptr() == whole[1:, 5:].data_ptr()
+    assert_close_to_fp64(whole[1:41, 5:55], a.double() @ b.double())
+    whole[1:41, 5:55] = 0
+    assert not whole.any()
+
+
+def test_reads_parts_of_larger_matrices(isa):
+    a, b = torch.randn(40, 70)[3:, 9:40], torch.randn(90, 31)[4:66].t()
+    assert_close_to_fp64(matmul(a, b), a.double() @ b.double())
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        (torch.randn(20, 30, dtype=torch.float64), torch.randn(30, 20, dtype=torch.float64)),
+        (torch.randn(20, 60)[:, ::2], torch.randn(30, 20)),
+        (torch.randn(1, 30).expand(20, 30), torch.randn(30, 20)),
+    ],
+    ids=["fp64", "every other column", "one row repeated"],
+)
+def test_other_operands_are_left_to_pytorch(a, b):
+    torch.testing.assert_close(matmul(a, b), a @ b)
+
+
+def test_result_does_not_depend_on_threads():
+    a, b = torch.randn(500, 300), torch.randn(300, 700)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(matmul(a, b))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
