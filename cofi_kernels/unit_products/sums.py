@@ -193,7 +193,7 @@ class Sums(NamedTuple):
 
     db_in: Tensor  # (blocks, columns): of a gradient of units, over tokens
     dy: Tensor  # (blocks, E): of dy, over tokens
-    projection: ProjectionSums
+    projection: ProjectionSums | None  # where there are no masks, nobody asks
 
 
 class Finished(NamedTuple):
@@ -239,14 +239,15 @@ def finish(sums: Sums, b_out: Tensor, masks: Masks, rows_per_unit: int, work: Wo
     n_units = work.live.numel()
     units_blocks = triton.cdiv(to.db_in.numel(), _COLUMNS)
     groups = to.db_in.shape[0]
+    rows, columns = (None, None) if sums.projection is None else (sums.projection.rows, sums.projection.columns)
     with torch.cuda.device_of(b_out):
         _finish_kernel[(units_blocks + 1,)](
             sums.db_in,
-            sums.projection.rows,
+            rows,
             to.db_in,
             to.dz_unit,
             sums.dy,
-            sums.projection.columns,
+            columns,
             b_out.contiguous(),
             to.db_out,
             to.dz_layer,
@@ -255,7 +256,7 @@ def finish(sums: Sums, b_out: Tensor, masks: Masks, rows_per_unit: int, work: Wo
             work.n_live,
             work.live,
             sums.db_in.shape[0],
-            sums.projection.rows.shape[0],
+            0 if rows is None else rows.shape[0],
             sums.dy.shape[0],
             n_units,
             E=b_out.shape[0],
