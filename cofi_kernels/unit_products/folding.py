@@ -117,12 +117,13 @@ def _copy_rows(
     to = place[:, None].to(tl.int64) * E
     for first in range(0, E, COLUMNS):
         column = first + tl.arange(0, COLUMNS)
-        scale = factor[:, None]
+        scale, masked = factor[:, None], factor[:, None] == 0.0
         if HAS_HIDDEN:
-            scale = scale * tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)[None, :]
+            z_hidden = tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)[None, :]
+            scale, masked = scale * z_hidden, masked | (z_hidden == 0.0)
         here = live[:, None] & (column < E)[None, :]
         w = tl.load(from_ptr + row + column[None, :], mask=here, other=0.0).to(tl.float32)
-        w = tl.where(scale == 0.0, 0.0, w * scale)  # what a dead layer's weights hold must not matter
+        w = tl.where(masked, 0.0, w * scale)  # what is not a number may hide behind a mask of 0
         tl.store(to_ptr + to + column[None, :], w.to(to_ptr.dtype.element_ty), mask=here)
 
 

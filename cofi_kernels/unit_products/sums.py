@@ -124,16 +124,16 @@ def _finish_hidden(
         z = tl.full((COLUMNS,), 1.0, tl.float32)
         if HAS_HIDDEN:
             z = tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)
-        scale = z * z_layer
+        masked = (z == 0.0) | (tl.zeros_like(z) + z_layer == 0.0)  # may hide what is not a number
         sum_dy = sum_of_blocks(dy_blocks_ptr, n_token_blocks, column, E, E, STEP)
-        db = tl.where(scale == 0.0, 0.0, sum_dy * scale)
+        db = tl.where(masked, 0.0, sum_dy * z * z_layer)
         tl.store(db_ptr + column, db.to(db_ptr.dtype.element_ty), mask=column < E)
         if HAS_LAYER or HAS_HIDDEN:
             b = tl.load(b_ptr + column, mask=column < E, other=0.0).to(tl.float32)
             dy_y = sum_of_blocks(column_blocks_ptr, n_column_blocks, column, E, E, STEP) + b * sum_dy
             dz_layer += tl.where((column < E) & (z != 0.0), dy_y * z, 0.0)
             if HAS_HIDDEN:
-                dz = tl.where(scale == 0.0, 0.0, dy_y * z_layer)
+                dz = tl.where(masked, 0.0, dy_y * z_layer)
                 tl.store(dz_hidden_ptr + column, dz.to(dz_hidden_ptr.dtype.element_ty), mask=column < E)
     if HAS_LAYER:
         dz = tl.where(z_layer == 0.0, 0.0, tl.sum(dz_layer))
