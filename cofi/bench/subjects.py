@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
 from cofi.models.checkpoint import CONFIG_FILE
 from cofi.models.locate import MODEL_OF_RUN, locate
 
-COMPACT, DENSE = "compact", "dense"
+COMPACT, COMPACT_INT8, DENSE = "compact", "compact, int8", "dense"
 HUGGING_FACE, ONNX_RUNTIME = "dense, transformers", "compact, ONNX Runtime"
 TOLERANCE = 5e-3  # between engines, relative to the largest output: they may sum in any order, on GPUs in TF32
 
@@ -104,6 +105,8 @@ def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
 def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], list[str]]:
     """The subjects of this machine, the compact model first, and sentences about what is left out."""
     subjects, notes = [own_subject(COMPACT, models.compact)], []
+    if device.type == "cpu" and models.compact.config.inference_precision == "fp32":
+        subjects.append(own_subject(COMPACT_INT8, in_int8(models.compact)))
     if models.dense is None or models.dense_directory is None:
         notes.append("No dense original to compare with: name it with --dense.")
     else:
@@ -120,6 +123,14 @@ def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], 
     else:
         subjects.append(onnx_subject(models.compact))
     return subjects, notes
+
+
+def in_int8(model: CompactModel) -> CompactModel:
+    """The same weights, computed in int8."""
+    quantized = copy.copy(model)
+    quantized.config = copy.deepcopy(model.config)
+    quantized.set_inference_precision("int8")
+    return quantized
 
 
 def own_subject(name: str, model: CompactModel) -> Subject:

@@ -10,6 +10,9 @@ enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };  // ordered: a machine ha
 //   avx512: avx2 and AVX-512 F, BW, DQ, VL   files named *_avx512.cpp
 Isa isa();
 
+// Whether avx512 is in use and the processor has its 8-bit dot products (VNNI): files named *_vnni.cpp.
+bool has_vnni();
+
 // Use at most `limit` from now on, in every thread: so that tests can run each version of a kernel.
 void limit_isa(Isa limit);
 

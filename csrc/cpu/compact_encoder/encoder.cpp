@@ -16,7 +16,8 @@ namespace cofi::compact_encoder {
 // Floats for a chunk of up to `tokens` tokens, its longest sequence `longest`.
 struct Encoder::Workspace {
   int64_t qkv, residual, context, own;  // sizes; `own` is for each thread
-  int64_t hidden_block, scores, keys, values;
+  int64_t hidden_block, scores, keys, values, quantized;
+  int64_t quantized_ld;  // bytes
   float* memory;
 
   Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads) {
@@ -28,7 +29,10 @@ struct Encoder::Workspace {
     scores = kQueryBlock * padded;
     keys = encoder.head_dim_ * padded;
     values = gemm::packed_size(longest, encoder.head_dim_);
-    own = aligned(hidden_block) + aligned(scores) + aligned(keys) + aligned(values);
+    const bool int8 = encoder.settings_.precision == Precision::int8;
+    quantized_ld = int8::row_bytes(std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
+    quantized = int8 ? rows * (quantized_ld / static_cast<int64_t>(sizeof(float)) + 2) : 0;  // with scale and low
+    own = aligned(hidden_block) + aligned(scores) + aligned(keys) + aligned(values) + 2 * aligned(quantized);
     thread_local Buffer buffer;
     memory = buffer.at_least<float>(2 * aligned(qkv) + aligned(residual) + aligned(context) + threads * own);
   }
@@ -40,6 +44,11 @@ struct Encoder::Workspace {
     offset += aligned(n);
     return start;
   }
+
+  int8::Rows take_quantized(int64_t& offset, int64_t rows) const {
+    float* const numbers = take(offset, quantized);
+    return {reinterpret_cast<uint8_t*>(numbers + 2 * rows), quantized_ld, numbers, numbers + rows};
+  }
 };
 
 struct Encoder::Rows {
@@ -47,6 +56,7 @@ struct Encoder::Rows {
   const int32_t* bounds;  // of the chunk's sequences
   int64_t sequences;
   float *x, *residual, *context, *block, *scores, *keys, *values;  // the first three start at the chunk's first token
+  int8::Rows quantized, quantized_block;
 
   int64_t count() const { return last - first; }
   int64_t begin_of(int64_t sequence) const { return bounds[sequence] - bounds[0]; }
@@ -85,8 +95,19 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
   parallel_team(threads, [&](int rank, Team& team) {
     int64_t offset = 0;
     float* const qkv[2] = {space.take(offset, space.qkv), space.take(offset, space.qkv)};
-    Rows rows{
-        tokens * rank / team.size(), tokens * (rank + 1) / team.size(), bounds, sequences, x, {}, {}, {}, {}, {}, {}};
+    Rows rows{tokens * rank / team.size(),
+              tokens * (rank + 1) / team.size(),
+              bounds,
+              sequences,
+              x,
+              {},
+              {},
+              {},
+              {},
+              {},
+              {},
+              {},
+              {}};
     rows.residual = space.take(offset, space.residual);
     rows.context = space.take(offset, space.context);
     offset += rank * space.own;
@@ -94,13 +115,16 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
     rows.scores = space.take(offset, space.scores);
     rows.keys = space.take(offset, space.keys);
     rows.values = space.take(offset, space.values);
+    rows.quantized = space.take_quantized(offset, rows.count());
+    rows.quantized_block = space.take_quantized(offset, rows.count());
     int turn = 0;
     for (const Layer& layer : layers_) {
       if (layer.size.heads > 0) {
         const int64_t width = 3 * layer.size.heads * head_dim_;
         float* own = qkv[turn % 2];
-        gemm::kernels().multiply(x + rows.first * hidden_, hidden_, layer.qkv.panels.data(), own + rows.first * width,
-                                 width, rows.count(), width, hidden_, {layer.qkv.bias.data()});
+        const float* input = x + rows.first * hidden_;
+        layer.qkv.multiply(operand(input, hidden_, hidden_, rows.count(), rows.quantized), own + rows.first * width,
+                           width, rows.count());
         team.wait();
         attention(layer, rows, qkv[turn++ % 2]);
       } else if (layer.size.mha) {
@@ -111,6 +135,12 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
   });
 }
 
+// The rows (m x k, ld apart) as the products of this precision take them; `to` has room for them quantized.
+Operand Encoder::operand(const float* rows, int64_t ld, int64_t k, int64_t m, const int8::Rows& to) const {
+  if (settings_.precision == Precision::int8) int8::kernels().quantize(rows, ld, m, k, to);
+  return {rows, ld, to};
+}
+
 // Without a head the product is empty and leaves the bias.
 void Encoder::attention(const Layer& layer, const Rows& rows, const float* qkv) const {
   const int64_t heads = layer.size.heads, width = heads * head_dim_;
@@ -118,9 +148,9 @@ void Encoder::attention(const Layer& layer, const Rows& rows, const float* qkv) 
     if (rows.begin_of(s + 1) <= rows.first || rows.begin_of(s) >= rows.last) continue;
     for (int64_t head = 0; head < heads; ++head) attend(rows, qkv, heads, head, s);
   }
-  gemm::kernels().multiply(rows.context + rows.first * width, width, layer.out.panels.data(),
-                           rows.residual + rows.first * hidden_, hidden_, rows.count(), hidden_, width,
-                           {layer.out.bias.data()});
+  const float* context = rows.context + rows.first * width;
+  layer.out.multiply(operand(context, width, width, rows.count(), rows.quantized), rows.residual + rows.first * hidden_,
+                     hidden_, rows.count());
   finish(layer.attention_norm, rows);
 }
 
@@ -145,30 +175,22 @@ void Encoder::attend(const Rows& rows, const float* qkv, int64_t heads, int64_t 
 
 // Block of dims by block: the block's activations are read again while they are in cache.
 void Encoder::feed_forward(const Layer& layer, const Rows& rows) const {
-  const gemm::Kernels& products = gemm::kernels();
-  const float* x = rows.x + rows.first * hidden_;
   float* y = rows.residual + rows.first * hidden_;
-  const int64_t m = rows.count(), n = layer.size.intermediate;
-  int64_t dim = 0;
-  do {  // once even without a dim: the bias is still to be added
-    const int64_t width = std::min(kFfnBlock, n - dim);
-    products.multiply(x, hidden_, layer.up.panels.data() + gemm::packed_size(hidden_, dim), rows.block, kFfnBlock, m,
-                      width, hidden_, {layer.up.bias.data() + dim});
-    kernels().activate(activation_, rows.block, kFfnBlock, m, width);
-    gemm::Finish finish;
-    finish.bias = dim == 0 ? layer.down.bias.data() : nullptr;
-    finish.accumulate = dim > 0;
-    products.multiply(rows.block, kFfnBlock, layer.down.panels.data() + gemm::packed_size(dim, hidden_), y, hidden_, m,
-                      hidden_, width, finish);
-    dim += kFfnBlock;
-  } while (dim < n);
+  const int64_t m = rows.count();
+  const Operand x = operand(rows.x + rows.first * hidden_, hidden_, hidden_, m, rows.quantized);
+  for (std::size_t i = 0; i < layer.up.size(); ++i) {
+    const int64_t width = std::min(kFfnBlock, layer.size.intermediate - static_cast<int64_t>(i) * kFfnBlock);
+    layer.up[i].multiply(x, rows.block, kFfnBlock, m);
+    kernels().activate(settings_.activation, rows.block, kFfnBlock, m, width);
+    layer.down[i].multiply(operand(rows.block, kFfnBlock, width, m, rows.quantized_block), y, hidden_, m, i > 0);
+  }
   this->finish(layer.ffn_norm, rows);
 }
 
 void Encoder::finish(const Norm& norm, const Rows& rows) const {
   const int64_t start = rows.first * hidden_;
-  kernels().add_norm(rows.x + start, rows.residual + start, norm.weight.data(), norm.bias.data(), eps_, rows.count(),
-                     hidden_);
+  kernels().add_norm(rows.x + start, rows.residual + start, norm.weight.data(), norm.bias.data(), settings_.eps,
+                     rows.count(), hidden_);
 }
 
 }  // namespace cofi::compact_encoder

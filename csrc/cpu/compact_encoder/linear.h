@@ -1,0 +1,47 @@
+// A matrix product of the encoder, its weights packed for the precision it runs in.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/gemm/gemm.h"
+#include "cpu/int8/int8.h"
+
+namespace cofi::compact_encoder {
+
+enum class Precision { fp32 = 0, int8 = 1 };
+
+// K x N weights: element (k, n) at data[k * k_stride + n * n_stride], one of the strides being 1. bias and n_scale
+// (factors of the columns, bias included) may be null.
+struct LinearSource {
+  const float* data;
+  int64_t k_stride, n_stride;
+  const float* bias = nullptr;
+  const float* n_scale = nullptr;
+};
+
+// Rows a product reads: `rows` in fp32 and, for int8, the same quantized.
+struct Operand {
+  const float* rows;
+  int64_t ld;
+  int8::Rows quantized;
+};
+
+class Linear {
+ public:
+  Linear() = default;
+  Linear(const LinearSource& from, int64_t k, int64_t n, Precision precision, int threads);
+
+  // c (m x n, ldc) = a W + bias, or c += a W where `accumulate`.
+  void multiply(const Operand& a, float* c, int64_t ldc, int64_t m, bool accumulate = false) const;
+
+  int64_t bytes() const;
+
+ private:
+  Precision precision_ = Precision::fp32;
+  int64_t k_ = 0, n_ = 0;
+  std::vector<float> panels_, bias_;
+  int8::Columns columns_;
+};
+
+}  // namespace cofi::compact_encoder
