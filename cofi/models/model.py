@@ -34,7 +34,7 @@ _POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": nn.functional.gelu,
 }
-_NOT_QUANTIZED = "inference_precision {} needs torch.no_grad(), eval mode and a call without masks or hidden states: this one ran in fp32"
+_NOT_QUANTIZED = "inference_precision {} needs torch.no_grad(), no masks and no hidden states: this call ran in fp32"
 _HEAD_SITES = 2  # before the pooler's dense layer, before the classifier
 
 
