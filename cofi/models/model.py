@@ -177,7 +177,7 @@ class CompactModel(PreTrainedModel):
 
     def encoder_weights(self) -> list[Tensor]:
         """Weights of all layers, flat, in the order of `compact_encoder`; those of a removed sublayer are empty."""
-        removed = [self.embeddings.word.weight.new_empty(0)] * WEIGHTS_PER_SUBLAYER
+        removed = [self.embeddings.word.weight[:0]] * WEIGHTS_PER_SUBLAYER
         weights: list[Tensor] = []
         for layer in cast("Iterable[EncoderLayer]", self.layers):
             for module in (layer.attention, layer.ffn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from cofi_kernels.native import load_native
 from cofi_kernels.packing import check_bounds
 
 _ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/compact_encoder/kernels.h counts
+_version = operator.attrgetter("_version")
 _known: Any = WeakIdKeyDictionary()  # first weight -> {precision: PackedEncoder}: gone when the weight is
 
 
@@ -82,6 +84,10 @@ def _anchor(weights: Sequence[Tensor]) -> Tensor | None:
     return next((w for w in weights if w.numel()), None)
 
 
-def _state_of(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Where each weight is and how often it was written to."""
-    return [(w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights if w.numel()]
+def _state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Where each weight is and how often it was written to; 0 for inference tensors, which do not count."""
+    addresses = list(map(Tensor.data_ptr, weights))
+    try:
+        return addresses, list(map(_version, weights))
+    except RuntimeError:
+        return addresses, [0 if w.is_inference() else w._version for w in weights]

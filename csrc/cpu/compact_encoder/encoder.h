@@ -62,16 +62,19 @@ class Encoder {
   Norm pack(const float* weight, const float* bias);
   int64_t chunk_tokens(int64_t tokens, int threads) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
-  Operand operand(const float* rows, int64_t ld, int64_t k, int64_t m, const int8::Rows& to) const;
-  void attention(const Layer& layer, const Rows& rows, const float* qkv) const;
+  void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const int8::Rows& to) const;
+  void multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
+                bool accumulate = false) const;
+  void attend(const Layer& layer, const Rows& rows, const float* qkv) const;
   void attend(const Rows& rows, const float* qkv, int64_t heads, int64_t head, int64_t sequence) const;
+  void attention(const Layer& layer, const Rows& rows) const;
   void feed_forward(const Layer& layer, const Rows& rows) const;
   void finish(const Norm& norm, const Rows& rows) const;
 
   Settings settings_;
   int64_t hidden_, head_dim_;
   int64_t widest_ = 0;  // of all attention sublayers: heads * head_dim
-  int64_t packed_bytes_ = 0;
+  int64_t packed_bytes_ = 0, weights_ = 0;
   std::vector<Layer> layers_;
 };
 

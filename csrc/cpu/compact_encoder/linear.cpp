@@ -17,12 +17,17 @@ Linear::Linear(const LinearSource& from, int64_t k, int64_t n, Precision precisi
   pack(source, k, n, panels_.data(), threads);
 }
 
-void Linear::multiply(const Operand& a, float* c, int64_t ldc, int64_t m, bool accumulate) const {
-  if (precision_ == Precision::int8) return int8::kernels().multiply(a.quantized, columns_, c, ldc, m, accumulate);
+void Linear::multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const Part& part, bool accumulate) const {
+  if (precision_ == Precision::int8) {
+    const int8::Kernels& products = int8::kernels();
+    return products.multiply(a.quantized, columns_, part.first_panel(n_), part.last_panel(n_), c, ldc, m, accumulate);
+  }
+  const int64_t first = part.first(n_), columns = part.last(n_) - first;
   gemm::Finish finish;
-  finish.bias = accumulate ? nullptr : bias_.data();
+  finish.bias = accumulate ? nullptr : bias_.data() + first;
   finish.accumulate = accumulate;
-  gemm::kernels().multiply(a.rows, a.ld, panels_.data(), c, ldc, m, n_, k_, finish);
+  gemm::kernels().multiply(a.rows, a.ld, panels_.data() + gemm::packed_size(k_, first), c + first, ldc, m, columns, k_,
+                           finish);
 }
 
 int64_t Linear::bytes() const {

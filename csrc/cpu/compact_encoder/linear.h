@@ -1,6 +1,7 @@
 // A matrix product of the encoder, its weights packed for the precision it runs in.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -20,6 +21,16 @@ struct LinearSource {
   const float* n_scale = nullptr;
 };
 
+// Columns of a product that one of `size` threads computes: whole panels.
+struct Part {
+  int64_t rank = 0, size = 1;
+
+  int64_t first_panel(int64_t n) const { return gemm::panels_of(n) * rank / size; }
+  int64_t last_panel(int64_t n) const { return gemm::panels_of(n) * (rank + 1) / size; }
+  int64_t first(int64_t n) const { return std::min(n, first_panel(n) * gemm::kPanel); }
+  int64_t last(int64_t n) const { return std::min(n, last_panel(n) * gemm::kPanel); }
+};
+
 // Rows a product reads: `rows` in fp32 and, for int8, the same quantized.
 struct Operand {
   const float* rows;
@@ -32,8 +43,8 @@ class Linear {
   Linear() = default;
   Linear(const LinearSource& from, int64_t k, int64_t n, Precision precision, int threads);
 
-  // c (m x n, ldc) = a W + bias, or c += a W where `accumulate`.
-  void multiply(const Operand& a, float* c, int64_t ldc, int64_t m, bool accumulate = false) const;
+  // This part of c (m x n, ldc) = a W + bias, or of c += a W where `accumulate`.
+  void multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const Part& part, bool accumulate = false) const;
 
   int64_t bytes() const;
 

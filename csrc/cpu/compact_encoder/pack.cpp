@@ -21,6 +21,7 @@ Encoder::Encoder(const Settings& settings, const std::vector<LayerSize>& sizes,
 Linear Encoder::pack(const LinearSource& from, int64_t k, int64_t n, int threads) {
   Linear packed(from, k, n, settings_.precision, threads);
   packed_bytes_ += packed.bytes();
+  weights_ += k * n;
   return packed;
 }
 

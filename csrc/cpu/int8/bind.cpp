@@ -15,7 +15,7 @@ void matmul(uintptr_t a, uintptr_t b, uintptr_t bias, uintptr_t c, int64_t m, in
   std::vector<float> scale(m), low(m);
   const Rows rows{q.data(), ld, scale.data(), low.data()};
   kernels().quantize(as<const float>(a), k, m, k, rows);
-  kernels().multiply(rows, columns, as<float>(c), n, m, false);
+  kernels().multiply(rows, columns, 0, panels_of(n), as<float>(c), n, m, false);
 }
 
 }  // namespace

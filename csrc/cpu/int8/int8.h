@@ -48,13 +48,16 @@ struct Rows {
   uint8_t* q;
   int64_t ld;
   float *scale, *low;
+
+  Rows from(int64_t row) const { return {q + row * ld, ld, scale + row, low + row}; }
 };
 
 struct Kernels {
   // to = quantized x (m x k, ldx apart). A row with a value that is not finite gets NaN for a scale, and gives NaN.
   void (*quantize)(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to);
-  // C (M x N, ldc) = A B + bias, or C += A B without bias where `accumulate`.
-  void (*multiply)(const Rows& a, const Columns& b, float* c, int64_t ldc, int64_t m, bool accumulate);
+  // Panels [first, last) of C (M x N, ldc) = A B + bias, or of C += A B without bias where `accumulate`.
+  void (*multiply)(const Rows& a, const Columns& b, int64_t first, int64_t last, float* c, int64_t ldc, int64_t m,
+                   bool accumulate);
 };
 
 extern const Kernels kPortable, kAvx2, kVnni;

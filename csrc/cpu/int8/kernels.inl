@@ -105,10 +105,10 @@ void strip(const Rows& a, const Columns& b, int64_t panel, int64_t panels, float
   }
 }
 
-void multiply(const Rows& a, const Columns& b, float* c, int64_t ldc, int64_t m, bool accumulate) {
-  const int64_t n_panels = panels_of(b.n);
-  for (int64_t panel = 0; panel < n_panels;) {
-    const int64_t taken = take_panels(n_panels - panel);
+void multiply(const Rows& a, const Columns& b, int64_t first, int64_t last, float* c, int64_t ldc, int64_t m,
+              bool accumulate) {
+  for (int64_t panel = first; panel < last;) {
+    const int64_t taken = take_panels(last - panel);
     strip(a, b, panel, taken, c + panel * kPanel, ldc, m, accumulate);
     panel += taken;
   }
