@@ -86,8 +86,9 @@ def _anchor(weights: Sequence[Tensor]) -> Tensor | None:
 
 def _state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
     """Where each weight is and how often it was written to; 0 for inference tensors, which do not count."""
-    addresses = list(map(Tensor.data_ptr, weights))
+    kept = [w for w in weights if w.numel()]
+    addresses = list(map(Tensor.data_ptr, kept))
     try:
-        return addresses, list(map(_version, weights))
+        return addresses, list(map(_version, kept))
     except RuntimeError:
-        return addresses, [0 if w.is_inference() else w._version for w in weights]
+        return addresses, [0 if w.is_inference() else w._version for w in kept]
