@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench import measure, tables
 from bench.rivals import RIVALS, missing
-from cofi.bench.subjects import in_int8
+from cofi.bench.subjects import in_precision
 from cofi.bench.timing import Timing, interleaved
 from cofi.models import CompactConfig, CompactModel
 from cofi_kernels.products import matmul
@@ -28,9 +28,10 @@ from cofi_kernels.testing import relative_error
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DENSE = {"hidden": 768, "heads": [12] * 12, "int": [3072] * 12}
-OURS, OURS_INT8 = "ours", "ours int8"
-TOLERANCE = 1e-4  # of the largest logit: engines sum in any order
-TOLERANCE_INT8 = 0.1  # of logits of random weights, which are small differences of large numbers
+OURS = "ours"
+# of the largest logit: engines sum in any order; and logits of random weights are small differences of large numbers
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
+LOW = {f"{OURS} {precision}": precision for precision in ("bf16", "int8")}
 # lengths of the sentences of a batch; those of real tasks are their first 32 validation rows, tokenised
 CASES = {
     "1 x 32": [32],
@@ -104,24 +105,23 @@ def contest(
     want = engines[OURS](ids, mask)
     for rival, engine in engines.items():
         error = relative_error(engine(ids, mask), want)
-        if not error <= (TOLERANCE_INT8 if rival == OURS_INT8 else TOLERANCE):
+        if not error <= TOLERANCES[LOW.get(rival, "fp32")]:
             raise SystemExit(f"{name}, {case}: {rival} differs from ours by {error:.1e}: nothing was timed")
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
     times = interleaved(runs, rounds=200, warmup=2, seconds=seconds)
     floor = flops(structure, lengths) / peak
-    in_fp32 = {engine: t for engine, t in times.items() if engine != OURS_INT8}
+    rivals = {engine: t for engine, t in times.items() if engine not in LOW and engine != OURS}
     facts = {"floor": round(1e3 * floor, 4), "gemm_gflop_per_s": round(peak / 1e9, 1)}
     share = {"share_of_gemm_peak": round(floor / times[OURS].median_s, 3)}
-    rows = [row(f"{name}, {case}", OURS, in_fp32) | facts | share]
-    if OURS_INT8 in times:
-        rows.append(row(f"{name} int8, {case}", OURS_INT8, times))
+    rows = [row(f"{name}, {case}", times[OURS], rivals) | facts | share]
+    for engine, precision in LOW.items():
+        rows.append(row(f"{name} {precision}, {case}", times[engine], {**rivals, "ours fp32": times[OURS]}))
     return rows
 
 
-def row(case: str, subject: str, times: dict[str, Timing]) -> dict[str, Any]:
-    rivals = {rival: round(t.median_s * 1e3, 4) for rival, t in times.items() if rival != subject}
-    ours = times[subject]
+def row(case: str, ours: Timing, others: dict[str, Timing]) -> dict[str, Any]:
+    rivals = {rival: round(t.median_s * 1e3, 4) for rival, t in others.items()}
     return {
         "family": "inference",
         "case": case,
@@ -168,12 +168,13 @@ def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str,
     return rows
 
 
+def own_engine(model: CompactModel) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
+
+
 def prepare(model: CompactModel, rivals: list[str], console: Console) -> dict[str, Callable[..., Tensor]]:
-    quantized = in_int8(model)
-    engines: dict[str, Callable[..., Tensor]] = {
-        OURS: lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits,
-        OURS_INT8: lambda ids, mask: quantized(input_ids=ids, attention_mask=mask).logits,
-    }
+    engines: dict[str, Callable[..., Tensor]] = {OURS: own_engine(model)}
+    engines |= {name: own_engine(in_precision(model, precision)) for name, precision in LOW.items()}
     for rival in rivals:
         if missing(rival):
             console.print(f"without {rival}: {', '.join(missing(rival))} not installed (pip install '.[bench]')")

@@ -12,10 +12,10 @@ void bind(pybind11::module_&);
 namespace cofi::counter_rng {
 void bind(pybind11::module_&);
 }
-namespace cofi::hard_concrete {
+namespace cofi::dots {
 void bind(pybind11::module_&);
 }
-namespace cofi::int8 {
+namespace cofi::hard_concrete {
 void bind(pybind11::module_&);
 }
 namespace cofi::products {
@@ -49,8 +49,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
+  cofi::dots::bind(m);
   cofi::hard_concrete::bind(m);
-  cofi::int8::bind(m);
   cofi::products::bind(m);
   cofi::token_embedding::bind(m);
 }

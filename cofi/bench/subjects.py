@@ -19,7 +19,7 @@ from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
 from cofi.models.checkpoint import CONFIG_FILE
 from cofi.models.locate import MODEL_OF_RUN, locate
 
-COMPACT, COMPACT_INT8, DENSE = "compact", "compact, int8", "dense"
+COMPACT, DENSE = "compact", "dense"
 HUGGING_FACE, ONNX_RUNTIME = "dense, transformers", "compact, ONNX Runtime"
 TOLERANCE = 5e-3  # between engines, relative to the largest output: they may sum in any order, on GPUs in TF32
 
@@ -106,7 +106,7 @@ def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], 
     """The subjects of this machine, the compact model first, and sentences about what is left out."""
     subjects, notes = [own_subject(COMPACT, models.compact)], []
     if device.type == "cpu" and models.compact.config.inference_precision == "fp32":
-        subjects.append(own_subject(COMPACT_INT8, in_int8(models.compact)))
+        subjects += [own_subject(f"{COMPACT}, {name}", in_precision(models.compact, name)) for name in ("bf16", "int8")]
     if models.dense is None or models.dense_directory is None:
         notes.append("No dense original to compare with: name it with --dense.")
     else:
@@ -125,12 +125,12 @@ def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], 
     return subjects, notes
 
 
-def in_int8(model: CompactModel) -> CompactModel:
-    """The same weights, computed in int8."""
-    quantized = copy.copy(model)
-    quantized.config = copy.deepcopy(model.config)
-    quantized.set_inference_precision("int8")
-    return quantized
+def in_precision(model: CompactModel, precision: str) -> CompactModel:
+    """The same weights, computed in another precision."""
+    other = copy.copy(model)
+    other.config = copy.deepcopy(model.config)
+    other.set_inference_precision(precision)
+    return other
 
 
 def own_subject(name: str, model: CompactModel) -> Subject:

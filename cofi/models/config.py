@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HEADS = ("none", "classification", "question_answering")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
-INFERENCE_PRECISIONS = ("fp32", "int8")
+INFERENCE_PRECISIONS = ("fp32", "int8", "bf16")
 # "classification" is accepted as a short name of transformers' own word
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -92,8 +92,8 @@ class CompactConfig(PreTrainedConfig):
         token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
         and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
-    inference_precision: "fp32", or "int8": under torch.no_grad() on a CPU the products of the encoder's weights are
-        quantized (per output channel, per token, no calibration). Files keep the weights as they are.
+    inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
+        (quantized per output channel and per token, no calibration) or "bf16". Files keep the weights as they are.
     problem_type: "single_label_classification" (or, for short, "classification"), "regression" or None (regression
         when num_labels is 1).
 

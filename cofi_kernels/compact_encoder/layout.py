@@ -20,7 +20,7 @@ LAYER_WEIGHTS = (
     "ffn_norm_weight",
     "ffn_norm_bias",
 )
-PRECISIONS = ("fp32", "int8")  # as csrc/cpu/compact_encoder/linear.h counts them
+PRECISIONS = ("fp32", "int8", "bf16")  # as csrc/cpu/compact_encoder/linear.h counts them
 N_ATTENTION_WEIGHTS = 6  # the first of them belong to the attention sublayer, the others to the FFN
 
 
@@ -30,8 +30,10 @@ class EncoderLayout:
 
     A sublayer whose flag is False is removed: an exact identity. One that is kept with no unit left adds its bias and
     normalises. precision: what the products with weights are computed in; "fp32" stands for the dtype of the weights,
-    "int8" quantizes them as the family's README says, on a CPU. Raises ValueError for tuples of different lengths,
-    counts that are negative or belong to a removed sublayer, and an unknown activation or precision.
+    "int8" and "bf16" convert both factors as the family's README says, on a CPU.
+
+    Raises ValueError for tuples of different lengths, counts that are negative or belong to a removed sublayer, and an
+    unknown activation or precision.
     """
 
     heads: tuple[int, ...]

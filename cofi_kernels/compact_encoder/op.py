@@ -28,14 +28,14 @@ def compact_encoder(
     weights: 12 a layer in the order of LAYER_WEIGHTS, shaped as `masked_attention` and `masked_ffn` take them, with
         the masks folded in; tensors of size zero for removed sublayers
     returns the last layer's states (T, E), without a gradient.
-    Raises ValueError or TypeError for a wrong count, shape, dtype or device (int8 runs on a CPU), and RuntimeError
-    where a gradient is asked for: train with the masked ops.
+    Raises ValueError or TypeError for a wrong count, shape, dtype or device (precisions below fp32 are for a CPU), and
+    RuntimeError where a gradient is asked for: train with the masked ops.
     """
     checks.shape_is("x", x, ("tokens", "hidden"))
     checks.dtype_in("x", x, _DTYPES)
     checks.sequences(cu_seqlens, max_seqlen, x)
-    if layout.precision == "int8" and x.device.type != "cpu":
-        raise ValueError(f"layout.precision must be 'fp32' on a {x.device.type} device, got 'int8'")
+    if layout.precision != "fp32" and x.device.type != "cpu":
+        raise ValueError(f"layout.precision must be 'fp32' on a {x.device.type} device, got {layout.precision!r}")
     packed = _packed_before(x, weights, layout)
     if packed is not None:
         return packed(x, cu_seqlens, max_seqlen)

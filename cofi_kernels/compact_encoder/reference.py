@@ -4,7 +4,7 @@ For each layer, with the masks already folded into the weights:
     a = LayerNorm(x + concat_h(softmax(q_h k_h^T / sqrt(D)) v_h) W_o + b_o)     a = x where the sublayer is removed
     x = LayerNorm(a + act(a W_up^T + b_up) W_down + b_down)                     x = a where the sublayer is removed
 
-In int8 the four products with weights are those of `quantized.py`.
+In int8 and bf16 the four products with weights are those of `low_precision.py`.
 
 T packed tokens, B sequences, S padded length, H heads, D head dim, E hidden; H and I differ from layer to layer.
 """
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cofi_kernels.compact_encoder import quantized
+from cofi_kernels.compact_encoder import low_precision
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.packing import Group, length_groups, pad, unpad, valid_positions
@@ -41,8 +41,8 @@ def forward(
     precision: str,
 ) -> Tensor:
     """Returns the last layer's states (T, E)."""
-    feed_forward = _quantized_feed_forward if precision == "int8" else _feed_forward
-    linear = quantized.linear if precision == "int8" else _linear
+    linear = _LINEAR[precision]
+    ffn_block = low_precision.FFN_BLOCK if precision == "int8" else max(intermediate, default=0)
     attend = _attention_of(cu_seqlens, max_seqlen, x.shape[0], max(heads, default=0))
     act = get_activation(activation).function
     hidden = x.clone() if not any(mha) and not any(ffn) else x  # an op's output never is its input
@@ -51,8 +51,15 @@ def forward(
         if mha[i]:
             hidden = _attention(hidden, layer[:N_ATTENTION_WEIGHTS], n_heads, head_dim, eps, attend, linear)
         if ffn[i]:
-            hidden = feed_forward(hidden, layer[N_ATTENTION_WEIGHTS:], eps, act)
+            hidden = _feed_forward(hidden, layer[N_ATTENTION_WEIGHTS:], eps, act, linear, max(ffn_block, 1))
     return hidden
+
+
+_LINEAR: dict[str, Linear] = {
+    "fp32": lambda x, weight, bias: x @ weight if bias is None else torch.addmm(bias, x, weight),
+    "int8": low_precision.int8_linear,
+    "bf16": low_precision.bf16_linear,
+}
 
 
 def _attention(
@@ -66,25 +73,18 @@ def _attention(
     return F.layer_norm(projected + x, x.shape[1:], norm_weight, norm_bias, eps)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight if bias is None else torch.addmm(bias, x, weight)
-
-
-def _feed_forward(x: Tensor, weights: list[Tensor], eps: float, act: Callable[[Tensor], Tensor]) -> Tensor:
+def _feed_forward(
+    x: Tensor, weights: list[Tensor], eps: float, act: Callable[[Tensor], Tensor], linear: Linear, block: int
+) -> Tensor:
+    """`block` intermediate dims at a time."""
     w_up, b_up, w_down, b_down, norm_weight, norm_bias = weights
-    projected = _linear(act(_linear(x, w_up.t(), b_up)), w_down, b_down)
-    return F.layer_norm(projected + x, x.shape[1:], norm_weight, norm_bias, eps)
-
-
-def _quantized_feed_forward(x: Tensor, weights: list[Tensor], eps: float, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """Some dims at a time: their activations have scales of their own."""
-    w_up, b_up, w_down, b_down, norm_weight, norm_bias = weights
-    projected = b_down.expand(x.shape)
-    for block in torch.arange(w_up.shape[0]).split(quantized.FFN_BLOCK):
-        dims = slice(int(block[0]), int(block[-1]) + 1) if block.numel() else slice(0)
-        h = act(quantized.linear(x, w_up[dims].t(), b_up[dims]))
-        projected = projected + quantized.linear(h, w_down[dims], None)
-    return F.layer_norm(projected + x, x.shape[1:], norm_weight, norm_bias, eps)
+    projected: Tensor | None = None
+    for first in range(0, max(w_up.shape[0], 1), block):
+        dims = slice(first, first + block)
+        h = act(linear(x, w_up[dims].t(), b_up[dims]))
+        part = linear(h, w_down[dims], b_down if projected is None else None)
+        projected = part if projected is None else projected + part
+    return F.layer_norm(x if projected is None else projected + x, x.shape[1:], norm_weight, norm_bias, eps)
 
 
 def _attention_of(cu_seqlens: Tensor, max_seqlen: int, n_tokens: int, n_heads: int) -> Attend:

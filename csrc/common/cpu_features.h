@@ -13,6 +13,9 @@ Isa isa();
 // Whether avx512 is in use and the processor has its 8-bit dot products (VNNI): files named *_vnni.cpp.
 bool has_vnni();
 
+// The same of its bf16 dot products: files named *_avx512bf16.cpp.
+bool has_bf16();
+
 // Use at most `limit` from now on, in every thread: so that tests can run each version of a kernel.
 void limit_isa(Isa limit);
 

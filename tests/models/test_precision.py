@@ -37,9 +37,9 @@ def test_int8_is_set_saved_loaded_and_taken_back(tmp_path):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="inference_precision must be one of fp32, int8, got 'fp8'"):
+    with pytest.raises(ValueError, match="inference_precision must be one of fp32, int8, bf16, got 'fp8'"):
         CompactConfig(inference_precision="fp8")
-    with pytest.raises(ValueError, match="inference_precision must be one of fp32, int8, got 'fp8'"):
+    with pytest.raises(ValueError, match="inference_precision must be one of fp32, int8, bf16, got 'fp8'"):
         model_of().set_inference_precision("fp8")
 
 

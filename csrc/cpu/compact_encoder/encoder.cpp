@@ -18,7 +18,7 @@ namespace cofi::compact_encoder {
 struct Encoder::Workspace {
   int64_t qkv, residual, context, block;    // shared by the threads, a row a token
   int64_t scores, keys, values, own;        // of each thread; `own` is all of them
-  int64_t tokens, quantized, quantized_ld;  // quantized_ld: bytes
+  int64_t tokens, converted, converted_ld;  // converted_ld: bytes
   float* memory;
 
   Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads) : tokens(tokens) {
@@ -31,12 +31,13 @@ struct Encoder::Workspace {
     keys = encoder.head_dim_ * padded;
     values = gemm::packed_size(longest, encoder.head_dim_);
     own = aligned(scores) + aligned(keys) + aligned(values);
-    const bool int8 = encoder.settings_.precision == Precision::int8;
-    quantized_ld = int8::row_bytes(std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
-    quantized = int8 ? tokens * (quantized_ld / static_cast<int64_t>(sizeof(float)) + 2) : 0;  // with scale and low
+    const Precision precision = encoder.settings_.precision;
+    converted_ld = dots::row_bytes(number_of(precision), std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
+    converted = precision != Precision::fp32 ? tokens * (converted_ld / static_cast<int64_t>(sizeof(float)) + 2)
+                                             : 0;  // with scale and low
     const int64_t shared = 2 * aligned(qkv) + aligned(residual) + aligned(context) + aligned(block);
     thread_local Buffer buffer;
-    memory = buffer.at_least<float>(shared + 2 * aligned(quantized) + threads * own);
+    memory = buffer.at_least<float>(shared + 2 * aligned(converted) + threads * own);
   }
 
   static int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
@@ -47,9 +48,9 @@ struct Encoder::Workspace {
     return start;
   }
 
-  int8::Rows take_quantized(int64_t& offset) const {
-    float* const numbers = take(offset, quantized);
-    return {reinterpret_cast<uint8_t*>(numbers + 2 * tokens), quantized_ld, numbers, numbers + tokens};
+  dots::Rows take_converted(int64_t& offset) const {
+    float* const numbers = take(offset, converted);
+    return {reinterpret_cast<uint8_t*>(numbers + 2 * tokens), converted_ld, numbers, numbers + tokens};
   }
 };
 
@@ -62,7 +63,7 @@ struct Encoder::Rows {
   const int32_t* bounds;  // of the chunk's sequences
   int64_t sequences;
   float *x, *qkv[2], *residual, *context, *block, *scores, *keys, *values;
-  int8::Rows quantized, quantized_block;
+  dots::Rows converted, converted_block;
 
   Rows(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int rank, Team& team)
       : team(&team), bounds(bounds), sequences(sequences), x(x) {
@@ -78,8 +79,8 @@ struct Encoder::Rows {
     residual = space.take(offset, space.residual);
     context = space.take(offset, space.context);
     block = space.take(offset, space.block);
-    quantized = space.take_quantized(offset);
-    quantized_block = space.take_quantized(offset);
+    converted = space.take_converted(offset);
+    converted_block = space.take_converted(offset);
     offset += rank * space.own;
     scores = space.take(offset, space.scores);
     keys = space.take(offset, space.keys);
@@ -129,8 +130,8 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
       if (layer.size.heads > 0) {
         float* qkv = rows.qkv[turn++ % 2];
         const int64_t width = 3 * layer.size.heads * head_dim_;
-        prepare(rows, rows.x, hidden_, hidden_, rows.quantized);
-        multiply(layer.qkv, rows, {rows.x, hidden_, rows.quantized}, qkv, width);
+        prepare(rows, rows.x, hidden_, hidden_, rows.converted);
+        multiply(layer.qkv, rows, {rows.x, hidden_, rows.converted}, qkv, width);
         team.wait();
         attend(layer, rows, qkv);
       }
@@ -140,17 +141,18 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
   });
 }
 
-// For int8: rows of k values, lda apart, quantized, each thread its own, to where all find them.
-void Encoder::prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const int8::Rows& to) const {
-  if (settings_.precision != Precision::int8) return;
-  int8::kernels().quantize(a + rows.first * lda, lda, rows.last - rows.first, k, to.from(rows.first));
+// In low precision: rows of k values, lda apart, converted, each thread its own, to where all find them.
+void Encoder::prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const {
+  if (settings_.precision == Precision::fp32) return;
+  dots::kernels(number_of(settings_.precision))
+      .convert(a + rows.first * lda, lda, rows.last - rows.first, k, to.from(rows.first));
   rows.meet();
 }
 
 // c (ldc apart) = a (lda apart) W + bias, or c += a W, for this thread's rows and columns.
 void Encoder::multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
                        bool accumulate) const {
-  const Operand own{a.rows + rows.begin * a.ld, a.ld, a.quantized.from(rows.begin)};
+  const Operand own{a.rows + rows.begin * a.ld, a.ld, a.converted.from(rows.begin)};
   by.multiply(own, c + rows.begin * ldc, ldc, rows.end - rows.begin, rows.part, accumulate);
 }
 
@@ -185,23 +187,23 @@ void Encoder::attend(const Rows& rows, const float* qkv, int64_t heads, int64_t 
 // Without a head the product is empty and leaves the bias.
 void Encoder::attention(const Layer& layer, const Rows& rows) const {
   const int64_t width = layer.size.heads * head_dim_;
-  prepare(rows, rows.context, width, width, rows.quantized);
-  multiply(layer.out, rows, {rows.context, width, rows.quantized}, rows.residual, hidden_);
+  prepare(rows, rows.context, width, width, rows.converted);
+  multiply(layer.out, rows, {rows.context, width, rows.converted}, rows.residual, hidden_);
   finish(layer.attention_norm, rows);
 }
 
 // Block of dims by block: the block's activations are read again while they are in cache.
 void Encoder::feed_forward(const Layer& layer, const Rows& rows) const {
-  prepare(rows, rows.x, hidden_, hidden_, rows.quantized);
+  prepare(rows, rows.x, hidden_, hidden_, rows.converted);
   for (std::size_t i = 0; i < layer.up.size(); ++i) {
     const int64_t width = std::min(kFfnBlock, layer.size.intermediate - static_cast<int64_t>(i) * kFfnBlock);
-    multiply(layer.up[i], rows, {rows.x, hidden_, rows.quantized}, rows.block, kFfnBlock);
+    multiply(layer.up[i], rows, {rows.x, hidden_, rows.converted}, rows.block, kFfnBlock);
     const int64_t column = rows.part.first(width);
     kernels().activate(settings_.activation, rows.block + rows.begin * kFfnBlock + column, kFfnBlock,
                        rows.end - rows.begin, rows.part.last(width) - column);
     rows.meet();
-    prepare(rows, rows.block, kFfnBlock, width, rows.quantized_block);
-    multiply(layer.down[i], rows, {rows.block, kFfnBlock, rows.quantized_block}, rows.residual, hidden_, i > 0);
+    prepare(rows, rows.block, kFfnBlock, width, rows.converted_block);
+    multiply(layer.down[i], rows, {rows.block, kFfnBlock, rows.converted_block}, rows.residual, hidden_, i > 0);
     if (i + 1 < layer.up.size()) rows.meet();  // before the block is overwritten
   }
   finish(layer.ffn_norm, rows);

@@ -62,7 +62,7 @@ class Encoder {
   Norm pack(const float* weight, const float* bias);
   int64_t chunk_tokens(int64_t tokens, int threads) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
-  void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const int8::Rows& to) const;
+  void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const;
   void multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
                 bool accumulate = false) const;
   void attend(const Layer& layer, const Rows& rows, const float* qkv) const;

@@ -5,9 +5,9 @@ namespace cofi::compact_encoder {
 Linear::Linear(const LinearSource& from, int64_t k, int64_t n, Precision precision, int threads)
     : precision_(precision), k_(k), n_(n), bias_(n) {
   for (int64_t j = 0; j < n && from.bias; ++j) bias_[j] = from.bias[j] * (from.n_scale ? from.n_scale[j] : 1.0f);
-  if (precision == Precision::int8) {
-    const int8::Source source{from.data, from.k_stride, from.n_stride, from.n_scale};
-    columns_ = int8::Columns(source, k, n, bias_.data(), threads);
+  if (precision != Precision::fp32) {
+    const dots::Source source{from.data, from.k_stride, from.n_stride, from.n_scale};
+    columns_ = dots::Columns(number_of(precision), source, k, n, bias_.data(), threads);
     return;
   }
   panels_.resize(gemm::packed_size(k, n));
@@ -18,9 +18,9 @@ Linear::Linear(const LinearSource& from, int64_t k, int64_t n, Precision precisi
 }
 
 void Linear::multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const Part& part, bool accumulate) const {
-  if (precision_ == Precision::int8) {
-    const int8::Kernels& products = int8::kernels();
-    return products.multiply(a.quantized, columns_, part.first_panel(n_), part.last_panel(n_), c, ldc, m, accumulate);
+  if (precision_ != Precision::fp32) {
+    const dots::Kernels& products = dots::kernels(number_of(precision_));
+    return products.multiply(a.converted, columns_, part.first_panel(n_), part.last_panel(n_), c, ldc, m, accumulate);
   }
   const int64_t first = part.first(n_), columns = part.last(n_) - first;
   gemm::Finish finish;

@@ -5,12 +5,17 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/dots/dots.h"
 #include "cpu/gemm/gemm.h"
-#include "cpu/int8/int8.h"
 
 namespace cofi::compact_encoder {
 
-enum class Precision { fp32 = 0, int8 = 1 };
+enum class Precision { fp32 = 0, int8 = 1, bf16 = 2 };
+
+// What the factors of a product are converted to. Not of fp32.
+inline dots::Number number_of(Precision precision) {
+  return precision == Precision::int8 ? dots::Number::int8 : dots::Number::bf16;
+}
 
 // K x N weights: element (k, n) at data[k * k_stride + n * n_stride], one of the strides being 1. bias and n_scale
 // (factors of the columns, bias included) may be null.
@@ -31,11 +36,11 @@ struct Part {
   int64_t last(int64_t n) const { return std::min(n, last_panel(n) * gemm::kPanel); }
 };
 
-// Rows a product reads: `rows` in fp32 and, for int8, the same quantized.
+// Rows a product reads: `rows` in fp32 and, where the precision is another, the same converted.
 struct Operand {
   const float* rows;
   int64_t ld;
-  int8::Rows quantized;
+  dots::Rows converted;
 };
 
 class Linear {
@@ -52,7 +57,7 @@ class Linear {
   Precision precision_ = Precision::fp32;
   int64_t k_ = 0, n_ = 0;
   std::vector<float> panels_, bias_;
-  int8::Columns columns_;
+  dots::Columns columns_;
 };
 
 }  // namespace cofi::compact_encoder

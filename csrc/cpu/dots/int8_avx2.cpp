@@ -4,17 +4,20 @@
 
 #include <cstdint>
 
+#include "cpu/dots/dots.h"
+
 #define COFI_LANES 8
-namespace cofi::int8 {
+namespace cofi::dots {
 namespace {
 
 constexpr int kMaxPanels = 1;
 constexpr int kMaxRows[] = {0, 4};
 
-typedef int32_t Sums __attribute__((vector_size(32)));
+typedef int32_t Bits __attribute__((vector_size(32)));
+typedef Bits Sums;
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 
-inline Sums dot(Sums sum, Sums unsigned_bytes, Sums signed_bytes) {
+inline Sums dot(Sums sum, Bits unsigned_bytes, Bits signed_bytes) {
   const auto a = reinterpret_cast<__m256i>(unsigned_bytes), w = reinterpret_cast<__m256i>(signed_bytes);
   const __m256i ones = _mm256_set1_epi16(1), low_bytes = _mm256_set1_epi16(0x00ff);
   const __m256i even = _mm256_maddubs_epi16(_mm256_and_si256(a, low_bytes), w);
@@ -25,13 +28,20 @@ inline Sums dot(Sums sum, Sums unsigned_bytes, Sums signed_bytes) {
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 
+inline Vector finish(Sums sum, const Rows& a, int row, const Columns& b, int64_t column, Vector start) {
+  const Vector factor = *reinterpret_cast<const Vector*>(b.scale.data() + column);
+  const Vector total = *reinterpret_cast<const Vector*>(b.sum.data() + column);
+  const Vector product = __builtin_convertvector(sum, Vector);
+  return multiply_add(product, factor * a.scale[row], multiply_add(total, Vector{} + a.low[row], start));
+}
+
 }  // namespace
-}  // namespace cofi::int8
+}  // namespace cofi::dots
 
-#include "cpu/int8/kernels.inl"
+#include "cpu/dots/int8.inl"
 
-namespace cofi::int8 {
+namespace cofi::dots {
 
-extern const Kernels kAvx2 = kKernels;
+extern const Kernels kInt8Avx2 = kKernels;
 
-}  // namespace cofi::int8
+}  // namespace cofi::dots

@@ -1,7 +1,8 @@
-"""The int8 product of the compact encoder in plain PyTorch: its definition.
+"""The products of the compact encoder in int8 and bf16 in plain PyTorch: their definition.
 
-Weights: per output channel, symmetric, the largest value at 127. Activations: per token, from its smallest value (0) to
-its largest (255). The sums of integers are exact. Nothing is calibrated.
+bf16: both factors rounded to nearest, products and sums in the dtype of x.
+int8: weights per output channel, symmetric, the largest value at 127; activations per token, from its smallest value
+(0) to its largest (255). The sums of integers are exact. Nothing is calibrated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ SMALLEST_RANGE = 1e-30  # of a token's values; below it the token is taken to be
 MOST_DEPTH = 66_000  # 255 * 127 * K < 2^31
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def bf16_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (T, K) @ weight (K, N) + bias (N,), both factors rounded to bf16; x's dtype."""
+    y = x.bfloat16().to(x.dtype) @ weight.bfloat16().to(x.dtype)
+    return y if bias is None else y + bias
+
+
+def int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (T, K) @ weight (K, N) + bias (N,), both factors quantized; x's dtype. NaN where a factor is not finite."""
     q, step, low = quantize_tokens(x)
     w, scale = quantize_channels(weight)
