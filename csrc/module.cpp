@@ -15,6 +15,9 @@ void bind(pybind11::module_&);
 namespace cofi::hard_concrete {
 void bind(pybind11::module_&);
 }
+namespace cofi::masked_layer_norm {
+void bind(pybind11::module_&);
+}
 namespace cofi::products {
 void bind(pybind11::module_&);
 }
@@ -47,6 +50,7 @@ PYBIND11_MODULE(_C, m) {
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
   cofi::hard_concrete::bind(m);
+  cofi::masked_layer_norm::bind(m);
   cofi::products::bind(m);
   cofi::token_embedding::bind(m);
 }
