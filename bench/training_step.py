@@ -63,7 +63,7 @@ def make(row: Row, options: argparse.Namespace, lengths: list[int]) -> OursStep:
 
 
 def check(name: str, row: Row, options: argparse.Namespace) -> float:
-    """The largest difference from the reference, of losses and of every gradient. Ends the run where it is too large."""
+    """How far the loss and every gradient are from the reference, at most; ends the run where that is too far."""
     step = make(row, options, CHECKED_LENGTHS)
     want: dict[str, Any] = {}
     with force_backend("reference"):

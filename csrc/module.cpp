@@ -6,6 +6,9 @@
 
 #include "common/cpu_features.h"
 
+namespace cofi::adamw {
+void bind(pybind11::module_&);
+}
 namespace cofi::compact_encoder {
 void bind(pybind11::module_&);
 }
@@ -47,6 +50,7 @@ PYBIND11_MODULE(_C, m) {
       "CPU kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
   m.def("isa", &cofi::isa_name, "The vector instructions in use: portable, avx2 or avx512.");
   m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
+  cofi::adamw::bind(m);
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
   cofi::hard_concrete::bind(m);
