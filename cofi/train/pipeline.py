@@ -57,7 +57,9 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     best = run_prune(session, student)
     small = run_finetune(session, student, best)
     save_model(small, inputs.tokenizer, session.run.model)
-    return write_result(session, score, best, student.model, small)
+    result = write_result(session, score, best, student.model, small)
+    session.run.remove_teacher_outputs()
+    return result
 
 
 def _teacher(session: Session, inputs: Inputs) -> CompactModel:
