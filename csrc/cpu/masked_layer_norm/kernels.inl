@@ -13,11 +13,13 @@ namespace {
 // What dropout multiplies n elements from index `begin` on with: scale or 0.
 void factors(const Dropout& dropout, int64_t begin, int64_t n, float* out) {
   alignas(64) uint32_t room[counter_rng::kRoom];
+  const int32_t threshold = dropout.threshold;  // as values, or `out` might alias them and nothing vectorises
+  const float scale = dropout.scale;
   for (int64_t done = 0, size; done < n; done += size) {
     size = counter_rng::elements_at_once(begin + done, n - done);
     const uint32_t* words = counter_rng::element_words(dropout.state, begin + done, size, room);
     for (int64_t i = 0; i < size; ++i) {
-      out[done + i] = counter_rng::uniform_steps(words[i]) >= dropout.threshold ? dropout.scale : 0.0f;
+      out[done + i] = counter_rng::uniform_steps(words[i]) >= threshold ? scale : 0.0f;
     }
   }
 }
