@@ -9,6 +9,9 @@
 namespace cofi::adamw {
 void bind(pybind11::module_&);
 }
+namespace cofi::attention {
+void bind(pybind11::module_&);
+}
 namespace cofi::compact_encoder {
 void bind(pybind11::module_&);
 }
@@ -51,6 +54,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &cofi::isa_name, "The vector instructions in use: portable, avx2 or avx512.");
   m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
   cofi::adamw::bind(m);
+  cofi::attention::bind(m);
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
   cofi::hard_concrete::bind(m);

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/counter_rng/dropout.h"
+
 namespace cofi::masked_layer_norm {
 
 // All of `hidden` elements. weight and bias are multiplied by z_hidden already.
@@ -15,12 +17,7 @@ struct Norm {
   int64_t hidden;
 };
 
-// Dropout of x, element index = flat index. No state: none.
-struct Dropout {
-  const int64_t* state;
-  int32_t threshold;
-  float scale;
-};
+using counter_rng::Dropout;  // of x, element index = flat index
 
 // The rows of x (T, hidden), of which [begin, end) are computed; residual may be null.
 struct Rows {

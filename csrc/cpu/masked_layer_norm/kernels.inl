@@ -4,25 +4,11 @@
 #include <cmath>
 
 #include "common/sums.inl"
-#include "cpu/counter_rng/philox.inl"
+#include "cpu/counter_rng/factors.inl"
 #include "cpu/masked_layer_norm/kernels.h"
 
 namespace cofi::masked_layer_norm {
 namespace {
-
-// What dropout multiplies n elements from index `begin` on with: scale or 0.
-void factors(const Dropout& dropout, int64_t begin, int64_t n, float* out) {
-  alignas(64) uint32_t room[counter_rng::kRoom];
-  const int32_t threshold = dropout.threshold;  // as values, or `out` might alias them and nothing vectorises
-  const float scale = dropout.scale;
-  for (int64_t done = 0, size; done < n; done += size) {
-    size = counter_rng::elements_at_once(begin + done, n - done);
-    const uint32_t* words = counter_rng::element_words(dropout.state, begin + done, size, room);
-    for (int64_t i = 0; i < size; ++i) {
-      out[done + i] = counter_rng::uniform_steps(words[i]) >= threshold ? scale : 0.0f;
-    }
-  }
-}
 
 // v = dropout(x) + residual. A dropped element is 0 even where x is not finite.
 void add(const float* x, const float* residual, const float* factor, int64_t n, float* v) {
@@ -42,7 +28,7 @@ void forward(const Norm& norm, const Dropout& dropout, const Rows& rows, float e
   const float *kept = norm.kept, *weight = norm.weight, *bias = norm.bias;
   for (int64_t t = rows.begin; t < rows.end; ++t) {
     float* v = y + t * n;
-    if (dropout.state) factors(dropout, t * n, n, room);
+    if (dropout.state) counter_rng::dropout_factors(dropout, t * n, n, room);
     add(rows.x + t * n, rows.residual ? rows.residual + t * n : nullptr, dropout.state ? room : nullptr, n, v);
     const float centre = sum_of(n, [=](int64_t j) { return kept[j] != 0.0f ? v[j] : 0.0f; }) * norm.share;
     const float variance = sum_of(n,
@@ -69,7 +55,7 @@ void backward(const Norm& norm, const Dropout& dropout, const Rows& rows, const 
   float* const factor = dropout.state ? room + n : nullptr;
   for (int64_t t = rows.begin; t < rows.end; ++t) {
     const float* g = dy + t * n;
-    if (factor) factors(dropout, t * n, n, factor);
+    if (factor) counter_rng::dropout_factors(dropout, t * n, n, factor);
     add(rows.x + t * n, rows.residual ? rows.residual + t * n : nullptr, factor, n, normed);
     const float centre = mean[t], scale = rstd[t];
     for (int64_t j = 0; j < n; ++j) {
