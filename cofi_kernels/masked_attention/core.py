@@ -26,9 +26,10 @@ class Core:
     def __init__(self, sizes: Sizes, cu_seqlens: Tensor, dropout_p: float, dropout_state: Tensor | None) -> None:
         check_bounds(cu_seqlens.tolist(), sizes.max_seqlen, sizes.n_tokens)
         drops = dropout_p > 0.0 and dropout_state is not None
-        self._kept_alive = [cu_seqlens.contiguous(), sizes.live, dropout_state]
+        bounds = cu_seqlens.contiguous()
+        self._kept_alive = (bounds, sizes.live, dropout_state)  # whose addresses are in _problem
         self._problem = {
-            "bounds": self._kept_alive[0].data_ptr(),
+            "bounds": bounds.data_ptr(),
             "sequences": cu_seqlens.numel() - 1,
             "tokens": sizes.n_tokens,
             "heads": sizes.n_live,
