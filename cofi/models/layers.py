@@ -27,6 +27,16 @@ def _tensors(module: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
     return [cast(Tensor, found[name]) for name in names]
 
 
+def is_skipped(z_layer: Tensor | None) -> bool:
+    """Whether a sublayer is masked out and the host may know: its ops would give the identity, and zeros for gradients.
+
+    Skipped, its weights get no gradient at all. On a GPU the mask is not read, and the ops decide on the device.
+    """
+    if type(z_layer) is not Tensor or z_layer.device.type != "cpu" or torch.compiler.is_compiling():
+        return False  # a tensor of another type, as tracing uses, may hold no value
+    return z_layer.item() == 0.0
+
+
 class Norm(nn.Module):
     """Weight and bias of a LayerNorm; the arithmetic is in masked_layer_norm."""
 
@@ -57,6 +67,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, batch: PackedBatch, masks: LayerMasks | None, sites: Tensor | None) -> Tensor:
         z_mha = None if masks is None else masks.z_mha
+        if is_skipped(z_mha):
+            return x
         z_hidden = None if masks is None else masks.z_hidden
         attended = cofi_kernels.masked_attention(
             x,
@@ -106,6 +118,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, masks: LayerMasks | None, sites: Tensor | None) -> Tensor:
         z_ffn = None if masks is None else masks.z_ffn
+        if is_skipped(z_ffn):
+            return x
         z_hidden = None if masks is None else masks.z_hidden
         transformed = cofi_kernels.masked_ffn(
             x,
