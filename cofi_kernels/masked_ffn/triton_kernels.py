@@ -1,7 +1,7 @@
 """Masked feed-forward in Triton: dense products over the live dims, whose number is read on the device.
 
     forward    fold; up-projection with bias, activation and its derivative; down-projection with its bias
-    backward   list; du with act' and blocks of db_up; dx; dw_up; dw_down and sums for the masks; blocks of dy; sums
+    backward   du with act' and blocks of db_up; dx; dw_up; dw_down and sums for the masks; blocks of dy; sums
 
 n live of I intermediate dims, C = padded(I) columns, E hidden, T tokens. A dead layer has no live dim.
 """
@@ -176,11 +176,11 @@ def forward(
     """As `reference.forward`; what is kept is laid out as `workspace.Workspace`."""
     x = x.contiguous()
     (n_tokens, n_hidden), n_int = x.shape, w_up.shape[0]
-    kept = x.new_empty(workspace.triton_numel(n_tokens, n_int, n_hidden))
+    kept = x.new_empty(workspace.triton_numel(x, n_int))
     saved = workspace.views(kept, n_tokens, n_int, n_hidden)
     biases = torch.empty(padded(n_int) + n_hidden, dtype=torch.float32, device=x.device)
     b_in, b_out = biases.split([padded(n_int), n_hidden])
-    work = new_work(x, n_int)
+    work = new_work(x, n_int, saved.integers)
     masks = folding.contiguous_masks(z_int, z_ffn, z_hidden)
     folded = Folded(saved.w_up, b_in, saved.w_down, b_out)
     folding.fold(w_up[None], b_up[None], w_down, b_down, masks, work, folded)
@@ -246,9 +246,8 @@ def backward(
     """As `reference.backward`, from this module's workspace."""
     dy, x = dy.contiguous(), x.contiguous()
     saved = workspace.views(u, x.shape[0], w_up.shape[0], x.shape[1])
-    work = new_work(x, w_up.shape[0])
+    work = new_work(x, w_up.shape[0], saved.integers)
     masks = folding.contiguous_masks(z_int, z_ffn, z_hidden)
-    folding.list_live(masks, work)
     du, db_up_blocks = _du(dy, saved, work)
     dx, dw_up = torch.empty_like(x), torch.empty_like(w_up, memory_format=torch.contiguous_format)
     products.project_out(du, saved.w_up, None, dx, 1, work)

@@ -66,6 +66,9 @@ def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, mas
     n_live = len(layer.rows) // unit_rows
     assert work.n_live.item() == n_live and not work.counters.any()
     assert torch.equal(work.live[:n_live], (layer.rows[::unit_rows] // unit_rows).int())
+    again = tiling.new_work(out.w_in, n_units)
+    folding.list_live(layer.masks, again)
+    assert again.n_live.item() == n_live and torch.equal(again.live[:n_live], work.live[:n_live])
     z_rows = None if layer.masks.unit is None else layer.masks.unit.repeat_interleave(unit_rows)[layer.rows]
     w_out = times(layer.w_out[layer.rows], None if z_rows is None else z_rows[:, None], *layer.masks[1:])
     wanted = {
