@@ -143,7 +143,7 @@ def accumulate(
     n_n,
     n_k,
     A_M: tl.constexpr,
-    A_K: tl.constexpr,
+    A_K,
     B_K: tl.constexpr,
     B_N: tl.constexpr,
     PRECISION: tl.constexpr,
