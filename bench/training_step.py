@@ -163,7 +163,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as cofi.train does; the rivals gain by it too
+    if options.memory_of not in MEMORY:  # as cofi.train does; the rivals' time gains by it too, their memory does not
+        keep_freed_memory()
     if options.memory_of:
         print(_peak(options.memory_of, options))  # noqa: T201
         return
