@@ -18,6 +18,9 @@ void bind(pybind11::module_&);
 namespace cofi::counter_rng {
 void bind(pybind11::module_&);
 }
+namespace cofi::dots {
+void bind(pybind11::module_&);
+}
 namespace cofi::hard_concrete {
 void bind(pybind11::module_&);
 }
@@ -57,6 +60,7 @@ PYBIND11_MODULE(_C, m) {
   cofi::attention::bind(m);
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
+  cofi::dots::bind(m);
   cofi::hard_concrete::bind(m);
   cofi::masked_layer_norm::bind(m);
   cofi::products::bind(m);
