@@ -1,14 +1,13 @@
 """The gradient of flash_forward.py in Triton, without atomics: the same result at every run.
 
-With dm the gradient of z_head c before z_head, delta = rowsum(dm c), and the counter's k in {0, 1 / (1 - p)}:
+With dc the gradient of c, which holds z_head, delta = rowsum(dc c), and the counter's k in {0, 1 / (1 - p)}:
 
-    dv = z_head (p k)^T dm    ds = p (k (dm v^T) - delta)    dq = z_head ds k / sqrt(D)    dk = z_head ds^T q / sqrt(D)
-    dz_head = sum_t delta
+    dv = (p k)^T dc    ds = p (k (dc v^T) - delta)    dq = ds k / sqrt(D)    dk = ds^T q / sqrt(D)
+    dz_head = sum_t delta / z_head
 
 Where one block of keys holds every sequence, one kernel makes all three in one pass: a program has all keys of a
 sequence's head. For longer sequences a second kernel makes dq, and the scores once more: 7 products instead of 5.
-z_head multiplies sums, never what is rounded before a product. Scores are kept transposed, keys in rows: so two of the
-three products that follow take them from registers.
+Scores are kept transposed, keys in rows: so two of the three products that follow take them from registers.
 """
 
 from __future__ import annotations
@@ -42,12 +41,11 @@ _SUM_ROWS = 256  # of partial sums added together
 def _attention_bwd_kernel(
     qkv_ptr,
     context_ptr,
-    dm_ptr,
+    dc_ptr,
     lse_ptr,
     heads_ptr,
     n_live_ptr,
     cu_seqlens_ptr,
-    z_head_ptr,
     state_ptr,
     dqkv_ptr,
     sums_ptr,
@@ -81,7 +79,6 @@ def _attention_bwd_kernel(
         dq_ptr = dqkv_ptr + start.to(tl.int64) * stride + unit * D
         context_offset = start.to(tl.int64) * context_stride + unit * D
         head = tl.load(heads_ptr + unit)
-        z = 1.0 if z_head_ptr is None else tl.load(z_head_ptr + head).to(tl.float32)
         k = load_rows(q_ptr + third, key, length, stride, D)
         v = load_rows(q_ptr + 2 * third, key, length, stride, D)
         dk, dv = tl.zeros((BLOCK_N, D), tl.float32), tl.zeros((BLOCK_N, D), tl.float32)
@@ -89,28 +86,28 @@ def _attention_bwd_kernel(
         for first_row in range(0, length, BLOCK_M):
             row = first_row + tl.arange(0, BLOCK_M)
             q = load_rows(q_ptr, row, length, stride, D)
-            dm = load_rows(dm_ptr + context_offset, row, length, context_stride, D)
+            dc = load_rows(dc_ptr + context_offset, row, length, context_stride, D)
             context = load_rows(context_ptr + context_offset, row, length, context_stride, D)
-            delta = tl.sum(dm.to(tl.float32) * context.to(tl.float32), 1)
+            delta = tl.sum(dc.to(tl.float32) * context.to(tl.float32), 1)
             lse_ptrs = lse_ptr + unit.to(tl.int64) * n_tokens + start + row
             lse = tl.load(lse_ptrs, mask=row < length, other=float("inf"))
             p = product(k, tl.trans(q), tl.zeros((BLOCK_N, BLOCK_M), tl.float32))
             p = tl.where((key < length)[:, None], tl.exp2(p * (sm_scale * LOG2_E) - lse[None, :]), 0.0)
-            dp = product(v, tl.trans(dm), tl.zeros((BLOCK_N, BLOCK_M), tl.float32))
+            dp = product(v, tl.trans(dc), tl.zeros((BLOCK_N, BLOCK_M), tl.float32))
             kept_p = p
             if state_ptr is not None:
                 element = first_elements(head, start + row, n_tokens, max_seqlen) + first
                 keep = tl.trans(keep_rows(state_ptr, element, threshold, BLOCK_N, ALIGNED))
                 kept_p, dp = tl.where(keep, p, 0.0), tl.where(keep, dp * keep_scale, 0.0)
-            dv = product(kept_p.to(dm.dtype), dm, dv)
+            dv = product(kept_p.to(dc.dtype), dc, dv)
             ds = (p * (dp - delta[None, :])).to(q.dtype)
             dk = product(ds, q, dk)
             if WHOLE:
                 dz += delta
                 dq = product(tl.trans(ds), k, tl.zeros((BLOCK_M, D), tl.float32))
-                store_rows(dq_ptr, row, length, stride, dq * (z * sm_scale), D)
-        store_rows(dq_ptr + third, key, length, stride, dk * (z * sm_scale), D)
-        store_rows(dq_ptr + 2 * third, key, length, stride, dv * (z * keep_scale), D)
+                store_rows(dq_ptr, row, length, stride, dq * sm_scale, D)
+        store_rows(dq_ptr + third, key, length, stride, dk * sm_scale, D)
+        store_rows(dq_ptr + 2 * third, key, length, stride, dv * keep_scale, D)
         if WHOLE:
             tl.store(sums_ptr + (item // n_live) * n_heads + unit, tl.sum(dz))
 
@@ -126,12 +123,11 @@ def _sequence(cu_seqlens_ptr, b, n_tokens):
 def _attention_bwd_dq_kernel(
     qkv_ptr,
     context_ptr,
-    dm_ptr,
+    dc_ptr,
     lse_ptr,
     heads_ptr,
     n_live_ptr,
     cu_seqlens_ptr,
-    z_head_ptr,
     state_ptr,
     dqkv_ptr,
     sums_ptr,
@@ -159,11 +155,10 @@ def _attention_bwd_dq_kernel(
         q_ptr = qkv_ptr + start.to(tl.int64) * stride + unit * D
         context_offset = start.to(tl.int64) * context_stride + unit * D
         head = tl.load(heads_ptr + unit)
-        z = 1.0 if z_head_ptr is None else tl.load(z_head_ptr + head).to(tl.float32)
         q = load_rows(q_ptr, row, length, stride, D)
-        dm = load_rows(dm_ptr + context_offset, row, length, context_stride, D)
+        dc = load_rows(dc_ptr + context_offset, row, length, context_stride, D)
         context = load_rows(context_ptr + context_offset, row, length, context_stride, D)
-        delta = tl.sum(dm.to(tl.float32) * context.to(tl.float32), 1)
+        delta = tl.sum(dc.to(tl.float32) * context.to(tl.float32), 1)
         lse_ptrs = lse_ptr + unit.to(tl.int64) * n_tokens + start + row
         lse = tl.load(lse_ptrs, mask=row < length, other=float("inf"))
         element = first_elements(head, start + row, n_tokens, max_seqlen)
@@ -174,21 +169,21 @@ def _attention_bwd_dq_kernel(
             v = load_rows(q_ptr + 2 * third, key, length, stride, D)
             p = product(q, tl.trans(k), tl.zeros((BLOCK_M, BLOCK_N), tl.float32))
             p = tl.where((key < length)[None, :], tl.exp2(p * (sm_scale * LOG2_E) - lse[:, None]), 0.0)
-            dp = product(dm, tl.trans(v), tl.zeros((BLOCK_M, BLOCK_N), tl.float32))
+            dp = product(dc, tl.trans(v), tl.zeros((BLOCK_M, BLOCK_N), tl.float32))
             if state_ptr is not None:
                 keep = keep_rows(state_ptr, element + first_key, threshold, BLOCK_N, ALIGNED)
                 dp = tl.where(keep, dp * keep_scale, 0.0)
             dq = product((p * (dp - delta[:, None])).to(k.dtype), k, dq)
         dq_ptr = dqkv_ptr + start.to(tl.int64) * stride + unit * D
-        store_rows(dq_ptr, row, length, stride, dq * (z * sm_scale), D)
+        store_rows(dq_ptr, row, length, stride, dq * sm_scale, D)
         tl.store(sums_ptr + (item // n_live) * n_heads + unit, tl.sum(delta))
 
 
 @triton.jit(do_not_specialize=["n_sums", "n_heads"])
 def _head_gradients_kernel(
-    sums_ptr, heads_ptr, n_live_ptr, dz_head_ptr, n_sums, n_heads, ROWS: tl.constexpr, HEADS: tl.constexpr
+    sums_ptr, heads_ptr, n_live_ptr, z_head_ptr, dz_head_ptr, n_sums, n_heads, ROWS: tl.constexpr, HEADS: tl.constexpr
 ):
-    """One program a head: its column of sums (n_sums, H), which has live heads at the front; 0 for a dead head."""
+    """One program a head: its column of sums (n_sums, H), live heads first, over z_head; 0 for a dead head."""
     head, unit = tl.program_id(0), tl.arange(0, HEADS)
     n_live = tl.load(n_live_ptr)
     found = (tl.load(heads_ptr + unit, mask=unit < n_live, other=-1) == head).to(tl.int32)
@@ -197,14 +192,16 @@ def _head_gradients_kernel(
     for first in range(0, n_sums * tl.sum(found), ROWS):
         row = first + tl.arange(0, ROWS)
         total += tl.load(sums_ptr + row * n_heads + column, mask=row < n_sums, other=0.0)
-    tl.store(dz_head_ptr + head, tl.sum(total).to(dz_head_ptr.dtype.element_ty))
+    z = tl.load(z_head_ptr + head).to(tl.float32)
+    dz = tl.where(z == 0.0, 0.0, tl.sum(total) / tl.where(z == 0.0, 1.0, z))
+    tl.store(dz_head_ptr + head, dz.to(dz_head_ptr.dtype.element_ty))
 
 
 def backward(
     qkv: Tensor,
     context: Tensor,
     lse: Tensor,
-    dm: Tensor,
+    dc: Tensor,
     heads: Tensor,
     n_live: Tensor,
     cu_seqlens: Tensor,
@@ -218,11 +215,11 @@ def backward(
     """Write dqkv, laid out as qkv, and dz_head (H,), 0 for dead heads, where that is there.
 
     qkv, context, lse, heads, n_live: as `flash_forward.forward` took and left them
-    dm: laid out as context, the gradient of z_head times the context
+    dc: laid out as context, its gradient; z_head is contiguous
     """
     dropout = dropout_of(dropout_p, dropout_state, sizes.max_seqlen)
     tile, whole = keys_tile(sizes.head_dim, qkv.dtype, dropout.aligned, sizes.max_seqlen)
-    tensors = (qkv, context, dm, lse, heads, n_live, cu_seqlens.contiguous(), z_head, dropout.state, dqkv)
+    tensors = (qkv, context, dc, lse, heads, n_live, cu_seqlens.contiguous(), dropout.state, dqkv)
     numbers = (sizes.n_tokens, sizes.n_sequences, sizes.n_heads, sizes.max_seqlen, dropout.threshold, dropout.scale)
     scale = sizes.head_dim**-0.5
 
@@ -243,8 +240,8 @@ def backward(
             tile = queries_tile(sizes.head_dim, qkv.dtype, dropout.aligned)
             slots = sizes.slots(tile.queries)
             sums = launch(_attention_bwd_dq_kernel, tile, slots)
-        if dz_head is not None and sizes.n_heads > 0:
+        if z_head is not None and sizes.n_heads > 0:
             padded = triton.next_power_of_2(sizes.n_heads)
             _head_gradients_kernel[(sizes.n_heads,)](
-                sums, heads, n_live, dz_head, slots, sizes.n_heads, _SUM_ROWS, padded, num_warps=4
+                sums, heads, n_live, z_head, dz_head, slots, sizes.n_heads, _SUM_ROWS, padded, num_warps=4
             )
