@@ -49,7 +49,10 @@ def _attention_fwd_kernel(
     BLOCK_N: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """q, k, v in the front of qkv's rows -> the front of context's rows, lse (n_live, T). score_scale: log2(e) / sqrt(D)."""
+    """q, k, v in the front of qkv's rows to the front of context's rows and lse (n_live, T).
+
+    score_scale: log2(e) / sqrt(D)
+    """
     n_live = tl.load(n_live_ptr)
     n_items = (n_tokens // BLOCK_M + n_sequences) * n_live
     context_stride = n_heads * D

@@ -47,9 +47,7 @@ def forward(
         to = folding.Folded(w_in, b_in, w_projection, b_projection)
         folding.fold(w_qkv, b_qkv, w_out, b_out, masks, work, to)
         products.project_in(x, w_in, b_in, qkv, 3 * head_dim, work)
-        flash_forward.forward(
-            qkv, work.live, work.n_live, cu_seqlens, sizes, dropout_p, dropout_state, context, lse
-        )
+        flash_forward.forward(qkv, work.live, work.n_live, cu_seqlens, sizes, dropout_p, dropout_state, context, lse)
         products.project_out(context, w_projection, b_projection, y, head_dim, work)
     return y, qkv.flatten(), context.flatten(), lse, folded
 
@@ -79,8 +77,9 @@ def backward(
     masks = folding.Masks(*(None if z is None else z.contiguous() for z in (z_head, z_mha, z_hidden)))
     work = tiling.new_work(x, sizes.n_heads)
     folding.list_live(masks, work)
-    w_in, w_projection = _weights(folded, w_out.shape[0])
-    qkv, context = qkv.view(x.shape[0], -1), context.view(x.shape[0], -1)
+    n_tokens, width = x.shape[0], w_out.shape[0]
+    w_in, w_projection = _weights(folded, width)
+    qkv, context = qkv.view(n_tokens, 3 * width), context.view(n_tokens, width)
     dcontext, dqkv, dx = torch.empty_like(context), torch.empty_like(qkv), torch.empty_like(x)
     dz_head = mask_gradient_like(z_head, x)
     products.project_in(dy, w_projection, None, dcontext, head_dim, work)

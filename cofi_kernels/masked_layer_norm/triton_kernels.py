@@ -85,7 +85,7 @@ def _masked_layer_norm_fwd_kernel(
     ROWS: tl.constexpr,
 ):
     n_blocks = tl.cdiv(n_tokens, ROWS)
-    if z_layer_ptr is not None:
+    if z_layer_ptr is not None:  # noqa: SIM102 Triton would compile both sides of an `and`
         if tl.load(z_layer_ptr) == 0.0:
             for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
                 _, index, inside = _tokens(block, n_tokens, ROWS, BLOCK_E, E)
@@ -128,7 +128,7 @@ def _masked_layer_norm_bwd_kernel(
 ):
     """sums (programs, 2, E) fp32: each program's sums over its tokens of dy * n and of dy."""
     n_blocks = tl.cdiv(n_tokens, ROWS)
-    if z_layer_ptr is not None:
+    if z_layer_ptr is not None:  # noqa: SIM102 Triton would compile both sides of an `and`
         if tl.load(z_layer_ptr) == 0.0:
             for block in range(tl.program_id(0), n_blocks, tl.num_programs(0)):
                 _, index, inside = _tokens(block, n_tokens, ROWS, BLOCK_E, E)
