@@ -204,3 +204,13 @@ def test_as_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cofi.evaluate", "./gone", "--task", "sst2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+def test_precision_is_chosen_and_reported(tmp_path, write):
+    model = save_compact(tmp_path / "model", favourite=0, head="classification", num_labels=2)
+    rows = write("rows.parquet", text=TEXTS, label=[0, 1, 0, 1])
+    flags = [str(model), "--task", "text", "--validation-file", str(rows), "--json", str(tmp_path / "out.json")]
+    for precision in ("int8", "fp32"):
+        assert main([*flags, "--precision", precision]) == 0
+        result = json.loads((tmp_path / "out.json").read_text())
+        assert result["precision"] == precision and result["score"] == 50.0

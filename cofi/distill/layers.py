@@ -24,6 +24,17 @@ def matched_loss(mse: Tensor, alignment: Tensor) -> Tensor:
     return torch.where(alignment != UNMATCHED, selected, 0.0).sum()
 
 
+def _errors(
+    targets: Sequence[Tensor], states: Sequence[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None
+) -> Tensor:
+    """`layer_match` of all pairs; a state that is repeated goes in once, so that no gradient is made for its copies."""
+    if source is None:
+        return cofi_kernels.layer_match(targets, states, weight, bias)
+    distinct = sorted(set(source))
+    columns = cofi_kernels.layer_match(targets, [states[j] for j in distinct], weight, bias)
+    return columns[:, torch.tensor([distinct.index(j) for j in source], device=columns.device)]
+
+
 class LayerDistillation(nn.Module):
     """Loss between the hidden states of matched layers: a sum over the matched pairs of mean squared errors.
 
@@ -77,7 +88,7 @@ class LayerDistillation(nn.Module):
         dtype = student_states[0].dtype  # of the matrix product; errors are summed in fp32 at least
         targets = [teacher_states[layer].detach().to(dtype) for layer in picked]
         weight, bias = self.transform.weight.to(dtype), self.transform.bias.to(dtype)
-        mse = cofi_kernels.layer_match(targets, student_states, weight, bias, source=source)
+        mse = _errors(targets, student_states, weight, bias, source)
         alignment = self.strategy.align(mse.detach(), live)
         return matched_loss(mse, alignment), alignment
 

@@ -46,6 +46,17 @@ class Student:
         return torch.tensor(kept, device=self.model.device)
 
 
+def repeated_states(live: Tensor) -> tuple[int, ...] | None:
+    """For each layer the first one with the same state: a dead layer repeats the one before. None where the host may
+    not know, on a GPU. live: (L,) bool."""
+    if live.device.type != "cpu":
+        return None
+    source: list[int] = []
+    for layer, alive in enumerate(live.tolist()):
+        source.append(layer if alive or layer == 0 else source[-1])
+    return tuple(source)
+
+
 class Objective:
     """The loss of one phase as a function of batch and step."""
 
@@ -90,11 +101,13 @@ class Objective:
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:
             assert output.hidden_states is not None
+            live = student.live_layers(masks)
             layer, _ = student.distiller(
                 target.hidden_states,
                 output.hidden_states[1:],
-                student.live_layers(masks),
+                live,
                 step_random(self.config.seed, f"{self.phase}/matching", step),
+                source=repeated_states(live),
             )
             loss.total = loss.total + self.config.layer_weight * layer
             loss.parts["layer_loss"] = layer.detach()

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from cofi.masks import Gates, Lagrangian, ascent_optimizer
+from cofi_kernels import adamw_
 
 
 def _is_decayed(name: str) -> bool:
@@ -20,15 +21,60 @@ def _is_decayed(name: str) -> bool:
     return not (last == "bias" or last.startswith("b_") or ".norm." in name)
 
 
-def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> AdamW:
+class ClippingAdamW(AdamW):
+    """torch's AdamW, with its state, that clips all gradients by their common norm on the way.
+
+    A parameter without a gradient has one of zeros: its momentum and its decay go on. So a layer that is masked out
+    need not fill memory with zeros, and a run does not depend on whether it does.
+    """
+
+    max_grad_norm: float = 0.0  # 0 does not clip
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, in one pass over memory on a CPU. Takes no closure. Leaves the gradients unclipped there."""
+        groups = [(p, group) for group in self.param_groups for p in group["params"]]
+        if any(p.device.type != "cpu" for p, _ in groups):
+            return self._step_by_torch([p for p, _ in groups])
+        states = [self._state_of(p) for p, _ in groups]
+        adamw_(
+            [p for p, _ in groups],
+            [p.grad for p, _ in groups],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            steps=[float(state["step"].add_(1)) for state in states],
+            lrs=[group["lr"] for _, group in groups],
+            weight_decays=[group["weight_decay"] for _, group in groups],
+            betas=self.defaults["betas"],
+            eps=self.defaults["eps"],
+            max_norm=self.max_grad_norm,
+        )
+        return None
+
+    def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+    def _step_by_torch(self, params: list[torch.Tensor]) -> Any:
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
+        return super().step()
+
+
+def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> ClippingAdamW:
     """AdamW over the trainable parameters of `modules`."""
     named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in named if _is_decayed(name)], "weight_decay": weight_decay},
         {"params": [p for name, p in named if not _is_decayed(name)], "weight_decay": 0.0},
     ]
-    # fused: one pass over memory; the default makes a kernel a tensor, ten times slower on a CPU
-    return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+    # fused, for a GPU: the default makes a kernel a tensor
+    return ClippingAdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
 def linear_schedule(optimizer: AdamW, steps: int, warmup_share: float, decay: bool) -> LambdaLR:
@@ -48,7 +94,7 @@ class PhaseOptimizers:
 
     def __init__(
         self,
-        weights: AdamW,
+        weights: ClippingAdamW,
         schedule: LambdaLR,
         max_grad_norm: float,
         gates: Gates | None = None,
@@ -57,13 +103,12 @@ class PhaseOptimizers:
     ) -> None:
         self.weights = weights
         self.schedule = schedule
-        self.max_grad_norm = max_grad_norm
+        weights.max_grad_norm = max_grad_norm
         self.gates = gates
         self.all: dict[str, torch.optim.Optimizer] = {"weights": weights}
         if gates is not None and lagrangian is not None:
             self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0)
             self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr)
-        self._clipped = [p for group in weights.param_groups for p in group["params"]]
 
     @property
     def learning_rate(self) -> float:
@@ -71,8 +116,6 @@ class PhaseOptimizers:
 
     def step(self) -> None:
         """Clip, step all, clamp the gates, clear the gradients."""
-        if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._clipped, self.max_grad_norm)
         for optimizer in self.all.values():
             optimizer.step()
         self.schedule.step()

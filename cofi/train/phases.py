@@ -101,7 +101,9 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     depths = teacher.config.num_hidden_layers, student.config.num_hidden_layers
     strategy = STRATEGIES[config.matching](*depths, config.matched_layers)
     layers = strategy.candidates if config.layer_weight > 0 else ()
-    session.outputs, message = make_teacher(teacher, layers, session.train, config.teacher_cache)
+    session.outputs, message = make_teacher(
+        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs
+    )
     session.monitor.message(message)
 
 

@@ -43,7 +43,7 @@ def forward(
         work = tiling.new_work(x, sizes.n_heads)
         w_in, w_projection = _weights(folded, width)
         b_in, b_projection = (x.new_empty(n, dtype=torch.float32) for n in (3 * width, x.shape[1]))
-        masks = folding.Masks(z_head, z_mha, z_hidden)
+        masks = folding.contiguous_masks(z_head, z_mha, z_hidden)
         to = folding.Folded(w_in, b_in, w_projection, b_projection)
         folding.fold(w_qkv, b_qkv, w_out, b_out, masks, work, to)
         products.project_in(x, w_in, b_in, qkv, 3 * head_dim, work)
@@ -74,7 +74,7 @@ def backward(
     """As `reference.backward`, from this module's workspaces."""
     dy, x, w_out = dy.contiguous(), x.contiguous(), w_out.contiguous()
     sizes = _sizes(x, w_out, cu_seqlens, max_seqlen, head_dim)
-    masks = folding.Masks(*(None if z is None else z.contiguous() for z in (z_head, z_mha, z_hidden)))
+    masks = folding.contiguous_masks(z_head, z_mha, z_hidden)
     work = tiling.new_work(x, sizes.n_heads)
     folding.list_live(masks, work)
     n_tokens, width = x.shape[0], w_out.shape[0]
@@ -88,14 +88,25 @@ def backward(
         *(masks.unit, dropout_p, dropout_state, dqkv, dz_head),
     )
     products.project_out(dqkv, w_in, None, dx, 3 * head_dim, work)
-    dw_qkv, dw_out = w_qkv.new_empty(w_qkv.shape), w_out.new_empty(w_out.shape)
+    dw_qkv = w_qkv.new_empty(w_qkv.shape)
     gradients.weight_gradient(dqkv, x, dw_qkv, masks, 3 * head_dim, work, groups=3)
-    projection = gradients.projection_gradient(context, dy, dw_out, w_out, masks, head_dim, work)
+    dw_out, projection = _projection(context, dy, w_out, masks, head_dim, work)
     blocks = sums.Sums(sums.column_blocks(dqkv, 3 * head_dim, work), sums.column_blocks(dy), projection)
     finished = sums.new_finished(w_qkv.new_empty(w_qkv.shape[:2]), b_out, masks, with_units=False)
     sums.finish(blocks, b_out, masks, 3 * head_dim, work, finished)
     dmasks = (x.new_empty(0) if dz is None else dz for dz in (finished.dz_layer, finished.dz_hidden))
     return dx, dw_qkv, finished.db_in, dw_out, finished.db_out, dz_head, *dmasks
+
+
+def _projection(
+    context: Tensor, dy: Tensor, w_out: Tensor, masks: folding.Masks, head_dim: int, work: tiling.Work
+) -> tuple[Tensor, gradients.ProjectionSums | None]:
+    """dw_out, and the sums for the masks where there is one."""
+    dw_out = torch.empty_like(w_out)
+    if all(z is None for z in masks):
+        gradients.weight_gradient(context, dy, dw_out[None], masks, head_dim, work)
+        return dw_out, None
+    return dw_out, gradients.projection_gradient(context, dy, dw_out, w_out, masks, head_dim, work)
 
 
 def _sizes(x: Tensor, w_out: Tensor, cu_seqlens: Tensor, max_seqlen: int, head_dim: int) -> Sizes:

@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.unit_products.tiling import PAD, TILE_COUNTERS, Work, padded, padded_extent
+from cofi_kernels.unit_products.padding import PAD, padded
+from cofi_kernels.unit_products.tiling import TILE_COUNTERS, Work, padded_extent
 
 _ROWS, _COLUMNS = 16, 256  # of a program's copies: 384 programs for a layer of BERT-base
 _SCAN = 1024  # masks looked at together
@@ -31,6 +32,11 @@ class Masks(NamedTuple):
     unit: Tensor | None  # (N,)
     layer: Tensor | None  # 0-dim; 0 makes every unit dead
     hidden: Tensor | None  # (E,)
+
+
+def contiguous_masks(unit: Tensor | None, layer: Tensor | None, hidden: Tensor | None) -> Masks:
+    """As the launchers of this package take them."""
+    return Masks(*(None if z is None else z.contiguous() for z in (unit, layer, hidden)))
 
 
 class Folded(NamedTuple):
@@ -111,12 +117,13 @@ def _copy_rows(
     to = place[:, None].to(tl.int64) * E
     for first in range(0, E, COLUMNS):
         column = first + tl.arange(0, COLUMNS)
-        scale = factor[:, None]
+        scale, masked = factor[:, None], factor[:, None] == 0.0
         if HAS_HIDDEN:
-            scale = scale * tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)[None, :]
+            z_hidden = tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)[None, :]
+            scale, masked = scale * z_hidden, masked | (z_hidden == 0.0)
         here = live[:, None] & (column < E)[None, :]
         w = tl.load(from_ptr + row + column[None, :], mask=here, other=0.0).to(tl.float32)
-        w = tl.where(scale == 0.0, 0.0, w * scale)  # what a dead layer's weights hold must not matter
+        w = tl.where(masked, 0.0, w * scale)  # what is not a number may hide behind a mask of 0
         tl.store(to_ptr + to + column[None, :], w.to(to_ptr.dtype.element_ty), mask=here)
 
 
@@ -224,7 +231,6 @@ def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks,
     w_in: (G, N D, E), b_in: (G, N D), w_out: (N D, E), b_out: (E,), in fp32 or the activations' dtype
     """
     w_in, b_in, w_out, b_out = (t.contiguous() for t in (w_in, b_in, w_out, b_out))
-    unit, layer, hidden = (None if z is None else z.contiguous() for z in masks)
     groups, n_rows, n_hidden = w_in.shape
     n_units = work.live.numel()
     grid = (max(triton.cdiv(n_rows, _ROWS), 1), groups + 1)
@@ -234,9 +240,7 @@ def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks,
             b_in,
             w_out,
             b_out,
-            unit,
-            layer,
-            hidden,
+            *masks,
             *out,
             work.live,
             work.n_live,
@@ -245,9 +249,9 @@ def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks,
             E=n_hidden,
             D=n_rows // n_units if n_units else 1,
             GROUPS=groups,
-            HAS_UNIT=unit is not None,
-            HAS_LAYER=layer is not None,
-            HAS_HIDDEN=hidden is not None,
+            HAS_UNIT=masks.unit is not None,
+            HAS_LAYER=masks.layer is not None,
+            HAS_HIDDEN=masks.hidden is not None,
             ROWS=_ROWS,
             COLUMNS=_COLUMNS,
             SCAN=_SCAN,
@@ -256,18 +260,17 @@ def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks,
 
 def list_live(masks: Masks, work: Work) -> None:
     """Fill the list, count and counters of `work` alone: for a backward, whose forward kept what `fold` wrote."""
-    unit, layer = (None if z is None else z.contiguous() for z in (masks.unit, masks.layer))
     n_units = work.live.numel()
     with torch.cuda.device_of(work.n_live):
         _list_kernel[(max(triton.cdiv(n_units, _SCAN), 1),)](
-            unit,
-            layer,
+            masks.unit,
+            masks.layer,
             work.live,
             work.n_live,
             work.counters,
             n_units,
-            HAS_UNIT=unit is not None,
-            HAS_LAYER=layer is not None,
+            HAS_UNIT=masks.unit is not None,
+            HAS_LAYER=masks.layer is not None,
             ROWS=_SCAN,
             SCAN=_SCAN,
         )

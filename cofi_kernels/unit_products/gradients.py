@@ -20,7 +20,9 @@ from cofi_kernels.unit_products.folding import Masks
 from cofi_kernels.unit_products.tiling import (
     Work,
     accumulate,
+    announce,
     combine,
+    halves,
     padded_extent,
     piece_of,
     precision_of,
@@ -62,6 +64,36 @@ def _zero_dead_rows(
                 tl.store(to + column[None, :], zero, mask=dead[:, None] & (column < E)[None, :])
 
 
+@triton.jit
+def _store_gradient(
+    total, dw_ptr, w_ptr, z_unit_ptr, z_layer_ptr, z_hidden_ptr, row_sums_ptr, column_sums_ptr, live_ptr,
+    first_m, first_n, n_live, n_units, E: tl.constexpr, R: tl.constexpr, D: tl.constexpr, COLUMNS: tl.constexpr,
+    IS_OUT: tl.constexpr, HAS_UNIT: tl.constexpr, HAS_LAYER: tl.constexpr, HAS_HIDDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Half a tile to its rows, and with IS_OUT the sums of its rows and columns."""
+    place, n = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
+    row, unit = row_of(place, n_units, live_ptr, n_live, R, D)
+    is_row, is_column = place < n_live * R, n < E
+    cell, here = row[:, None] * E + n[None, :], is_row[:, None] & is_column[None, :]
+    if IS_OUT:
+        z_row = tl.full((BLOCK_M,), 1.0, tl.float32)
+        z_column = tl.full((BLOCK_N,), 1.0, tl.float32)
+        if HAS_UNIT:
+            z_row = tl.load(z_unit_ptr + unit, mask=is_row, other=0.0).to(tl.float32)
+        if HAS_HIDDEN:
+            z_column = tl.load(z_hidden_ptr + n, mask=is_column, other=0.0).to(tl.float32)
+        if HAS_LAYER:
+            z_column *= tl.load(z_layer_ptr).to(tl.float32)
+        product = tl.load(w_ptr + cell, mask=here, other=0.0).to(tl.float32) * tl.where(here, total, 0.0)
+        sums = tl.sum(product * z_column[None, :], 1)
+        tl.store(row_sums_ptr + first_n // BLOCK_N * COLUMNS + place, sums, mask=is_row)
+        sums = tl.sum(product * z_row[:, None], 0)
+        tl.store(column_sums_ptr + first_m // BLOCK_M * E + n, sums, mask=is_column)
+        total *= z_row[:, None] * z_column[None, :]
+    tl.store(dw_ptr + cell, total.to(dw_ptr.dtype.element_ty), mask=here)
+
+
 @triton.jit(do_not_specialize=["n_tokens", "n_units"])
 def _weight_gradient_kernel(
     c_ptr,
@@ -95,6 +127,7 @@ def _weight_gradient_kernel(
     BLOCK_K: tl.constexpr,
 ):
     """With IS_OUT the weight is an out-projection: its gradient takes the masks, and the sums above are kept."""
+    HALF: tl.constexpr = BLOCK_N // 2
     n_live = tl.load(count_ptr)
     n_rows = n_live * R
     across, k_steps = tl.cdiv(E, BLOCK_N), tl.cdiv(n_tokens, BLOCK_K)
@@ -107,28 +140,15 @@ def _weight_gradient_kernel(
             c_ptr, x_ptr, first_m, first_n, k_from, k_to, padded_extent(n_rows), E, n_tokens,
             1, COLUMNS, E, 1, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
-        total, last = combine(total, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, BLOCK_N)
-        if last:
-            place, n = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
-            row, unit = row_of(place, n_units, live_ptr, n_live, R, D)
-            cell = row[:, None].to(tl.int64) * E + n[None, :]
-            here = (place < n_rows)[:, None] & (n < E)[None, :]
-            if IS_OUT:
-                z_row = tl.full((BLOCK_M,), 1.0, tl.float32)
-                z_column = tl.full((BLOCK_N,), 1.0, tl.float32)
-                if HAS_UNIT:
-                    z_row = tl.load(z_unit_ptr + unit, mask=place < n_rows, other=0.0).to(tl.float32)
-                if HAS_HIDDEN:
-                    z_column = tl.load(z_hidden_ptr + n, mask=n < E, other=0.0).to(tl.float32)
-                if HAS_LAYER:
-                    z_column *= tl.load(z_layer_ptr).to(tl.float32)
-                product = tl.load(w_ptr + cell, mask=here, other=0.0).to(tl.float32) * tl.where(here, total, 0.0)
-                sums = tl.sum(product * z_column[None, :], 1)
-                tl.store(row_sums_ptr + tile % across * COLUMNS + place, sums, mask=place < n_rows)
-                sums = tl.sum(product * z_row[:, None], 0)
-                tl.store(column_sums_ptr + tile // across * E + n, sums, mask=n < E)
-                total *= z_row[:, None] * z_column[None, :]
-            tl.store(dw_ptr + cell, total.to(dw_ptr.dtype.element_ty), mask=here)
+        left, right = halves(total, BLOCK_M, HALF)
+        if announce(left, right, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, HALF):
+            for half in tl.static_range(2):
+                half_tile = combine(right if half else left, parts_ptr, cut_tile, n_parts, half, BLOCK_M, HALF)
+                _store_gradient(
+                    half_tile, dw_ptr, w_ptr, z_unit_ptr, z_layer_ptr, z_hidden_ptr, row_sums_ptr, column_sums_ptr,
+                    live_ptr, first_m, first_n + half * HALF, n_live, n_units, E, R, D, COLUMNS, IS_OUT, HAS_UNIT,
+                    HAS_LAYER, HAS_HIDDEN, BLOCK_M, HALF,
+                )  # fmt: skip
     _zero_dead_rows(dw_ptr, z_unit_ptr, n_live, n_units, E, R, D, HAS_UNIT, ZERO_ROWS, ZERO_COLUMNS)
 
 
@@ -136,7 +156,7 @@ class ProjectionSums:
     """Sums over tiles of weight * z * G, which `sums.finish` adds up: of rows and of columns of the out-projection."""
 
     def __init__(self, n_columns: int, n_hidden: int, work: Work) -> None:
-        across, down = triton.cdiv(n_hidden, work.tiles.n), triton.cdiv(n_columns, work.tiles.m)
+        across, down = 2 * triton.cdiv(n_hidden, work.tiles.n), triton.cdiv(n_columns, work.tiles.m)
         device = work.n_live.device
         self.rows = torch.empty((across, n_columns), dtype=torch.float32, device=device)
         self.columns = torch.empty((down, n_hidden), dtype=torch.float32, device=device)

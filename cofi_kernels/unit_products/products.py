@@ -16,12 +16,26 @@ from torch import Tensor
 from cofi_kernels.unit_products.tiling import (
     Work,
     accumulate,
+    announce,
     combine,
+    halves,
     padded_extent,
     piece_of,
     precision_of,
     split_last_round,
+    store_tile,
 )
+
+
+@triton.jit
+def _store_with_bias(
+    y_ptr, y, b_ptr, first_m, first_n, n_m, n_n, STRIDE: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_M: tl.constexpr,
+    HALF: tl.constexpr,
+):  # fmt: skip
+    if HAS_BIAS:
+        n = first_n + tl.arange(0, HALF)
+        y += tl.load(b_ptr + n, mask=n < n_n, other=0.0)[None, :]
+    store_tile(y_ptr, y, first_m, first_n, n_m, n_n, STRIDE, BLOCK_M, HALF)
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -43,6 +57,7 @@ def _project_in_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    HALF: tl.constexpr = BLOCK_N // 2
     n_rows = padded_extent(tl.load(count_ptr) * R)
     across, k_steps = tl.cdiv(n_rows, BLOCK_N), tl.cdiv(E, BLOCK_K)
     n_tiles = tl.cdiv(n_tokens, BLOCK_M) * across
@@ -54,13 +69,14 @@ def _project_in_kernel(
             x_ptr, w_ptr, first_m, first_n, k_from, k_to, n_tokens, n_rows, E,
             E, 1, 1, E, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
-        total, last = combine(total, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, BLOCK_N)
-        if last:
-            m, n = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
-            if HAS_BIAS:
-                total += tl.load(b_ptr + n, mask=n < n_rows, other=0.0)[None, :]
-            y = y_ptr + m[:, None].to(tl.int64) * COLUMNS + n[None, :]
-            tl.store(y, total.to(y_ptr.dtype.element_ty), mask=(m < n_tokens)[:, None] & (n < n_rows)[None, :])
+        left, right = halves(total, BLOCK_M, HALF)
+        if announce(left, right, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, HALF):
+            left = combine(left, parts_ptr, cut_tile, n_parts, 0, BLOCK_M, HALF)
+            _store_with_bias(y_ptr, left, b_ptr, first_m, first_n, n_tokens, n_rows, COLUMNS, HAS_BIAS, BLOCK_M, HALF)
+            right = combine(right, parts_ptr, cut_tile, n_parts, 1, BLOCK_M, HALF)
+            _store_with_bias(
+                y_ptr, right, b_ptr, first_m, first_n + HALF, n_tokens, n_rows, COLUMNS, HAS_BIAS, BLOCK_M, HALF
+            )
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -82,6 +98,7 @@ def _project_out_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    HALF: tl.constexpr = BLOCK_N // 2
     n_rows = padded_extent(tl.load(count_ptr) * R)
     across, k_steps = tl.cdiv(E, BLOCK_N), tl.cdiv(n_rows, BLOCK_K)
     n_tiles = tl.cdiv(n_tokens, BLOCK_M) * across
@@ -93,13 +110,12 @@ def _project_out_kernel(
             c_ptr, w_ptr, first_m, first_n, k_from, k_to, n_tokens, E, n_rows,
             COLUMNS, 1, E, 1, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
-        total, last = combine(total, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, BLOCK_N)
-        if last:
-            m, n = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
-            if HAS_BIAS:
-                total += tl.load(b_ptr + n, mask=n < E, other=0.0)[None, :]
-            y = y_ptr + m[:, None].to(tl.int64) * E + n[None, :]
-            tl.store(y, total.to(y_ptr.dtype.element_ty), mask=(m < n_tokens)[:, None] & (n < E)[None, :])
+        left, right = halves(total, BLOCK_M, HALF)
+        if announce(left, right, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, HALF):
+            for half in tl.static_range(2):
+                y = combine(right if half else left, parts_ptr, cut_tile, n_parts, half, BLOCK_M, HALF)
+                n = first_n + half * HALF
+                _store_with_bias(y_ptr, y, b_ptr, first_m, n, n_tokens, E, E, HAS_BIAS, BLOCK_M, HALF)
 
 
 def project_in(x: Tensor, w: Tensor, b: Tensor | None, y: Tensor, rows_per_unit: int, work: Work) -> None:

@@ -124,16 +124,16 @@ def _finish_hidden(
         z = tl.full((COLUMNS,), 1.0, tl.float32)
         if HAS_HIDDEN:
             z = tl.load(z_hidden_ptr + column, mask=column < E, other=0.0).to(tl.float32)
-        scale = z * z_layer
+        masked = (z == 0.0) | (tl.zeros_like(z) + z_layer == 0.0)  # may hide what is not a number
         sum_dy = sum_of_blocks(dy_blocks_ptr, n_token_blocks, column, E, E, STEP)
-        db = tl.where(scale == 0.0, 0.0, sum_dy * scale)
+        db = tl.where(masked, 0.0, sum_dy * z * z_layer)
         tl.store(db_ptr + column, db.to(db_ptr.dtype.element_ty), mask=column < E)
         if HAS_LAYER or HAS_HIDDEN:
             b = tl.load(b_ptr + column, mask=column < E, other=0.0).to(tl.float32)
             dy_y = sum_of_blocks(column_blocks_ptr, n_column_blocks, column, E, E, STEP) + b * sum_dy
             dz_layer += tl.where((column < E) & (z != 0.0), dy_y * z, 0.0)
             if HAS_HIDDEN:
-                dz = tl.where(scale == 0.0, 0.0, dy_y * z_layer)
+                dz = tl.where(masked, 0.0, dy_y * z_layer)
                 tl.store(dz_hidden_ptr + column, dz.to(dz_hidden_ptr.dtype.element_ty), mask=column < E)
     if HAS_LAYER:
         dz = tl.where(z_layer == 0.0, 0.0, tl.sum(dz_layer))
@@ -193,7 +193,7 @@ class Sums(NamedTuple):
 
     db_in: Tensor  # (blocks, columns): of a gradient of units, over tokens
     dy: Tensor  # (blocks, E): of dy, over tokens
-    projection: ProjectionSums
+    projection: ProjectionSums | None  # where there are no masks, nobody asks
 
 
 class Finished(NamedTuple):
@@ -239,14 +239,15 @@ def finish(sums: Sums, b_out: Tensor, masks: Masks, rows_per_unit: int, work: Wo
     n_units = work.live.numel()
     units_blocks = triton.cdiv(to.db_in.numel(), _COLUMNS)
     groups = to.db_in.shape[0]
+    rows, columns = (None, None) if sums.projection is None else (sums.projection.rows, sums.projection.columns)
     with torch.cuda.device_of(b_out):
         _finish_kernel[(units_blocks + 1,)](
             sums.db_in,
-            sums.projection.rows,
+            rows,
             to.db_in,
             to.dz_unit,
             sums.dy,
-            sums.projection.columns,
+            columns,
             b_out.contiguous(),
             to.db_out,
             to.dz_layer,
@@ -255,7 +256,7 @@ def finish(sums: Sums, b_out: Tensor, masks: Masks, rows_per_unit: int, work: Wo
             work.n_live,
             work.live,
             sums.db_in.shape[0],
-            sums.projection.rows.shape[0],
+            0 if rows is None else rows.shape[0],
             sums.dy.shape[0],
             n_units,
             E=b_out.shape[0],

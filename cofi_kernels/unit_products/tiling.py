@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from cofi_kernels.grids import multiprocessors
+from cofi_kernels.unit_products.padding import PAD
 
-PAD = 16  # device-read sizes are rounded up to this with zeros, so that a masked load still moves 16 bytes at a time
 MAX_PARTS = 8
 TILE_COUNTERS = (
     1024  # at least one for every program: 2 for each of the multiprocessors, of which there are 148 on sm_100
@@ -49,10 +49,10 @@ class Tiles(NamedTuple):
         }
 
 
-# Two programs of 96 KiB share a multiprocessor of sm_90 and sm_100 (227 KiB), so that one multiplies while the other is
-# in its epilogue; sm_80 (163 KiB) has room for two of 64 KiB.
-_HALF = Tiles(128, 128, 64, num_warps=8, num_stages=3, programs=2)
-_HALF_SM80 = Tiles(128, 128, 32, num_warps=8, num_stages=4, programs=2)
+# One program of 128 KiB to a multiprocessor of sm_90 and sm_100 (227 KiB), of 64 KiB to one of sm_80 (163 KiB): the
+# kernels take 160 to 255 registers a thread, and two programs of 8 warps have room for 128.
+_HALF = Tiles(128, 128, 64, num_warps=8, num_stages=4, programs=1)
+_HALF_SM80 = Tiles(128, 128, 32, num_warps=8, num_stages=4, programs=1)
 _SINGLE = Tiles(64, 64, 16, num_warps=4, num_stages=3, programs=2)  # fp32 is multiplied outside the tensor cores
 _INTERPRETED = Tiles(32, 32, 16, num_warps=1, num_stages=1, programs=2)
 
@@ -92,11 +92,6 @@ def new_work(x: Tensor, n_units: int) -> Work:
     counters, n_live, live = integers.split([TILE_COUNTERS, 1, n_units])
     parts = torch.empty(_PARTS_PER_PROGRAM * programs * tiles.m * tiles.n, dtype=torch.float32, device=x.device)
     return Work(tiles, programs, parts, counters, n_live, live)
-
-
-def padded(n: int) -> int:
-    """n rounded up to a multiple of PAD: rows or columns that a buffer for n of them needs."""
-    return -(-n // PAD) * PAD
 
 
 @triton.jit
@@ -174,32 +169,52 @@ def accumulate(
 
 
 @triton.jit
-def combine(
-    total,
-    parts_ptr,
-    counters_ptr,
-    cut_tile,
-    part,
-    n_parts,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """The sum of a tile's parts and True in the program that came last with one; something else and False elsewhere.
+def halves(total, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """The left and right half of a tile's columns: what follows a product takes half the registers for each in turn."""
+    return tl.split(tl.permute(tl.reshape(total, (BLOCK_M, 2, HALF)), (0, 2, 1)))
+
+
+@triton.jit
+def _slot(parts_ptr, cut_tile, part, n_parts, half: tl.constexpr, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """Where half a tile of a part lies."""
+    cell = tl.arange(0, BLOCK_M)[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    place = (cut_tile * n_parts + part) * 2 + half
+    return parts_ptr + place.to(tl.int64) * (BLOCK_M * HALF) + cell
+
+
+@triton.jit
+def announce(left, right, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """True in the program that goes on with a tile: the only one, or the one that came last with a part of it.
 
     The barrier and the release order every thread's store of its part before the count that announces it; the acquire
-    orders the loads after the count that says all are there, and `.cg` takes them from the cache that all share.
+    orders the loads in `combine` after the count that says all are there.
     """
     last = n_parts == 1
     if n_parts > 1:
-        cell = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        slot = parts_ptr + (cut_tile * n_parts).to(tl.int64) * (BLOCK_M * BLOCK_N) + cell
-        tl.store(slot + part.to(tl.int64) * (BLOCK_M * BLOCK_N), total)
+        tl.store(_slot(parts_ptr, cut_tile, part, n_parts, 0, BLOCK_M, HALF), left)
+        tl.store(_slot(parts_ptr, cut_tile, part, n_parts, 1, BLOCK_M, HALF), right)
         tl.debug_barrier()
         last = tl.atomic_add(counters_ptr + cut_tile, 1, sem="acq_rel", scope="gpu") == n_parts - 1
         if last:
-            total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for _ in range(n_parts):
-                total += tl.load(slot, cache_modifier=".cg")
-                slot += BLOCK_M * BLOCK_N
             tl.store(counters_ptr + cut_tile, 0)
-    return total, last
+    return last
+
+
+@triton.jit
+def combine(total, parts_ptr, cut_tile, n_parts, half: tl.constexpr, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """Half a tile: its own sum where it was not cut, otherwise that of its parts, from the cache that all share."""
+    if n_parts > 1:
+        total = tl.zeros((BLOCK_M, HALF), tl.float32)
+        for part in range(n_parts):
+            total += tl.load(_slot(parts_ptr, cut_tile, part, n_parts, half, BLOCK_M, HALF), cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def store_tile(
+    ptr, tile, first_m, first_n, n_m, n_n, STRIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Write a tile of a matrix (n_m, n_n) of this row stride, cast, without what is outside."""
+    m, n = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
+    to = ptr + m[:, None].to(tl.int64) * STRIDE + n[None, :]
+    tl.store(to, tile.to(ptr.dtype.element_ty), mask=(m < n_m)[:, None] & (n < n_n)[None, :])

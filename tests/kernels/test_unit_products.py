@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cofi_kernels.masking import times
 from cofi_kernels.testing import assert_close_to_fp64
+from cofi_kernels.unit_products.padding import padded
 from tests.kernels.oracle import CORNERS, corner
 
 pytest.importorskip("triton")
@@ -74,7 +75,7 @@ def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, mas
     }
     for name, want in wanted.items():
         got = getattr(out, name)
-        n_padded = tiling.padded(len(want))
+        n_padded = padded(len(want))
         torch.testing.assert_close(got[: len(want)], want, rtol=1e-6, atol=0.0)
         assert not got[len(want) : n_padded].any() and got[n_padded:].isnan().all()  # torch.empty gives NaN in tests
     torch.testing.assert_close(out.b_out, times(layer.b_out, *layer.masks[1:]), rtol=1e-6, atol=0.0)
@@ -99,15 +100,15 @@ def test_products_match_fp64(device, masks, size, n_tokens):
     weights, work = folded(layer, torch.float32, n_units)
     n_live, all_rows = len(layer.rows), groups * n_units * unit_rows
     x = torch.randn(n_tokens, n_hidden, device=device)
-    y = torch.full((n_tokens, tiling.padded(all_rows)), float("nan"), device=device)
+    y = torch.full((n_tokens, padded(all_rows)), float("nan"), device=device)
     products.project_in(x, weights.w_in, weights.b_in, y, groups * unit_rows, work)
     n_in = groups * n_live
     want = x.double() @ weights.w_in[:n_in].double().t() + weights.b_in[:n_in]
     assert_close_to_fp64(y[:, :n_in], want, name="project_in")
-    assert not y[:, n_in : tiling.padded(n_in)].any() and y[:, tiling.padded(n_in) :].isnan().all()
+    assert not y[:, n_in : padded(n_in)].any() and y[:, padded(n_in) :].isnan().all()
 
-    c = torch.full((n_tokens, tiling.padded(n_units * unit_rows)), float("nan"), device=device)
-    c[:, : tiling.padded(n_live)] = torch.randn(n_tokens, tiling.padded(n_live), device=device)
+    c = torch.full((n_tokens, padded(n_units * unit_rows)), float("nan"), device=device)
+    c[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device)
     out = torch.full_like(x, float("nan"))
     products.project_out(c, weights.w_out, weights.b_out, out, unit_rows, work)
     want = c[:, :n_live].double() @ weights.w_out[:n_live].double() + weights.b_out
@@ -127,10 +128,10 @@ def test_gradients_of_the_projection_match_fp64(device, masks, size, n_tokens):
     layer = layer_of(masks, *size, device)
     _, work = folded(layer, torch.float32, n_units)
     n_live, n_rows = len(layer.rows), n_units * unit_rows
-    c = torch.full((n_tokens, tiling.padded(n_rows)), float("nan"), device=device)
-    c[:, : tiling.padded(n_live)] = torch.randn(n_tokens, tiling.padded(n_live), device=device)
-    d_in = torch.full((n_tokens, tiling.padded(groups * n_rows)), float("nan"), device=device)
-    d_in[:, : tiling.padded(groups * n_live)] = torch.randn(n_tokens, tiling.padded(groups * n_live), device=device)
+    c = torch.full((n_tokens, padded(n_rows)), float("nan"), device=device)
+    c[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device)
+    d_in = torch.full((n_tokens, padded(groups * n_rows)), float("nan"), device=device)
+    d_in[:, : padded(groups * n_live)] = torch.randn(n_tokens, padded(groups * n_live), device=device)
     dy = torch.randn(n_tokens, n_hidden, device=device) + 1.0
     dw = torch.full_like(layer.w_out, float("nan"))
     projection = gradients.projection_gradient(c, dy, dw, layer.w_out, layer.masks, unit_rows, work)
