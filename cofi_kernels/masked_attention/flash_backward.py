@@ -49,6 +49,7 @@ def _attention_bwd_kernel(
     state_ptr,
     dqkv_ptr,
     sums_ptr,
+    bias_sums_ptr,
     n_tokens,
     n_sequences,
     n_heads,
@@ -62,7 +63,9 @@ def _attention_bwd_kernel(
     ALIGNED: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """dk and dv of a block of keys; with WHOLE, where the block has all keys, also dq and sums (B, H) of delta."""
+    """dk and dv of a block of keys; with WHOLE, where the block has all keys, also dq, sums (B, H) of delta, and
+    bias_sums (B, 3 H D), those of dqkv, in their rows' places.
+    """
     n_live = tl.load(n_live_ptr)
     n_items = n_sequences * n_live if WHOLE else (n_tokens // BLOCK_N + n_sequences) * n_live
     context_stride, third = n_heads * D, n_live * D
@@ -82,7 +85,7 @@ def _attention_bwd_kernel(
         k = load_rows(q_ptr + third, key, length, stride, D)
         v = load_rows(q_ptr + 2 * third, key, length, stride, D)
         dk, dv = tl.zeros((BLOCK_N, D), tl.float32), tl.zeros((BLOCK_N, D), tl.float32)
-        dz = tl.zeros((BLOCK_M,), tl.float32)
+        dz, sum_dq = tl.zeros((BLOCK_M,), tl.float32), tl.zeros((D,), tl.float32)
         for first_row in range(0, length, BLOCK_M):
             row = first_row + tl.arange(0, BLOCK_M)
             q = load_rows(q_ptr, row, length, stride, D)
@@ -104,12 +107,18 @@ def _attention_bwd_kernel(
             dk = product(ds, q, dk)
             if WHOLE:
                 dz += delta
-                dq = product(tl.trans(ds), k, tl.zeros((BLOCK_M, D), tl.float32))
-                store_rows(dq_ptr, row, length, stride, dq * sm_scale, D)
-        store_rows(dq_ptr + third, key, length, stride, dk * sm_scale, D)
-        store_rows(dq_ptr + 2 * third, key, length, stride, dv * keep_scale, D)
+                dq = product(tl.trans(ds), k, tl.zeros((BLOCK_M, D), tl.float32)) * sm_scale
+                store_rows(dq_ptr, row, length, stride, dq, D)
+                sum_dq += tl.sum(dq, 0)
+        dk, dv = dk * sm_scale, dv * keep_scale
+        store_rows(dq_ptr + third, key, length, stride, dk, D)
+        store_rows(dq_ptr + 2 * third, key, length, stride, dv, D)
         if WHOLE:
             tl.store(sums_ptr + (item // n_live) * n_heads + unit, tl.sum(dz))
+            bias_sums_ptrs = bias_sums_ptr + (item // n_live).to(tl.int64) * stride + unit * D + tl.arange(0, D)
+            tl.store(bias_sums_ptrs, sum_dq)
+            tl.store(bias_sums_ptrs + third, tl.sum(dk, 0))
+            tl.store(bias_sums_ptrs + 2 * third, tl.sum(dv, 0))
 
 
 @triton.jit
@@ -211,37 +220,38 @@ def backward(
     dropout_state: Tensor | None,
     dqkv: Tensor,
     dz_head: Tensor | None,
-) -> None:
+) -> Tensor | None:
     """Write dqkv, laid out as qkv, and dz_head (H,), 0 for dead heads, where that is there.
+
+    Returns sums of dqkv over tokens, (B, 3 H D) fp32, whose columns are those of dqkv, where they fell out of it.
 
     qkv, context, lse, heads, n_live: as `flash_forward.forward` took and left them
     dc: laid out as context, its gradient; z_head is contiguous
     """
     dropout = dropout_of(dropout_p, dropout_state, sizes.max_seqlen)
     tile, whole = keys_tile(sizes.head_dim, qkv.dtype, dropout.aligned, sizes.max_seqlen)
+    slots = sizes.n_sequences if whole else sizes.slots(tile.keys)
+    sums, bias_sums = lse.new_empty(slots * sizes.n_heads), lse.new_empty(slots if whole else 0, dqkv.shape[1])
     tensors = (qkv, context, dc, lse, heads, n_live, cu_seqlens.contiguous(), dropout.state, dqkv)
     numbers = (sizes.n_tokens, sizes.n_sequences, sizes.n_heads, sizes.max_seqlen, dropout.threshold, dropout.scale)
-    scale = sizes.head_dim**-0.5
-
-    def launch(kernel: Any, tile: Tile, slots: int, *flags: bool) -> Tensor:
-        sums = lse.new_empty(slots * sizes.n_heads)
-        if sums.numel() > 0:
-            kernel[(tile.programs(sums.numel(), multiprocessors(qkv.device)),)](
-                *(*tensors, sums, *numbers, scale, sizes.head_dim, tile.queries, tile.keys, dropout.aligned, *flags),
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-            )
-        return sums
-
+    numbers = (*numbers, sizes.head_dim**-0.5, sizes.head_dim)
     with torch.cuda.device_of(qkv):
-        slots = sizes.n_sequences if whole else sizes.slots(tile.keys)
-        sums = launch(_attention_bwd_kernel, tile, slots, whole)
+        _launch(_attention_bwd_kernel, tile, sums, *tensors, sums, bias_sums, *numbers, flags=(dropout.aligned, whole))
         if not whole:
             tile = queries_tile(sizes.head_dim, qkv.dtype, dropout.aligned)
             slots = sizes.slots(tile.queries)
-            sums = launch(_attention_bwd_dq_kernel, tile, slots)
+            sums = lse.new_empty(slots * sizes.n_heads)
+            _launch(_attention_bwd_dq_kernel, tile, sums, *tensors, sums, *numbers, flags=(dropout.aligned,))
         if z_head is not None and sizes.n_heads > 0:
             padded = triton.next_power_of_2(sizes.n_heads)
             _head_gradients_kernel[(sizes.n_heads,)](
                 sums, heads, n_live, z_head, dz_head, slots, sizes.n_heads, _SUM_ROWS, padded, num_warps=4
             )
+    return bias_sums if whole else None
+
+
+def _launch(kernel: Any, tile: Tile, items: Tensor, *arguments: Any, flags: tuple[bool, ...]) -> None:
+    """Run a kernel whose pieces of work are as many as `items` has elements."""
+    if items.numel() > 0:
+        grid = (tile.programs(items.numel(), multiprocessors(items.device)),)
+        kernel[grid](*arguments, tile.queries, tile.keys, *flags, num_warps=tile.warps, num_stages=tile.stages)

@@ -83,7 +83,7 @@ def backward(
     dcontext, dqkv, dx = torch.empty_like(context), torch.empty_like(qkv), torch.empty_like(x)
     dz_head = mask_gradient_like(z_head, x)
     products.project_in(dy, w_projection, None, dcontext, head_dim, work)
-    flash_backward.backward(
+    db_blocks = flash_backward.backward(
         *(qkv, context, lse, dcontext, work.live, work.n_live, cu_seqlens, sizes),
         *(masks.unit, dropout_p, dropout_state, dqkv, dz_head),
     )
@@ -91,7 +91,9 @@ def backward(
     dw_qkv = w_qkv.new_empty(w_qkv.shape)
     gradients.weight_gradient(dqkv, x, dw_qkv, masks, 3 * head_dim, work, groups=3)
     dw_out, projection = _projection(context, dy, w_out, masks, head_dim, work)
-    blocks = sums.Sums(sums.column_blocks(dqkv, 3 * head_dim, work), sums.column_blocks(dy), projection)
+    if db_blocks is None:
+        db_blocks = sums.column_blocks(dqkv, 3 * head_dim, work)
+    blocks = sums.Sums(db_blocks, sums.column_blocks(dy), projection)
     finished = sums.new_finished(w_qkv.new_empty(w_qkv.shape[:2]), b_out, masks, with_units=False)
     sums.finish(blocks, b_out, masks, 3 * head_dim, work, finished)
     dmasks = (x.new_empty(0) if dz is None else dz for dz in (finished.dz_layer, finished.dz_hidden))

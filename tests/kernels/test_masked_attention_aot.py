@@ -27,6 +27,8 @@ def case(kernel: str, head_dim: int, tile: Tile, aligned: bool = True, **flags: 
     else:
         module, made = "flash_backward:", {"dqkv_ptr": "*bf16", "sums_ptr": "*fp32"}
         given = {"qkv_ptr": "*bf16", "context_ptr": "*bf16", "dc_ptr": "*bf16", "lse_ptr": "*fp32"}
+        if kernel == "_attention_bwd_kernel":
+            made["bias_sums_ptr"] = "*fp32"
         scales = {"keep_scale": "fp32", "sm_scale": "fp32"}
         arguments = {**given, **LISTS, **state, **made, **NUMBERS, **scales, **sizes}
     return aot.Case(MODULE + module + kernel, arguments, {"num_warps": tile.warps, "num_stages": tile.stages})
