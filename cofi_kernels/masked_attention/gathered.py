@@ -81,8 +81,8 @@ def forward(
         keep = _kept(sizes, dropout_p, dropout_state)
         for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
             _attend(group, qkv, context, keep)
-    weight, bias = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden).folded()
-    return matmul(context.flatten(1), weight, bias), *workspaces, lse, x.new_empty(0)
+    projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
+    return projection.forward(context.flatten(1)), *workspaces, lse, x.new_empty(0)
 
 
 def backward(
@@ -115,7 +115,7 @@ def backward(
     qkv, context = sizes.prefixes(qkv, context)
     projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
     grads = projection.gradients(dy, context.flatten(1))
-    dcontext = matmul(dy, projection.folded()[0].t()).view_as(context)
+    dcontext = projection.input_gradient(dy).view_as(context)
     dqkv = torch.empty_like(qkv)
     if is_compiled(x):
         Core(sizes, cu_seqlens, dropout_p, dropout_state).backward(qkv, context, lse, dcontext, dqkv)

@@ -53,7 +53,7 @@ class Tiles(NamedTuple):
 # kernels take 160 to 255 registers a thread, and two programs of 8 warps have room for 128.
 _HALF = Tiles(128, 128, 64, num_warps=8, num_stages=4, programs=1)
 _HALF_SM80 = Tiles(128, 128, 32, num_warps=8, num_stages=4, programs=1)
-_SINGLE = Tiles(64, 64, 16, num_warps=4, num_stages=3, programs=2)  # fp32 is multiplied outside the tensor cores
+_SINGLE = Tiles(64, 64, 16, num_warps=8, num_stages=3, programs=1)  # fp32 is multiplied outside the tensor cores
 _INTERPRETED = Tiles(32, 32, 16, num_warps=1, num_stages=1, programs=2)
 
 
