@@ -234,14 +234,24 @@ def backward(
     sums, bias_sums = lse.new_empty(slots * sizes.n_heads), lse.new_empty(slots if whole else 0, dqkv.shape[1])
     tensors = (qkv, context, dc, lse, heads, n_live, cu_seqlens.contiguous(), dropout.state, dqkv)
     numbers = (sizes.n_tokens, sizes.n_sequences, sizes.n_heads, sizes.max_seqlen, dropout.threshold, dropout.scale)
-    numbers = (*numbers, sizes.head_dim**-0.5, sizes.head_dim)
+    scale = (sizes.head_dim**-0.5, sizes.head_dim)
     with torch.cuda.device_of(qkv):
-        _launch(_attention_bwd_kernel, tile, sums, *tensors, sums, bias_sums, *numbers, flags=(dropout.aligned, whole))
+        _launch(
+            _attention_bwd_kernel,
+            tile,
+            sums,
+            *tensors,
+            sums,
+            bias_sums,
+            *numbers,
+            *scale,
+            flags=(dropout.aligned, whole),
+        )
         if not whole:
             tile = queries_tile(sizes.head_dim, qkv.dtype, dropout.aligned)
             slots = sizes.slots(tile.queries)
             sums = lse.new_empty(slots * sizes.n_heads)
-            _launch(_attention_bwd_dq_kernel, tile, sums, *tensors, sums, *numbers, flags=(dropout.aligned,))
+            _launch(_attention_bwd_dq_kernel, tile, sums, *tensors, sums, *numbers, *scale, flags=(dropout.aligned,))
         if z_head is not None and sizes.n_heads > 0:
             padded = triton.next_power_of_2(sizes.n_heads)
             _head_gradients_kernel[(sizes.n_heads,)](

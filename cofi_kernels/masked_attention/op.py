@@ -14,6 +14,7 @@ from cofi_kernels.masked_attention import reference
 from cofi_kernels.masked_attention.flash_tiles import HEAD_DIMS
 from cofi_kernels.masking import accumulation_dtype, mask_gradient_like
 
+_LIMITS = f"fp64 and a head_dim other than {', '.join(map(str, HEAD_DIMS))}"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -146,7 +147,7 @@ _backward = define_op(
     fake=_fake_backward,
     implementations=[
         on_cpu(__package__, "gathered", "backward"),
-        triton(__package__, "backward", _declines),
+        triton(__package__, "backward", _declines, _LIMITS),
     ],
 )
 _forward = define_op(
@@ -155,7 +156,10 @@ _forward = define_op(
     "Tensor? dropout_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[on_cpu(__package__, "gathered", "forward"), triton(__package__, "forward", _declines)],
+    implementations=[
+        on_cpu(__package__, "gathered", "forward"),
+        triton(__package__, "forward", _declines, _LIMITS),
+    ],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

@@ -105,7 +105,7 @@ _backward = define_op(
     implementations=[
         cpu(__package__, "backward"),
         on_cpu(__package__, "blocked", "backward"),
-        triton(__package__, "backward", _declines),
+        triton(__package__, "backward", _declines, "fp64"),
     ],
 )
 _forward = define_op(
@@ -116,7 +116,7 @@ _forward = define_op(
     implementations=[
         cpu(__package__, "forward"),
         on_cpu(__package__, "blocked", "forward"),
-        triton(__package__, "forward", _declines),
+        triton(__package__, "forward", _declines, "fp64"),
     ],
     backward=_backward_formula,
     setup_context=_setup_context,

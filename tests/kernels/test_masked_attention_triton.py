@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cofi_kernels import counter_uniform
+from cofi_kernels import backends, counter_uniform, implementations
 from cofi_kernels.masked_attention import op as registered
 from cofi_kernels.masked_attention import reference
 from cofi_kernels.testing import assert_no_worse_than_eager
@@ -166,6 +168,43 @@ def test_declines_what_the_kernels_cannot_do():
     assert registered._declines(torch.zeros(1), *arguments, 64) is None
     assert "a head_dim of 32, 64, 128, not 48" in str(registered._declines(torch.zeros(1), *arguments, 48))
     assert "not in torch.float64" in str(registered._declines(torch.zeros(1).double(), *arguments, 64))
+
+
+def test_report_says_what_a_gpu_leaves_to_the_reference(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    implementations.why_not_triton.cache_clear()
+    try:
+        report = str(backends())
+    finally:
+        implementations.why_not_triton.cache_clear()
+    assert re.search(
+        r"masked_attention +cuda +triton +reference for fp64 and a head_dim other than 32, 64, 128", report
+    )
+    assert re.search(r"masked_layer_norm_backward +cuda +triton +reference for fp64\n", report)
+
+
+def test_fake_of_a_gpu_promises_what_the_kernels_return(device):
+    inputs = inputs_of(12, (3, 32, 24), "all live", device)
+    x, masks = inputs["x"].half(), tuple(inputs.values())[5:]
+    weights = tuple(inputs[name] for name in ("w_qkv", "b_qkv", "w_out", "b_out"))
+    sizes, dropout = (bounds([9, 3], device), 9, 32), (0.0, None)
+    outputs = triton_kernels.forward(x, *weights, *sizes, *masks, *dropout)
+    given = (x, weights[0], weights[2], weights[3], *sizes, *masks, *dropout, *outputs[1:])
+    grads = triton_kernels.backward(torch.ones_like(x), *given)
+    ops = torch.ops.cofi_kernels
+    with FakeTensorMode():
+        promised = ops.masked_attention.default(*map(on_gpu, (x, *weights, *sizes, *masks, *dropout)))
+        promised_grads = ops.masked_attention_backward.default(*map(on_gpu, (x, *given)))
+    for got, fake in zip((*outputs, *grads), (*promised, *promised_grads), strict=True):
+        assert (got.shape, got.dtype) == (fake.shape, fake.dtype)
+
+
+def on_gpu(argument: Any) -> Any:
+    """What stands for a tensor of a GPU under FakeTensorMode; no GPU is needed."""
+    if not isinstance(argument, Tensor):
+        return argument
+    return torch.empty(argument.shape, dtype=argument.dtype, device="cuda")
 
 
 def test_reference_and_kernels_take_the_same_arguments():
