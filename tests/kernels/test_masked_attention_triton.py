@@ -101,10 +101,12 @@ def half_gradients(op: Any, half: dict[str, Tensor], masters: bool, dy: Tensor) 
 
 
 # what one program holds: 64 and 128 keys; and a sentence of 512 tokens
-@pytest.mark.parametrize("lengths, masters", [([5, 0, 40], False), ([100, 30], True), ([512], True)], ids=str)
-def test_fp16_is_no_worse_than_eager(device, lengths, masters):
+@pytest.mark.parametrize(
+    "lengths, n_heads, masters", [([5, 0, 40], 2, False), ([100, 30], 2, True), ([512], 1, True)], ids=str
+)
+def test_fp16_is_no_worse_than_eager(device, lengths, n_heads, masters):
     n_tokens = sum(lengths)
-    half = {name: t.half() for name, t in inputs_of(n_tokens, (2, 64, 64), "all live", device).items()}
+    half = {name: t.half() for name, t in inputs_of(n_tokens, (n_heads, 64, 64), "all live", device).items()}
     widened = {name: t.float() for name, t in half.items()}
     dy = torch.randn(n_tokens, 64, device=device).half()
     formula = partial(plain, lengths=lengths, head_dim=64)
@@ -140,8 +142,8 @@ def test_workspaces_hold_live_heads_at_the_front_of_their_rows(device):
 
 
 def test_the_same_bits_at_every_run(device):
-    inputs = inputs_of(38, (3, 32, 29), "all kinds", device)
-    op, dy = op_of([33, 5], 32, device, p=0.1), torch.randn(38, 29, device=device)
+    inputs = inputs_of(38, (2, 32, 17), "all live", device)
+    op, dy = op_of([33, 5], 32, device, p=0.1), torch.randn(38, 17, device=device)
     first, again = (gradients(op, inputs, torch.float32, dy)[1] for _ in range(2))
     assert all(torch.equal(grad, again[name]) for name, grad in first.items())
 
