@@ -24,6 +24,15 @@ def matched_loss(mse: Tensor, alignment: Tensor) -> Tensor:
     return torch.where(alignment != UNMATCHED, selected, 0.0).sum()
 
 
+def repeated_layers(live: Tensor) -> Tensor:
+    """For each layer the first one with the state that it repeats, int64 (L,), made on the device of `live` (L,) bool.
+
+    The state after a dead layer is the one before it; the first layer stands for the embeddings while it is dead.
+    """
+    layers = torch.arange(live.shape[0], device=live.device)
+    return torch.where(live, layers, 0).cummax(0).values
+
+
 class LayerDistillation(nn.Module):
     """Loss between the hidden states of matched layers: a sum over the matched pairs of mean squared errors.
 
@@ -59,7 +68,7 @@ class LayerDistillation(nn.Module):
         student_states: Sequence[Tensor],
         live: Tensor,
         rng: random.Random,
-        source: tuple[int, ...] | None = None,
+        source: Sequence[int] | Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss (0-dim) and the alignment (picked teacher layers,) int64, -1 where no layer was left to match.
 
@@ -67,7 +76,8 @@ class LayerDistillation(nn.Module):
         student_states: L_s tensors (T, E_s) after each layer, without the embeddings
         live:           (L_s,) bool on the states' device, as `Masks.live_layers` gives it
         rng:            drawn from by the random strategies; the same state gives the same step
-        source:         source[j] = first layer with the state that layer j repeats, where the host knows it
+        source:         source[j] = first layer with the state that layer j repeats, which is then transformed once:
+                        `repeated_layers(live)` where dead layers leave their state as it is; by default none repeats
 
         The gradient reaches the matched student states and the transform, never the teacher.
         Raises ValueError where the number of states is not the number of layers.

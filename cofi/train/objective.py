@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofi.data.batches import TaskBatch
-from cofi.distill import LayerDistillation, prediction_loss
+from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
 from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
@@ -90,11 +90,13 @@ class Objective:
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:
             assert output.hidden_states is not None
+            live = student.live_layers(masks)
             layer, _ = student.distiller(
                 target.hidden_states,
                 output.hidden_states[1:],
-                student.live_layers(masks),
+                live,
                 step_random(self.config.seed, f"{self.phase}/matching", step),
+                repeated_layers(live),
             )
             loss.total = loss.total + self.config.layer_weight * layer
             loss.parts["layer_loss"] = layer.detach()

@@ -36,15 +36,11 @@ def inputs_of(shape: tuple[int, int, int, int, int], device: str) -> tuple[list[
     }
 
 
-def op(
-    teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor
-) -> Tensor:
+def op(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: Any = None, **student: Tensor) -> Tensor:
     return layer_match([t.to(weight.dtype) for t in teacher], list(student.values()), weight, bias, source=source)
 
 
-def plain(
-    teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor
-) -> Tensor:
+def plain(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: Any = None, **student: Tensor) -> Tensor:
     states = list(student.values())
     states = states if source is None else [states[i] for i in source]
     entries = [((s @ weight.t() + bias - t.to(weight.dtype)) ** 2).mean() for t in teacher for s in states]
@@ -57,9 +53,11 @@ def test_matrix_and_gradients_match_fp64(device, backend, shape):
     assert_matches(partial(op, teacher), partial(plain, teacher), inputs)
 
 
+@pytest.mark.parametrize("kind", [list, torch.IntTensor, torch.LongTensor])
 @pytest.mark.parametrize("source", [(0, 0, 0, 0, 0, 0), (0, 1, 1, 3, 3, 3), (0, 1, 2, 3, 4, 1)], ids=str)
-def test_repeated_layers_take_the_column_and_give_the_gradient_of_their_source(device, backend, source):
+def test_repeated_layers_take_the_column_and_give_the_gradient_of_their_source(device, backend, source, kind):
     teacher, inputs = inputs_of((37, 4, 31, 6, 31), device)
+    source = kind(source) if kind is list else kind(source).to(device)
     assert_matches(partial(op, teacher, source=source), partial(plain, teacher, source=source), inputs)
 
 
@@ -94,7 +92,7 @@ def test_backward_on_the_cpu_reads_selected_layers_only():
     for states, used in ((teacher, 1), (student, 2)):
         for i, state in enumerate(states):
             state.fill_(float("nan") if i != used else 1.0)
-    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], list(range(6)))
+    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], None)
     assert all(grad.isfinite().all() for grad in (*dstudent, dweight, dbias))
     assert [bool(grad.any()) for grad in dstudent] == [False, False, True, False, False, False]
 
@@ -144,9 +142,12 @@ def test_compiles_without_graph_break(device, backend):
 def test_registered_op_obeys_pytorch_contract(device, backend):
     teacher, inputs = inputs_of((5, 2, 4, 3, 6), device)
     *student, weight, bias = (t.requires_grad_() for t in inputs.values())
-    torch.library.opcheck(torch.ops.cofi_kernels.layer_match.default, (teacher, student, weight, bias, [0, 0, 2]))
+    torch.library.opcheck(
+        torch.ops.cofi_kernels.layer_match.default,
+        (teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device)),
+    )
     *student, weight, bias = (t.detach() for t in inputs.values())
-    args = (torch.ones(2, 3, device=device), teacher, student, weight, bias, [0, 0, 2])
+    args = (torch.ones(2, 3, device=device), teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device))
     torch.library.opcheck(torch.ops.cofi_kernels.layer_match_backward.default, args)
 
 
@@ -176,6 +177,13 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "source count": ({"source": (0,)}, ValueError, "source must have one entry for each of 2 student layers, got 1"),
     "source later": ({"source": (1, 1)}, ValueError, r"source\[0\] must be a layer not after 0 .* got 1"),
+    "source tensor": (
+        {"source": torch.tensor([1, 1])},
+        ValueError,
+        r"source\[0\] must be a layer not after 0 .* got 1",
+    ),
+    "source shape": ({"source": torch.tensor([0])}, ValueError, r"source must have shape \(2\), got \(1,\)"),
+    "source dtype": ({"source": torch.zeros(2)}, TypeError, "source must be one of .* got torch.float32"),
     "source of source": (
         {"student": [torch.zeros(3, 6)] * 3, "source": (0, 0, 1)},
         ValueError,
