@@ -33,6 +33,7 @@ class TrainConfig:
     overwrite: bool = _f(False, "delete a run that --output already holds")
     seed: int = _f(57, "seed of initialisation, data order, dropout and gates")
     device: str = _f("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    cuda_graphs: bool = _f(True, "on a GPU, run recurring forms of batches as CUDA graphs")
     threads: int | None = _f(None, "CPU threads; by default what PyTorch chooses")
 
     # data
@@ -188,6 +189,7 @@ FREE_ON_RESUME = {
     "output",
     "threads",
     "device",
+    "cuda_graphs",
     "save_seconds",
     "log_steps",
     "tensorboard",
