@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,13 +40,24 @@ class StepInputs:
 
 @dataclass
 class Student:
-    """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation."""
+    """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation.
+
+    compute_dtype: what the model computes in, its parameters staying fp32 for the optimizer; None for their own
+    """
 
     model: CompactModel
     distiller: LayerDistillation | None = None
     gates: Gates | None = None
     lagrangian: Lagrangian | None = None
     ramp: SparsityRamp | None = None
+    compute_dtype: torch.dtype | None = None
+
+    def __call__(self, **inputs: Any) -> CompactOutput:
+        """The model's output, differentiable in its parameters."""
+        if self.compute_dtype is None:
+            return cast("CompactOutput", self.model(**inputs))
+        lowered = {name: p.to(self.compute_dtype) for name, p in self.model.named_parameters()}
+        return cast("CompactOutput", torch.func.functional_call(self.model, lowered, kwargs=inputs))
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.model] + ([self.distiller] if self.distiller is not None else [])
@@ -89,7 +101,7 @@ class Objective:
     ) -> StepLoss:
         """The loss of a step. Reads nothing of the device on the host and brings nothing there."""
         masks = None if student.gates is None else student.gates.sample(inputs.gates)
-        output = student.model(
+        output = student(
             batch=batch.packed,
             masks=masks,
             output_hidden_states=student.distiller is not None,

@@ -116,3 +116,18 @@ def test_logged_parts_are_those_of_the_step(device):
     steps = GraphedSteps(student, objective, optimizers, pytest.fail, capture=capture)
     targets = [steps(batch, step).parts["target_sparsity"] for step, batch in enumerate(batches(device))]
     assert targets == [SparsityRamp(0.5, warmup_steps=4)(step) for step in range(STEPS)]
+
+
+def test_a_lower_precision_trains_the_same_weights_alike():
+    """bf16 keeps 8 bits: losses of 7 steps agree to that, weights and their gradients stay fp32."""
+    losses = []
+    for dtype in (None, torch.bfloat16):
+        student, objective, optimizers = parts_of("cpu", Teacher, "nearest")
+        student.compute_dtype = dtype
+        if dtype is not None:
+            objective.teacher.model.to(dtype)
+        steps = GraphedSteps(student, objective, optimizers, pytest.fail, capture=run_again)
+        losses.append(torch.tensor(trained(steps, "cpu", student)[0]))
+        assert all(p.dtype == torch.float32 for p in student.model.parameters())
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0.02)
