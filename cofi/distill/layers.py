@@ -69,6 +69,7 @@ class LayerDistillation(nn.Module):
         live: Tensor,
         rng: random.Random,
         source: Sequence[int] | Tensor | None = None,
+        n_tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss (0-dim) and the alignment (picked teacher layers,) int64, -1 where no layer was left to match.
 
@@ -78,6 +79,7 @@ class LayerDistillation(nn.Module):
         rng:            drawn from by the random strategies; the same state gives the same step
         source:         source[j] = first layer with the state that layer j repeats, which is then transformed once:
                         `repeated_layers(live)` where dead layers leave their state as it is; by default none repeats
+        n_tokens:       0-dim int, on the device: tokens that count, the first ones; by default all
 
         The gradient reaches the matched student states and the transform, never the teacher.
         Raises ValueError where the number of states is not the number of layers.
@@ -87,7 +89,7 @@ class LayerDistillation(nn.Module):
         dtype = student_states[0].dtype  # of the matrix product; errors are summed in fp32 at least
         targets = [teacher_states[layer].detach().to(dtype) for layer in picked]
         weight, bias = self.transform.weight.to(dtype), self.transform.bias.to(dtype)
-        mse = cofi_kernels.layer_match(targets, student_states, weight, bias, source=source)
+        mse = cofi_kernels.layer_match(targets, student_states, weight, bias, source=source, n_tokens=n_tokens)
         alignment = self.strategy.align(mse.detach(), live)
         return matched_loss(mse, alignment), alignment
 

@@ -130,7 +130,7 @@ class Objective:
             output,
             target,
             temperature=self.config.distill_temperature,
-            cu_seqlens=batch.packed.cu_seqlens,
+            cu_seqlens=batch.packed.bounds,
             max_seqlen=batch.packed.max_seqlen,
         )
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
@@ -138,7 +138,12 @@ class Objective:
             assert output.hidden_states is not None
             live = student.live_layers(masks)
             layer, _ = student.distiller(
-                target.hidden_states, output.hidden_states[1:], live, rng, repeated_layers(live)
+                target.hidden_states,
+                output.hidden_states[1:],
+                live,
+                rng,
+                repeated_layers(live),
+                batch.packed.n_valid_tokens,
             )
             loss.total = loss.total + self.config.layer_weight * layer
             loss.parts["layer_loss"] = layer.detach()

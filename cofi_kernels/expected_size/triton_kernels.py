@@ -19,7 +19,7 @@ from cofi_kernels.counter_rng.triton_kernels import bits_of
 _FORWARD_BLOCK = 16384  # probabilities looked at together: 16 a thread, three rounds for BERT-base
 _FORWARD_WARPS = 32
 _BACKWARD_BLOCK = 8192
-_BACKWARD_WARPS = 16
+_BACKWARD_WARPS = 32
 
 
 @triton.jit

@@ -24,6 +24,7 @@ def layer_match(
     bias: Tensor,
     *,
     source: Sequence[int] | Tensor | None = None,
+    n_tokens: Tensor | None = None,
 ) -> Tensor:
     """Mean squared errors of every teacher layer against every transformed student layer.
 
@@ -32,13 +33,19 @@ def layer_match(
     source: for each student layer the smallest one whose state it repeats (itself where it repeats none): a layer that
         is dead is transformed once, its column is its source's and so is its gradient. Integers, or int32 or int64
         (Ls,) on the states' device: a GPU reads it there, so the masks may change between two replays of a graph
+    n_tokens: 0-dim int32 or int64 on the states' device, how many rows count: those after them are padding, which no
+        result depends on, and get zeros. By default all; the first always does
     returns (Lt, Ls), fp32 (fp64 for fp64): mean over tokens and teacher dims of (student_j W^T + b - teacher_t)^2.
     Its backward computes only the entries whose gradient is not 0. Raises ValueError or TypeError for wrong
     arguments, and ValueError for no tokens at all, whose mean does not exist. CoFi, section 4 (layerwise distillation).
     """
     _check_states(teacher, student)
     _check_transform(teacher[0], student[0], weight, bias)
-    return _forward(list(teacher), list(student), weight, bias, _source_tensor(source, student))
+    if n_tokens is not None:
+        checks.shape_is("n_tokens", n_tokens, ())
+        checks.dtype_in("n_tokens", n_tokens, (torch.int32, torch.int64))
+        checks.same_device("student", student[0], n_tokens=n_tokens)
+    return _forward(list(teacher), list(student), weight, bias, _source_tensor(source, student), n_tokens)
 
 
 def _check_states(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> None:
@@ -83,34 +90,34 @@ def _fake(teacher: list[Tensor], student: list[Tensor], *_: Any) -> Tensor:
 
 
 def _fake_backward(
-    dm: Tensor, teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: Tensor | None
+    dm: Tensor, teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, *_: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     states = [state.new_empty(state.shape) for state in student]
     return states, weight.new_empty(weight.shape), bias.new_empty(bias.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    teacher, student, weight, bias, source = inputs
+    teacher, student, weight, bias, source, n_tokens = inputs
     ctx.n_teacher = len(teacher)
-    ctx.save_for_backward(*teacher, *student, weight, bias, source)
+    ctx.save_for_backward(*teacher, *student, weight, bias, source, n_tokens)
 
 
 def _backward_formula(ctx: Any, dm: Tensor) -> tuple[Any, ...]:
-    *states, weight, bias, source = ctx.saved_tensors
+    *states, weight, bias, source, n_tokens = ctx.saved_tensors
     teacher, student = states[: ctx.n_teacher], states[ctx.n_teacher :]
-    dstudent, dweight, dbias = _backward(dm, teacher, student, weight, bias, source)
-    return [None] * ctx.n_teacher, list(dstudent), dweight, dbias, None
+    dstudent, dweight, dbias = _backward(dm, teacher, student, weight, bias, source, n_tokens)
+    return [None] * ctx.n_teacher, list(dstudent), dweight, dbias, None, None
 
 
+_ARGUMENTS = "Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, Tensor? source, Tensor? n_tokens"
 _backward = define_op(
-    "layer_match_backward(Tensor dm, Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, Tensor? source) "
-    "-> (Tensor[], Tensor, Tensor)",
+    f"layer_match_backward(Tensor dm, {_ARGUMENTS}) -> (Tensor[], Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
     implementations=[on_cpu(__package__, "selected", "backward"), triton(__package__, "backward")],
 )
 _forward = define_op(
-    "layer_match(Tensor[] teacher, Tensor[] student, Tensor weight, Tensor bias, Tensor? source) -> Tensor",
+    f"layer_match({_ARGUMENTS}) -> Tensor",
     reference=reference.forward,
     fake=_fake,
     implementations=[on_cpu(__package__, "selected", "forward"), triton(__package__, "forward")],

@@ -26,7 +26,7 @@ def on_host(source: Tensor | None, n_student: int) -> list[int]:
     return layers
 
 
-def gathered_factors(dm: Tensor, source: Tensor | None, scale: float) -> Tensor:
+def gathered_factors(dm: Tensor, source: Tensor | None, scale: float | Tensor) -> Tensor:
     """scale times the gradients dm (Lt, Ls), each given to the layer whose state is repeated; nothing is read back."""
     factors = dm * scale
     if source is None:

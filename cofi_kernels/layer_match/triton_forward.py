@@ -16,6 +16,7 @@ from cofi_kernels.layer_match.triton_tiles import (
     source_of,
     tile_places,
     transformed,
+    valid_tokens,
 )
 
 
@@ -26,6 +27,7 @@ def _layer_match_fwd_kernel(
     weight_ptr,
     bias_ptr,
     source_ptr,
+    count_ptr,
     sums_ptr,
     n_tokens,
     N_TEACHER: tl.constexpr,
@@ -42,13 +44,13 @@ def _layer_match_fwd_kernel(
     once and from the L2 after that.
     """
     n_columns: tl.constexpr = (E_T + BLOCK_N - 1) // BLOCK_N
-    n_rows = tl.cdiv(n_tokens, BLOCK_M)
+    n_rows, valid = tl.cdiv(n_tokens, BLOCK_M), valid_tokens(count_ptr, n_tokens)
     n_layers = distinct_layers(source_ptr, N_STUDENT)
     per_row = n_layers * n_columns
-    for tile in range(tl.program_id(0), n_rows * per_row, tl.num_programs(0)):
+    for tile in range(tl.program_id(0), tl.cdiv(valid, BLOCK_M) * per_row, tl.num_programs(0)):
         row_block, column_block = tile // per_row, tile % n_columns
         layer = nth_distinct_layer(source_ptr, tile % per_row // n_columns, N_STUDENT)
-        first, rows, columns, mask = tile_places(row_block, n_tokens, E_T, column_block, BLOCK_M, BLOCK_N)
+        first, rows, columns, mask = tile_places(row_block, valid, E_T, column_block, BLOCK_M, BLOCK_N)
         state_ptr = pick(student, layer, N_STUDENT)
         state = transformed(state_ptr, weight_ptr, bias_ptr, first, rows, columns, E_T, E_S, BLOCK_N, BLOCK_K)
         sums_row = sums_ptr + layer * (n_rows * n_columns) + row_block * n_columns + column_block
@@ -59,16 +61,27 @@ def _layer_match_fwd_kernel(
             tl.store(sums_row + t * N_STUDENT * (n_rows * n_columns), tl.sum(difference * difference))
 
 
-@triton.jit(do_not_specialize=["n_tiles", "n_elements"])
+@triton.jit(do_not_specialize=["n_tokens"])
 def _layer_match_mean_kernel(
-    sums_ptr, source_ptr, m_ptr, n_tiles, n_elements, N_STUDENT: tl.constexpr, BLOCK: tl.constexpr
+    sums_ptr,
+    source_ptr,
+    count_ptr,
+    m_ptr,
+    n_tokens,
+    N_STUDENT: tl.constexpr,
+    E_T: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """One program an entry of M: the mean over the tiles of its source's sums."""
-    entry = tl.program_id(0)
+    n_columns: tl.constexpr = (E_T + BLOCK_N - 1) // BLOCK_N
+    entry, valid = tl.program_id(0), valid_tokens(count_ptr, n_tokens)
     source = source_of(source_ptr, entry % N_STUDENT, N_STUDENT)
-    row_ptr = sums_ptr + (entry // N_STUDENT * N_STUDENT + source) * n_tiles
+    row_ptr = sums_ptr + (entry // N_STUDENT * N_STUDENT + source) * (tl.cdiv(n_tokens, BLOCK_M) * n_columns)
+    n_tiles = tl.cdiv(valid, BLOCK_M) * n_columns
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, n_tiles, BLOCK):
         index = first + tl.arange(0, BLOCK)
         total += tl.load(row_ptr + index, mask=index < n_tiles, other=0.0)
-    tl.store(m_ptr + entry, tl.sum(total) / n_elements)
+    tl.store(m_ptr + entry, tl.sum(total) / (valid.to(tl.float32) * E_T))

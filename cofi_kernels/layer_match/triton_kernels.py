@@ -20,6 +20,7 @@ from cofi_kernels.layer_match.triton_backward import (
 from cofi_kernels.layer_match.triton_forward import _layer_match_fwd_kernel, _layer_match_mean_kernel
 
 _BLOCK = 1024  # elements a program of the kernels that only add
+_ROWS = 32  # of those, rows that are added in one program
 
 
 class Tile(NamedTuple):
@@ -45,16 +46,21 @@ def tile_for(dtype: torch.dtype) -> Tile:
 
 
 def forward(
-    teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: Tensor | None
+    teacher: list[Tensor],
+    student: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Tensor | None,
+    n_tokens: Tensor | None,
 ) -> Tensor:
     """As `reference.forward`, which is what runs in fp64: a dtype for checks alone."""
     if weight.dtype == torch.float64:
-        return reference.forward(teacher, student, weight, bias, source)
+        return reference.forward(teacher, student, weight, bias, source, n_tokens)
     teachers, students = _contiguous(teacher), _contiguous(student)
     weight, bias, source = weight.contiguous(), bias.contiguous(), None if source is None else source.contiguous()
-    (n_tokens, d_teacher), d_student = teachers[0].shape, students[0].shape[1]
+    (total, d_teacher), d_student = teachers[0].shape, students[0].shape[1]
     tile = tile_for(weight.dtype)
-    n_tiles = triton.cdiv(n_tokens, tile.block_m) * triton.cdiv(d_teacher, tile.block_n)
+    n_tiles = triton.cdiv(total, tile.block_m) * triton.cdiv(d_teacher, tile.block_n)
     m = weight.new_empty((len(teachers), len(students)), dtype=torch.float32)
     sums = m.new_empty((*m.shape, n_tiles))
     with torch.cuda.device_of(m):
@@ -64,28 +70,37 @@ def forward(
             weight,
             bias,
             source,
-            sums,
             n_tokens,
+            sums,
+            total,
             *m.shape,
             d_teacher,
             d_student,
             *tile[:3],
             **tile.options,
         )
-        _layer_match_mean_kernel[(m.numel(),)](sums, source, m, n_tiles, n_tokens * d_teacher, len(students), _BLOCK)
+        _layer_match_mean_kernel[(m.numel(),)](
+            sums, source, n_tokens, m, total, len(students), d_teacher, tile.block_m, tile.block_n, _BLOCK
+        )
     return m
 
 
 def backward(
-    dm: Tensor, teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, source: Tensor | None
+    dm: Tensor,
+    teacher: list[Tensor],
+    student: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Tensor | None,
+    n_tokens: Tensor | None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """As `reference.backward`, which is what runs in fp64."""
     if weight.dtype == torch.float64:
-        return reference.backward(dm, teacher, student, weight, bias, source)
+        return reference.backward(dm, teacher, student, weight, bias, source, n_tokens)
     teachers, students = _contiguous(teacher), _contiguous(student)
     weight, bias = weight.contiguous(), bias.contiguous()
     with torch.cuda.device_of(weight):
-        selection = _select(dm.contiguous(), source, teachers[0].numel())
+        selection = _select(dm.contiguous(), source, n_tokens, teachers[0])
         residual, column_sums = _residual(selection, teachers, students, weight, bias)
         dstudent = _dstudent(selection, residual, students, weight)
         dweight, dbias = _dtransform(selection, residual, column_sums, students, weight, bias)
@@ -93,21 +108,23 @@ def backward(
 
 
 class _Selection(NamedTuple):
-    """What the plan's kernel writes: factors (Lt, Ls) and scale () in fp32, selected (Ls + 1,) in int32."""
+    """What the plan's kernel writes: factors (Lt, Ls) and scale () in fp32, selected (Ls + 1,) in int32; n_tokens."""
 
     factors: Tensor
     scale: Tensor
     selected: Tensor
+    n_tokens: Tensor | None
 
 
-def _select(dm: Tensor, source: Tensor | None, n_elements: int) -> _Selection:
+def _select(dm: Tensor, source: Tensor | None, n_tokens: Tensor | None, teacher: Tensor) -> _Selection:
     factors, scale = torch.empty_like(dm), dm.new_empty(())
     selected = dm.new_empty(dm.shape[1] + 1, dtype=torch.int32)
+    source = None if source is None else source.contiguous()
     blocks = [triton.next_power_of_2(n) for n in dm.shape]
     _layer_match_plan_kernel[(1,)](
-        dm, None if source is None else source.contiguous(), factors, scale, selected, n_elements, *dm.shape, *blocks
+        dm, source, n_tokens, factors, scale, selected, teacher.shape[0], *dm.shape, teacher.shape[1], *blocks
     )
-    return _Selection(factors, scale, selected)
+    return _Selection(factors, scale, selected, n_tokens)
 
 
 def _residual(
@@ -125,6 +142,7 @@ def _residual(
         bias,
         selection.factors,
         selection.selected,
+        selection.n_tokens,
         residual,
         column_sums,
         n_tokens,
@@ -144,6 +162,7 @@ def _dstudent(selection: _Selection, residual: Tensor, students: tuple[Tensor, .
         weight,
         selection.scale,
         selection.selected,
+        selection.n_tokens,
         dstudent,
         residual.shape[1],
         len(students),
@@ -172,6 +191,7 @@ def _dtransform(
         residual,
         students,
         selection.selected,
+        selection.n_tokens,
         parts,
         n_tokens,
         part_tokens,
@@ -181,19 +201,21 @@ def _dtransform(
         **tile.options,
     )
     dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
-    n_programs = triton.cdiv(weight.numel(), _BLOCK) + triton.cdiv(bias.numel(), _BLOCK)
-    n_row_blocks = triton.cdiv(n_tokens, tile.block_m)
+    n_programs = triton.cdiv(weight.numel(), _BLOCK) + triton.cdiv(bias.numel(), _BLOCK // _ROWS)
     _layer_match_finish_kernel[(n_programs,)](
         parts,
         column_sums,
         selection.scale,
         selection.selected,
+        selection.n_tokens,
         dweight,
         dbias,
         n_parts,
-        n_row_blocks,
+        n_tokens,
         *weight.shape,
+        tile.block_m,
         _BLOCK,
+        _ROWS,
     )
     return dweight, dbias
 

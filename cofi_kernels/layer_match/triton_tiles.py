@@ -29,6 +29,15 @@ def source_of(source_ptr, layer, N_STUDENT: tl.constexpr):
 
 
 @triton.jit
+def valid_tokens(count_ptr, n_tokens):
+    """How many of the tokens count: all, or those before the padding; never none, of which there is no mean."""
+    valid = n_tokens
+    if count_ptr is not None:
+        valid = tl.minimum(tl.maximum(tl.load(count_ptr).to(tl.int32), 1), n_tokens)
+    return valid
+
+
+@triton.jit
 def distinct_layers(source_ptr, N_STUDENT: tl.constexpr):
     """How many student layers repeat no other."""
     count = 0

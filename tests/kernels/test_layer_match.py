@@ -36,8 +36,16 @@ def inputs_of(shape: tuple[int, int, int, int, int], device: str) -> tuple[list[
     }
 
 
-def op(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: Any = None, **student: Tensor) -> Tensor:
-    return layer_match([t.to(weight.dtype) for t in teacher], list(student.values()), weight, bias, source=source)
+def op(
+    teacher: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Any = None,
+    n_tokens: Tensor | None = None,
+    **student: Tensor,
+) -> Tensor:
+    states = [t.to(weight.dtype) for t in teacher], list(student.values())
+    return layer_match(*states, weight, bias, source=source, n_tokens=n_tokens)
 
 
 def plain(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: Any = None, **student: Tensor) -> Tensor:
@@ -92,9 +100,28 @@ def test_backward_on_the_cpu_reads_selected_layers_only():
     for states, used in ((teacher, 1), (student, 2)):
         for i, state in enumerate(states):
             state.fill_(float("nan") if i != used else 1.0)
-    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], None)
+    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], None, None)
     assert all(grad.isfinite().all() for grad in (*dstudent, dweight, dbias))
     assert [bool(grad.any()) for grad in dstudent] == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("count", [1, 36, 37])
+def test_padding_counts_for_nothing(device, backend, count):
+    """What stands there, NaN here, is in no result and gets zeros."""
+    teacher, inputs = inputs_of((37, 4, 31, 6, 31), device)
+    cut = {name: t[:count].clone() if name.startswith("student") else t for name, t in inputs.items()}
+    dm, source = torch.randn(4, 6, device=device), (0, 1, 1, 3, 3, 5)
+    want, want_grads = gradients(partial(plain, [t[:count] for t in teacher], source=source), cut, torch.float64, dm)
+    for state in (*teacher, *(t for name, t in inputs.items() if name.startswith("student"))):
+        state[count:] = float("nan")
+    run = partial(op, teacher, source=source, n_tokens=torch.tensor(count, device=device))
+    got, got_grads = gradients(run, inputs, torch.float32, dm)
+    assert_close_to_fp64(got, want)
+    for name, grad in got_grads.items():
+        if name.startswith("student"):
+            assert not grad[count:].any()
+            grad = grad[:count]
+        assert_close_to_fp64(grad, want_grads[name], name=name)
 
 
 def test_small_differences_keep_their_digits(device, backend):
@@ -144,10 +171,18 @@ def test_registered_op_obeys_pytorch_contract(device, backend):
     *student, weight, bias = (t.requires_grad_() for t in inputs.values())
     torch.library.opcheck(
         torch.ops.cofi_kernels.layer_match.default,
-        (teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device)),
+        (teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device), None),
     )
     *student, weight, bias = (t.detach() for t in inputs.values())
-    args = (torch.ones(2, 3, device=device), teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device))
+    args = (
+        torch.ones(2, 3, device=device),
+        teacher,
+        student,
+        weight,
+        bias,
+        torch.tensor([0, 0, 2], device=device),
+        None,
+    )
     torch.library.opcheck(torch.ops.cofi_kernels.layer_match_backward.default, args)
 
 
@@ -184,6 +219,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "source shape": ({"source": torch.tensor([0])}, ValueError, r"source must have shape \(2\), got \(1,\)"),
     "source dtype": ({"source": torch.zeros(2)}, TypeError, "source must be one of .* got torch.float32"),
+    "n_tokens": ({"n_tokens": torch.tensor([3])}, ValueError, r"n_tokens must have shape \(\), got \(1,\)"),
     "source of source": (
         {"student": [torch.zeros(3, 6)] * 3, "source": (0, 0, 1)},
         ValueError,

@@ -13,7 +13,7 @@ from cofi.distill import LayerDistillation
 from cofi.masks import Gates, Lagrangian, SparsityRamp
 from cofi.models.packed import from_lists
 from cofi.train.config import TrainConfig
-from cofi.train.graph import GraphedSteps, capture_in_graph
+from cofi.train.graph import GraphedSteps, padded, padded_target
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
 from cofi.train.teacher import Teacher
@@ -33,10 +33,10 @@ def batches(device: str) -> list[TaskBatch]:
     generator = torch.Generator().manual_seed(0)
     found = []
     for step in range(STEPS):
-        lengths = (5, 3) if step % 2 else (6, 1)
+        lengths = (5, 3) if step % 2 else (6, 1, 2)
         ids = [torch.randint(5, 97, (n,), generator=generator).tolist() for n in lengths]
-        labels = {"labels": torch.tensor([0, 1], device=device)}
-        found.append(TaskBatch(from_lists(ids).to(device), labels, (0, 1)))
+        labels = {"labels": torch.arange(len(lengths), device=device)}
+        found.append(TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths)))))
     return found
 
 
@@ -72,16 +72,10 @@ def trained(steps: Callable[..., Any], device: str, student: Student) -> tuple[l
 def test_recorded_steps_are_the_eager_ones(device, teacher):
     student, objective, optimizers = parts_of(device, teacher, "nearest")
 
-    def eager(batch: TaskBatch, step: int):
-        loss = objective(student, batch, step)
-        loss.total.backward()
-        optimizers.step()
-        return loss
-
-    want = trained(eager, device, student)
+    want = trained(GraphedSteps(student, objective, optimizers, str, limit=0, capture=pytest.fail), device, student)
     rate = optimizers.learning_rate
     student, objective, optimizers = parts_of(device, teacher, "nearest")
-    capture = capture_in_graph if device == "cuda" else run_again
+    capture = None if device == "cuda" else run_again
     steps = GraphedSteps(student, objective, optimizers, pytest.fail, capture=capture)
     got = trained(steps, device, student)
     assert len(steps._captured) == 2
@@ -89,14 +83,53 @@ def test_recorded_steps_are_the_eager_ones(device, teacher):
     assert optimizers.learning_rate == rate
 
 
+def weight_gradients(student: Student) -> list[torch.Tensor]:
+    weights = [p for module in student.modules() for p in module.parameters()]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+    for p in weights:
+        p.grad = None
+    return grads
+
+
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "classification": ("classification", {"num_labels": 3}),
+    "regression": ("classification", {"num_labels": 1, "problem_type": "regression"}),
+    "question_answering": ("question_answering", {}),
+}
+
+
+@pytest.mark.parametrize("lengths", [(5, 3, 9), (30, 2)], ids=["padding", "none needed"])
+@pytest.mark.parametrize("taught", [True, False], ids=["teacher", "labels"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_padding_changes_neither_loss_nor_gradients(device, kind, taught, lengths):
+    head, changes = TASKS[kind]
+    model, teacher = (model_of(head=head, **changes).to(device) for _ in range(2))
+    student = Student(model, LayerDistillation(24, 24, 2, 2, "nearest").to(device) if taught else None)
+    kept = Teacher(teacher, (0, 1)) if taught else None
+    objective = Objective("distil", kind, TrainConfig(), kept)
+    rows = torch.arange(len(lengths), device=device) % 2
+    labels = {"labels": rows.float() if kind == "regression" else rows}
+    labels = {"start_positions": rows, "end_positions": rows} if kind == "question_answering" else labels
+    ids = [torch.randint(5, 97, (n,)).tolist() for n in lengths]
+    batch = TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths))))
+    found = []
+    for each in (batch, padded(batch, 40)):
+        target = None if kept is None else padded_target(kept(batch), each.packed.n_tokens)
+        loss = objective.loss(student, each, objective.inputs(student, 1, each.packed.input_ids.device), target, None)
+        loss.total.backward()
+        found.append((loss.total.detach(), weight_gradients(student)))
+    assert padded(batch, 40).packed.n_tokens == 32 and padded(batch, 40).packed.cu_seqlens[-1] == 32
+    torch.testing.assert_close(found[0], found[1], rtol=2e-4, atol=1e-6)
+
+
 def test_forms_beyond_the_limit_stay_eager_and_that_is_said_once(device):
     student, objective, optimizers = parts_of(device, Teacher, "nearest")
     said: list[str] = []
-    capture = capture_in_graph if device == "cuda" else run_again
+    capture = None if device == "cuda" else run_again
     steps = GraphedSteps(student, objective, optimizers, said.append, limit=1, capture=capture)
     trained(steps, device, student)
     assert len(steps._captured) == 1
-    assert said == ["Steps with 8 tokens and others run without a CUDA graph: there are already 1 graphs."]
+    assert said == ["Steps with 32 tokens and others run without a CUDA graph: there are already 1 graphs."]
 
 
 @pytest.mark.parametrize(("strategy", "said"), [("random_in_order", 1), ("random_window", 1), ("fixed", 0)])
@@ -112,7 +145,7 @@ def test_matching_that_draws_on_the_host_stays_eager(device, strategy, said):
 
 def test_logged_parts_are_those_of_the_step(device):
     student, objective, optimizers = parts_of(device, Teacher, "nearest")
-    capture = capture_in_graph if device == "cuda" else run_again
+    capture = None if device == "cuda" else run_again
     steps = GraphedSteps(student, objective, optimizers, pytest.fail, capture=capture)
     targets = [steps(batch, step).parts["target_sparsity"] for step, batch in enumerate(batches(device))]
     assert targets == [SparsityRamp(0.5, warmup_steps=4)(step) for step in range(STEPS)]

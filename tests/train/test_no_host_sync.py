@@ -24,6 +24,7 @@ from cofi.masks import Gates, Lagrangian, SparsityRamp
 from cofi.models import CompactConfig, CompactModel
 from cofi.models.packed import PackedBatch
 from cofi.train.config import TrainConfig
+from cofi.train.graph import padded
 from cofi.train.objective import Objective, Student
 from cofi.train.teacher import Teacher
 from tests.models.tiny import tiny_config
@@ -100,9 +101,9 @@ def pruning_student(kind: str, strategy: str) -> Student:
     )
 
 
-def watched_step(objective: Objective, student: Student, kind: str) -> None:
+def watched_step(objective: Objective, student: Student, kind: str, *, pad: bool = False) -> None:
     """Inputs are brought to the device first; then teacher, loss, backward and clipping run under watch."""
-    batch = batch_of(kind)
+    batch = padded(batch_of(kind), 40) if pad else batch_of(kind)
     inputs = objective.inputs(student, 3, DEVICE)
     with watch():
         target = None if objective.teacher is None else objective.teacher(batch)
@@ -122,15 +123,17 @@ def test_pruning_with_every_matching_strategy(strategy):
     watched_step(objective, pruning_student("classification", strategy), "classification")
 
 
+@pytest.mark.parametrize("pad", [False, True], ids=["as it is", "padded"])
 @pytest.mark.parametrize("kind", HEADS)
-def test_pruning_of_every_kind_of_task(kind):
+def test_pruning_of_every_kind_of_task(kind, pad):
     objective = Objective("prune", kind, TrainConfig(), Teacher(model_of(kind).eval(), (0, 1)))
-    watched_step(objective, pruning_student(kind, "nearest"), kind)
+    watched_step(objective, pruning_student(kind, "nearest"), kind, pad=pad)
 
 
+@pytest.mark.parametrize("pad", [False, True], ids=["as it is", "padded"])
 @pytest.mark.parametrize("kind", HEADS)
-def test_training_on_labels(kind):
-    watched_step(Objective("teacher", kind, TrainConfig(), None), Student(model_of(kind).train()), kind)
+def test_training_on_labels(kind, pad):
+    watched_step(Objective("teacher", kind, TrainConfig(), None), Student(model_of(kind).train()), kind, pad=pad)
 
 
 def test_finetuning_a_model_without_a_layer():
