@@ -67,6 +67,19 @@ def compiled_reference(bench: Bench, training: Training) -> Callable[[], Any]:
     return run
 
 
+def disagreement(training: Training) -> float:
+    """Relative difference of our loss and the plain operators' for a model without dropout."""
+    inputs = training.objective.inputs(training.student, 1, training.batch.packed.input_ids.device)
+    assert training.objective.teacher is not None
+    losses = []
+    for context in (contextlib.nullcontext(), plain_operators(training.batch.packed.max_seqlen)):
+        with context, torch.no_grad():
+            target = training.objective.teacher(training.batch)
+            loss = training.objective.loss(training.student, training.batch, inputs, target, None)  # type: ignore[arg-type]
+            losses.append(loss.total.item())
+    return abs(losses[1] - losses[0]) / abs(losses[0])
+
+
 @contextlib.contextmanager
 def plain_operators(seqlen: int) -> Iterator[None]:
     """Put plain PyTorch in the place of our ops, for sequences of one length; dropout is PyTorch's."""
@@ -146,7 +159,13 @@ def _layer_norm(
 
 
 def _layer_match(
-    teacher: list[Tensor], student: list[Tensor], weight: Tensor, bias: Tensor, *, source: Tensor | None
+    teacher: list[Tensor],
+    student: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    source: Tensor | None,
+    n_tokens: Tensor | None,
 ) -> Tensor:
     moved = [F.linear(state, weight, bias).float() for state in student]
     return torch.stack([torch.stack([F.mse_loss(state, target.float()) for state in moved]) for target in teacher])
