@@ -64,7 +64,7 @@ def forward(
     m = weight.new_empty((len(teachers), len(students)), dtype=torch.float32)
     sums = m.new_empty((*m.shape, n_tiles))
     with torch.cuda.device_of(m):
-        _layer_match_fwd_kernel[(_programs(m.device),)](
+        _layer_match_fwd_kernel[(grids.multiprocessors(m.device),)](
             teachers,
             students,
             weight,
@@ -135,7 +135,7 @@ def _residual(
     residual = weight.new_empty((len(students), *teachers[0].shape))
     n_blocks = triton.cdiv(n_tokens, tile.block_m)
     column_sums = selection.scale.new_empty((len(students) * n_blocks, weight.shape[0]))
-    _layer_match_residual_kernel[(_programs(weight.device),)](
+    _layer_match_residual_kernel[(grids.multiprocessors(weight.device),)](
         teachers,
         students,
         weight,
@@ -157,7 +157,7 @@ def _residual(
 
 def _dstudent(selection: _Selection, residual: Tensor, students: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:
     tile, dstudent = tile_for(weight.dtype), tuple(torch.empty_like(state) for state in students)
-    _layer_match_dstudent_kernel[(_programs(weight.device),)](
+    _layer_match_dstudent_kernel[(grids.multiprocessors(weight.device),)](
         residual,
         weight,
         selection.scale,
@@ -184,7 +184,7 @@ def _dtransform(
     tile, n_tokens = tile_for(weight.dtype), residual.shape[1]
     n_tiles = triton.cdiv(weight.shape[0], tile.block_m) * triton.cdiv(weight.shape[1], tile.block_n)
     n_blocks = triton.cdiv(n_tokens, tile.block_k)
-    n_parts = min(n_blocks, max(1, _programs(weight.device) // n_tiles))
+    n_parts = min(n_blocks, max(1, 2 * grids.multiprocessors(weight.device) // n_tiles))  # two programs fit in one
     part_tokens = triton.cdiv(n_blocks, n_parts) * tile.block_k
     parts = column_sums.new_empty((n_parts, *weight.shape))
     _layer_match_dweight_kernel[(n_tiles, n_parts)](
@@ -218,11 +218,6 @@ def _dtransform(
         _ROWS,
     )
     return dweight, dbias
-
-
-def _programs(device: torch.device) -> int:
-    """Two a multiprocessor: while one waits for memory in its epilogue, the other multiplies."""
-    return 2 * grids.multiprocessors(device)
 
 
 def _contiguous(states: list[Tensor]) -> tuple[Tensor, ...]:
