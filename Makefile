@@ -4,7 +4,12 @@ PYTHON ?= python
 export PATH := $(shell $(PYTHON) -c "import os, sys; print(os.path.dirname(sys.executable))"):$(PATH)
 CPP_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help check lint types test format native bench wheel clean
+# What `sanitize` builds, beside the usual modules. Leaks are not looked for: Python and PyTorch keep memory to the end.
+# Tests of threads set their number; the others take a third of the time with one.
+SANITIZED := build/sanitize
+ASAN := $(shell $${CXX:-c++} -print-file-name=libasan.so) $(shell $${CXX:-c++} -print-file-name=libstdc++.so)
+
+.PHONY: help check lint types test sanitize format native bench wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -21,6 +26,16 @@ types:  ## type hints
 
 test:  ## all tests; without a GPU the Triton kernels run in Triton's interpreter
 	$(PYTHON) -m pytest -q
+
+sanitize:  ## test the C++ kernels built to stop at a wrong access or an undefined operation (needs GCC on Linux)
+	cmake -G Ninja -S . -B $(SANITIZED)/objects -DCOFI_SANITIZE=ON -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
+	cmake --build $(SANITIZED)/objects
+	rm -rf $(SANITIZED)/lib
+	cmake --install $(SANITIZED)/objects --prefix $(SANITIZED)/lib
+	$(PYTHON) setup.py -q build_py --build-lib $(SANITIZED)/lib
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 LD_PRELOAD="$(ASAN)" \
+	  $(PYTHON) -m pytest -q --capture=sys -p no:cacheprovider \
+	  -o "pythonpath=$(SANITIZED)/lib ." -k "not triton" tests/native tests/kernels
 
 format:  ## rewrite files in the project's style
 	ruff check --fix .

@@ -34,6 +34,7 @@ from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.models.config import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.train.session import pick_device
@@ -67,6 +68,11 @@ def build_parser() -> Parser:
     parser.add_argument("--max-length", type=positive, help="tokens a text is cut to; by default the task's")
     parser.add_argument("--doc-stride", type=int, help="overlap in tokens of the windows of a long passage")
     parser.add_argument("--batch-size", type=positive, default=64, help="sequences a batch")
+    parser.add_argument(
+        "--precision",
+        choices=INFERENCE_PRECISIONS,
+        help="of products on a CPU; by default what the model's config says",
+    )
     parser.add_device_flag()
     parser.add_json_flag()
     return parser
@@ -149,6 +155,8 @@ def evaluate_split(
         )
     if order is not None and found.logits is not None:
         found = replace(found, logits=found.logits[:, order])
+    if not found.finite:
+        raise UserError(f"{trained.source} predicts numbers that are infinite or NaN: its weights are damaged")
     return score(task, split, found)
 
 
@@ -159,6 +167,11 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     rows = load_rows(options, trained)
     label_order(trained, rows.task)  # before the work, not after
     check_length(trained.model, options.max_length)
+    if options.precision is not None:
+        trained.model.set_inference_precision(options.precision)
+    precision = trained.model.config.inference_precision
+    if precision != "fp32" and device.type != "cpu":
+        raise UserError(f"--precision {precision} runs on a CPU, the device is {device}")
     trained.model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
     started = time.perf_counter()
     metrics: dict[str, float] = {}
@@ -179,6 +192,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "score": main.score,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "device": str(device),
+        "precision": precision,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -194,7 +208,7 @@ def result_table(result: dict[str, Any]) -> RichTable:
     table.add_row("score", f"{result['score']:.2f}", style="bold")
     table.add_row("examples", f"{result['examples']:,}")
     table.add_row("parameters", f"{result['parameters']:,}")
-    table.add_row("seconds", f"{result['seconds']:.1f} ({result['device']})")
+    table.add_row("seconds", f"{result['seconds']:.1f} ({result['device']}, {result['precision']})")
     return table
 
 

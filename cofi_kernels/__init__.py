@@ -3,6 +3,7 @@
 `print(backends())` says what each op runs on here, and why not on something faster.
 """
 
+from cofi_kernels.adamw.op import adamw_
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.op import compact_encoder
 from cofi_kernels.counter_rng.op import counter_dropout, counter_uniform
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EncoderLayout",
+    "adamw_",
     "backends",
     "compact_encoder",
     "counter_dropout",

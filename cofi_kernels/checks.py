@@ -75,6 +75,17 @@ def like_x(x: Tensor, **others: Tensor | None) -> None:
     same_device("x", x, **others)
 
 
+def weights(x: Tensor, **others: Tensor) -> None:
+    """Check that weights share one dtype, the one of `x` or fp32 (masters under autocast), and lie on its device."""
+    first_name, first = next(iter(others.items()))
+    if first.dtype not in (x.dtype, float32):
+        raise TypeError(f"{first_name} must have the dtype of x, {x.dtype}, or torch.float32, got {first.dtype}")
+    for name, other in others.items():
+        if other.dtype != first.dtype:
+            raise TypeError(f"{name} must have the dtype of {first_name}, {first.dtype}, got {other.dtype}")
+    same_device("x", x, **others)
+
+
 def dropout(p: float, state: Tensor | None, like: Tensor) -> None:
     """Check a dropout probability in [0, 1) and its counter state, which must be there where p > 0."""
     in_range("dropout_p", p, 0.0, 1.0)

@@ -26,9 +26,9 @@ def on_cpu(family: str, module: str, function: str) -> Implementation:
     return Implementation(module, "cpu", _loader(f"{family}.{module}", function), lambda: None)
 
 
-def triton(family: str, function: str) -> Implementation:
-    """`function` of triton_kernels.py in the package `family`."""
-    return Implementation("triton", "cuda", _loader(f"{family}.triton_kernels", function), why_not_triton)
+def triton(family: str, function: str, declines: Callable[..., str | None] | None = None) -> Implementation:
+    """`function` of triton_kernels.py in the package `family`; `declines` as `Implementation` takes it."""
+    return Implementation("triton", "cuda", _loader(f"{family}.triton_kernels", function), why_not_triton, declines)
 
 
 def cuda(family: str, function: str) -> Implementation:

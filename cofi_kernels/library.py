@@ -8,6 +8,7 @@ manager `force_backend`) takes the reference everywhere.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ class Implementation(NamedTuple):
     device: str  # "cpu" or "cuda"
     load: Callable[[], Callable[..., Any]]  # imports late; returns a function of the op's signature
     why_not: Callable[[], str | None]  # None where it can run on this machine, otherwise the reason
+    declines: Callable[..., str | None] | None = None  # asked with a call's arguments: why the reference must take it
 
 
 class Choice(NamedTuple):
@@ -58,9 +60,24 @@ class _Op:
                 continue
             reason = item.why_not()
             if reason is None:
-                return Choice(self.name, device, item.backend, tuple(passed_over)), item.load
+                return Choice(self.name, device, item.backend, tuple(passed_over)), functools.partial(self._load, item)
             passed_over.append((item.backend, reason))
         return Choice(self.name, device, "reference", tuple(passed_over)), lambda: self.reference
+
+    def _load(self, item: Implementation) -> Callable[..., Any]:
+        """The implementation's function, which hands calls that it declines to the reference, and says so."""
+        run, declines = item.load(), item.declines
+        if declines is None:
+            return run
+
+        def run_or_reference(*args: Any) -> Any:
+            reason = declines(*args)
+            if reason is None:
+                return run(*args)
+            _warn_passed_over(Choice(self.name, item.device, "reference", ((item.backend, reason),)))
+            return self.reference(*args)
+
+        return run_or_reference
 
     def call(self, device: str, *args: Any) -> Any:
         run = self._chosen.get(device)

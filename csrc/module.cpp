@@ -6,16 +6,31 @@
 
 #include "common/cpu_features.h"
 
+namespace cofi::adamw {
+void bind(pybind11::module_&);
+}
+namespace cofi::attention {
+void bind(pybind11::module_&);
+}
 namespace cofi::compact_encoder {
 void bind(pybind11::module_&);
 }
 namespace cofi::counter_rng {
 void bind(pybind11::module_&);
 }
+namespace cofi::dots {
+void bind(pybind11::module_&);
+}
 namespace cofi::hard_concrete {
 void bind(pybind11::module_&);
 }
+namespace cofi::masked_layer_norm {
+void bind(pybind11::module_&);
+}
 namespace cofi::products {
+void bind(pybind11::module_&);
+}
+namespace cofi::projection {
 void bind(pybind11::module_&);
 }
 namespace cofi::token_embedding {
@@ -44,9 +59,14 @@ PYBIND11_MODULE(_C, m) {
       "CPU kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
   m.def("isa", &cofi::isa_name, "The vector instructions in use: portable, avx2 or avx512.");
   m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
+  cofi::adamw::bind(m);
+  cofi::attention::bind(m);
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
+  cofi::dots::bind(m);
   cofi::hard_concrete::bind(m);
+  cofi::masked_layer_norm::bind(m);
   cofi::products::bind(m);
+  cofi::projection::bind(m);
   cofi::token_embedding::bind(m);
 }

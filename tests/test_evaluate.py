@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -62,6 +63,20 @@ def evaluate(tmp_path: Path, *argv: object) -> dict[str, Any]:
     target = tmp_path / "result.json"
     assert main([*map(str, argv), "--json", str(target), "--device", "cpu"]) == 0
     return json.loads(target.read_text())
+
+
+def test_outputs_that_are_no_numbers_have_no_score(
+    tmp_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class could be read off them."""
+    model = save_compact(tmp_path / "m", head="classification", num_labels=2)
+    weights = load_file(model / "model.safetensors")
+    weights["pooler.bias"].fill_(5.0)
+    weights["classifier.weight"].fill_(3e38)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    rows = write("v.parquet", sentence=TEXTS, label=[0, 1, 1, 0])
+    assert run(lambda: main([str(model), "--task", "text", "--validation-file", str(rows)])) == 2
+    assert f"error: {model} predicts numbers that are infinite or NaN" in capsys.readouterr().err
 
 
 def test_own_file_with_words_for_labels(
@@ -204,3 +219,13 @@ def test_as_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cofi.evaluate", "./gone", "--task", "sst2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+def test_precision_is_chosen_and_reported(tmp_path, write):
+    model = save_compact(tmp_path / "model", favourite=0, head="classification", num_labels=2)
+    rows = write("rows.parquet", text=TEXTS, label=[0, 1, 0, 1])
+    flags = [str(model), "--task", "text", "--validation-file", str(rows), "--json", str(tmp_path / "out.json")]
+    for precision in ("int8", "fp32"):
+        assert main([*flags, "--precision", precision]) == 0
+        result = json.loads((tmp_path / "out.json").read_text())
+        assert result["precision"] == precision and result["score"] == 50.0

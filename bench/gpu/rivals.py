@@ -164,8 +164,8 @@ def _layer_match(
     weight: Tensor,
     bias: Tensor,
     *,
-    source: Tensor | None,
-    n_tokens: Tensor | None,
+    source: Tensor | None = None,
+    n_tokens: Tensor | None = None,
 ) -> Tensor:
     moved = [F.linear(state, weight, bias).float() for state in student]
     return torch.stack([torch.stack([F.mse_loss(state, target.float()) for state in moved]) for target in teacher])

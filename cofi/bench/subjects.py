@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
 def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], list[str]]:
     """The subjects of this machine, the compact model first, and sentences about what is left out."""
     subjects, notes = [own_subject(COMPACT, models.compact)], []
+    if device.type == "cpu" and models.compact.config.inference_precision == "fp32":
+        subjects += [own_subject(f"{COMPACT}, {name}", in_precision(models.compact, name)) for name in ("bf16", "int8")]
     if models.dense is None or models.dense_directory is None:
         notes.append("No dense original to compare with: name it with --dense.")
     else:
@@ -120,6 +123,14 @@ def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], 
     else:
         subjects.append(onnx_subject(models.compact))
     return subjects, notes
+
+
+def in_precision(model: CompactModel, precision: str) -> CompactModel:
+    """The same weights, computed in another precision."""
+    other = copy.copy(model)
+    other.config = copy.deepcopy(model.config)
+    other.set_inference_precision(precision)
+    return other
 
 
 def own_subject(name: str, model: CompactModel) -> Subject:

@@ -33,6 +33,25 @@ def repeated_layers(live: Tensor) -> Tensor:
     return torch.where(live, layers, 0).cummax(0).values
 
 
+def _errors(
+    targets: Sequence[Tensor],
+    states: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Sequence[int] | Tensor | None,
+    n_tokens: Tensor | None,
+) -> Tensor:
+    """`layer_match` of all pairs.
+
+    Where the host knows which states are repeated, they go in once, so that no gradient is made for their copies.
+    """
+    if source is None or isinstance(source, Tensor):
+        return cofi_kernels.layer_match(targets, states, weight, bias, source=source, n_tokens=n_tokens)
+    distinct = sorted(set(source))
+    columns = cofi_kernels.layer_match(targets, [states[j] for j in distinct], weight, bias, n_tokens=n_tokens)
+    return columns[:, torch.tensor([distinct.index(j) for j in source], device=columns.device)]
+
+
 class LayerDistillation(nn.Module):
     """Loss between the hidden states of matched layers: a sum over the matched pairs of mean squared errors.
 
@@ -89,7 +108,7 @@ class LayerDistillation(nn.Module):
         dtype = student_states[0].dtype  # of the matrix product; errors are summed in fp32 at least
         targets = [teacher_states[layer].detach().to(dtype) for layer in picked]
         weight, bias = self.transform.weight.to(dtype), self.transform.bias.to(dtype)
-        mse = cofi_kernels.layer_match(targets, student_states, weight, bias, source=source, n_tokens=n_tokens)
+        mse = _errors(targets, student_states, weight, bias, source, n_tokens)
         alignment = self.strategy.align(mse.detach(), live)
         return matched_loss(mse, alignment), alignment
 

@@ -85,7 +85,9 @@ def _require_packages() -> None:
 
 def _fp32_copy(model: CompactModel) -> CompactModel:
     """The model for comparison: on the CPU, in fp32, in inference mode; a copy, which may have the caller's type."""
-    return copy.deepcopy(model).float().cpu().eval()
+    made = copy.deepcopy(model).float().cpu().eval()
+    made.set_inference_precision("fp32")
+    return made
 
 
 def _weight_bytes(model: CompactModel) -> int:

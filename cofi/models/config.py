@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HEADS = ("none", "classification", "question_answering")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
+INFERENCE_PRECISIONS = ("fp32", "int8", "bf16")
 # "classification" is accepted as a short name of transformers' own word
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -57,7 +58,12 @@ _OPTIONAL = (
     "output_hidden_states",
     "return_dict",
 )
-_CHOICES = {"head": HEADS, "pooler": POOLERS, "hidden_act": ACTIVATIONS}
+_CHOICES = {
+    "head": HEADS,
+    "pooler": POOLERS,
+    "hidden_act": ACTIVATIONS,
+    "inference_precision": INFERENCE_PRECISIONS,
+}
 _FLAGS = {
     "attention_bias_only",
     "ffn_bias_only",
@@ -86,6 +92,8 @@ class CompactConfig(PreTrainedConfig):
         token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
         and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
+    inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
+        (quantized per output channel and per token, no calibration) or "bf16". Files keep the weights as they are.
     problem_type: "single_label_classification" (or, for short, "classification"), "regression" or None (regression
         when num_labels is 1).
 
@@ -119,6 +127,7 @@ class CompactConfig(PreTrainedConfig):
     attention_bias_only: bool = False
     ffn_bias_only: bool = False
     source_model_type: str | None = None
+    inference_precision: str = "fp32"
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_scalars(self.__dict__)
@@ -198,6 +207,7 @@ class CompactConfig(PreTrainedConfig):
             head_dim=self.head_dim,
             eps=self.layer_norm_eps,
             activation=self.hidden_act,
+            precision=self.inference_precision,
         )
 
     def shape(self) -> ModelShape:

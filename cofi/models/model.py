@@ -6,6 +6,7 @@ B sequences, T packed tokens, S padded length, E hidden, L layers, C labels.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -33,6 +34,7 @@ _POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": nn.functional.gelu,
 }
+_NOT_QUANTIZED = "inference_precision {} needs torch.no_grad(), no masks and no hidden states: this call ran in fp32"
 _HEAD_SITES = 2  # before the pooler's dense layer, before the classifier
 
 
@@ -77,6 +79,12 @@ class CompactModel(PreTrainedModel):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
             else:
                 init.ones_(parameter)
+
+    def set_inference_precision(self, precision: str) -> None:
+        """Compute in "fp32" or "int8" from now on, see CompactConfig.inference_precision. Raises ValueError."""
+        self.config.inference_precision = precision
+        self.config.check()
+        self.layout = self.config.layout()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word
@@ -157,6 +165,8 @@ class CompactModel(PreTrainedModel):
         if not (keep or self.training or masks is not None or torch.is_grad_enabled()):
             weights = self.encoder_weights()
             return [cofi_kernels.compact_encoder(x, batch.cu_seqlens, batch.max_seqlen, weights, self.layout)]
+        if self.layout.precision != "fp32" and not self.training:
+            warnings.warn(_NOT_QUANTIZED.format(self.layout.precision), RuntimeWarning, stacklevel=3)
         states = [x]
         for i, layer in enumerate(self.layers):
             first = 1 + SITES_PER_LAYER * i
@@ -167,7 +177,7 @@ class CompactModel(PreTrainedModel):
 
     def encoder_weights(self) -> list[Tensor]:
         """Weights of all layers, flat, in the order of `compact_encoder`; those of a removed sublayer are empty."""
-        removed = [self.embeddings.word.weight.new_empty(0)] * WEIGHTS_PER_SUBLAYER
+        removed = [self.embeddings.word.weight[:0]] * WEIGHTS_PER_SUBLAYER
         weights: list[Tensor] = []
         for layer in cast("Iterable[EncoderLayer]", self.layers):
             for module in (layer.attention, layer.ffn):

@@ -93,8 +93,10 @@ class TrainConfig:
     prediction_weight: float = _f(0.1, "weight of the prediction loss")
     layer_weight: float = _f(0.9, "weight of the layerwise loss; 0 turns it off")
     matching: str = _f("nearest", "which student layer learns from which teacher layer")
-    teacher_cache: Literal["auto", "ram", "none"] = _f(
-        "auto", "keep the teacher's outputs in memory; auto: if they take at most a quarter of what is free"
+    teacher_cache: Literal["auto", "ram", "disk", "none"] = _f(
+        "auto",
+        "where the teacher's outputs are kept: in memory, in the run's directory until it is finished, or nowhere; "
+        "auto: in memory if they take at most a quarter of what is free, else (on a CPU) on the disk if at most half",
     )
     matched_layers: int = _f(4, "teacher layers that are distilled")
 

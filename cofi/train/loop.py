@@ -20,6 +20,13 @@ from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
 
+RATES = {  # what is too high where the loss of a phase is no number
+    "teacher": "--teacher-learning-rate",
+    "distil": "--learning-rate",
+    "prune": "--learning-rate or --reg-learning-rate",
+    "finetune": "--finetune-learning-rate",
+}
+
 
 @dataclass(frozen=True)
 class PhaseLength:
@@ -40,6 +47,14 @@ class Position:
 
     phase_step: int = 0
     global_step: int = 0
+
+
+def diverged(phase: str, what: str, position: Position) -> UserError:
+    """A run that would do the same again where it is resumed: its settings are at fault."""
+    return UserError(
+        f"phase {phase}, step {position.phase_step}: the {what}; start again with a lower {RATES[phase]} (--overwrite "
+        "replaces this run)"
+    )
 
 
 class PhaseLoop:
@@ -117,27 +132,27 @@ class PhaseLoop:
 
     def _after_step(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
         last = position.phase_step == self.length.steps
-        if last or position.phase_step % self.config.log_steps == 0:
-            self._log(position, loss, learning_rate)
-        if last or position.phase_step % self.eval_steps == 0:
-            self.evaluate(position)
+        logs = last or position.phase_step % self.config.log_steps == 0
+        evaluates = last or position.phase_step % self.eval_steps == 0
         due = time.monotonic() - self._saved_at > self.config.save_seconds
-        if due or last or self.guard.received is not None:
-            self._checked(position, loss)
+        saves = last or due or self.guard.received is not None
+        if logs or evaluates or saves:
+            self._check(position, loss)
+        if logs:
+            self._log(position, loss, learning_rate)
+        if evaluates:
+            self.evaluate(position)
+        if saves:
             self.save(position)
             self._saved_at = time.monotonic()
         if self.guard.received is not None:
             raise Interrupted(self.guard.received)
 
-    def _checked(self, position: Position, loss: StepLoss) -> float:
-        """The loss as a number; a loss that is not finite ends the run before it can reach a checkpoint."""
+    def _check(self, position: Position, loss: StepLoss) -> None:
+        """A loss that is not finite ends the run before its model can be evaluated or reach a checkpoint."""
         total = float(loss.total.detach())
         if not math.isfinite(total):
-            raise UserError(
-                f"the loss of phase {self.phase} became {total} at step {position.phase_step}: lower --learning-rate "
-                "or --teacher-learning-rate; --resume goes back to the last good checkpoint"
-            )
-        return total
+            raise diverged(self.phase, f"loss became {total}", position)
 
     def _log(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
         """Write a line; between two of these the host reads nothing of a step."""
@@ -148,7 +163,7 @@ class PhaseLoop:
             "step": position.global_step,
             "phase_step": position.phase_step,
             "epoch": round(position.phase_step / self.length.steps_per_epoch, 4),
-            "loss": self._checked(position, loss),
+            "loss": float(loss.total.detach()),
             "learning_rate": learning_rate,
             "tokens_per_second": round(self._tokens / max(now - self._since, 1e-9), 1),
         }

@@ -71,6 +71,12 @@ class Student:
         return torch.stack([torch.full((), mha or ffn, device=device) for mha, ffn in kept])
 
 
+def repeated_states(live: Tensor) -> tuple[int, ...] | Tensor:
+    """`repeated_layers` of live (L,) bool; on the CPU, where it costs nothing to know, as integers."""
+    source = repeated_layers(live)
+    return tuple(source.tolist()) if source.device.type == "cpu" else source
+
+
 class Objective:
     """The loss of one phase as a function of batch and step."""
 
@@ -142,7 +148,7 @@ class Objective:
                 output.hidden_states[1:],
                 live,
                 rng,
-                repeated_layers(live),
+                repeated_states(live),
                 batch.packed.n_valid_tokens,
             )
             loss.total = loss.total + self.config.layer_weight * layer

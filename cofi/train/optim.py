@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from cofi.masks import Gates, Lagrangian, ascent_optimizer
+from cofi_kernels import adamw_
 
 
 def _is_decayed(name: str) -> bool:
@@ -25,7 +26,52 @@ def capturable(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     return {"fused": True, "capturable": True} if any(p.is_cuda for p in parameters) else {}
 
 
-def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> AdamW:
+class ClippingAdamW(AdamW):
+    """torch's AdamW, with its state, that clips all gradients by their common norm on the way.
+
+    A parameter without a gradient has one of zeros: its momentum and its decay go on. So a layer that is masked out
+    need not fill memory with zeros, and a run does not depend on whether it does.
+    """
+
+    max_grad_norm: float = 0.0  # 0 does not clip
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, in one pass over memory on a CPU. Takes no closure. Leaves the gradients unclipped there."""
+        groups = [(p, group) for group in self.param_groups for p in group["params"]]
+        if any(p.device.type != "cpu" for p, _ in groups):
+            return self._step_by_torch([p for p, _ in groups])
+        states = [self._state_of(p) for p, _ in groups]
+        adamw_(
+            [p for p, _ in groups],
+            [p.grad for p, _ in groups],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            steps=[float(state["step"].add_(1)) for state in states],
+            lrs=[group["lr"] for _, group in groups],
+            weight_decays=[group["weight_decay"] for _, group in groups],
+            betas=self.defaults["betas"],
+            eps=self.defaults["eps"],
+            max_norm=self.max_grad_norm,
+        )
+        return None
+
+    def _state_of(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return state
+
+    def _step_by_torch(self, params: list[torch.Tensor]) -> Any:
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
+        return super().step()
+
+
+def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> ClippingAdamW:
     """AdamW over the trainable parameters of `modules`.
 
     On a GPU the learning rate is a tensor there, so that a captured step takes what the schedule says.
@@ -37,8 +83,8 @@ def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: floa
     ]
     options = capturable(p for _, p in named)
     rate = torch.tensor(lr, device=named[0][1].device) if options else lr
-    # fused: one pass over memory; the default makes a kernel a tensor, ten times slower on a CPU
-    return AdamW([group for group in groups if group["params"]], lr=rate, **{"fused": True, **options})
+    # fused, for a GPU: the default makes a kernel a tensor
+    return ClippingAdamW([group for group in groups if group["params"]], lr=rate, **{"fused": True, **options})
 
 
 def linear_schedule(optimizer: AdamW, steps: int, warmup_share: float, decay: bool) -> LambdaLR:
@@ -58,7 +104,7 @@ class PhaseOptimizers:
 
     def __init__(
         self,
-        weights: AdamW,
+        weights: ClippingAdamW,
         schedule: LambdaLR,
         max_grad_norm: float,
         gates: Gates | None = None,
@@ -67,7 +113,7 @@ class PhaseOptimizers:
     ) -> None:
         self.weights = weights
         self.schedule = schedule
-        self.max_grad_norm = max_grad_norm
+        weights.max_grad_norm = max_grad_norm
         self.gates = gates
         self.all: dict[str, torch.optim.Optimizer] = {"weights": weights}
         if gates is not None and lagrangian is not None:
@@ -75,7 +121,6 @@ class PhaseOptimizers:
             self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0, **options)
             self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr, **options)
         self._base_rate = float(weights.param_groups[0]["initial_lr"])
-        self._clipped = [p for group in weights.param_groups for p in group["params"]]
 
     @property
     def learning_rate(self) -> float:
@@ -89,8 +134,6 @@ class PhaseOptimizers:
 
     def update(self) -> None:
         """The part of `step` that is work on the device, where it has no need of the host: it may be captured."""
-        if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._clipped, self.max_grad_norm)
         for optimizer in self.all.values():
             optimizer.step()
         if self.gates is not None:
@@ -108,7 +151,9 @@ class PhaseOptimizers:
             optimizer.load_state_dict(state["optimizers"][name])
             for group, options in zip(optimizer.param_groups, own, strict=True):
                 _place(group, options)
+        base_rates = self.schedule.base_lrs  # where they lie, too, is this device's own
         self.schedule.load_state_dict(state["schedule"])
+        self.schedule.base_lrs = base_rates
 
 
 def _placement(group: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     lowered = compute_dtype(config.precision, session.device)
     if lowered is not None:  # it is frozen: a copy, as the one in fp32 is evaluated and copied to the student
         teacher = copy.deepcopy(teacher).to(lowered)  # type: ignore[arg-type]  # as in initial_student
-    session.outputs, message = make_teacher(teacher, layers, session.train, config.teacher_cache)
+    session.outputs, message = make_teacher(
+        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs
+    )
     session.monitor.message(message)
 
 

@@ -11,6 +11,7 @@ from cofi.models.save import save_model
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
+from cofi.train.memory import keep_freed_memory
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result
@@ -27,6 +28,8 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     if config.tensorboard:
         require_tensorboard()
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
@@ -54,7 +57,9 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     best = run_prune(session, student)
     small = run_finetune(session, student, best)
     save_model(small, inputs.tokenizer, session.run.model)
-    return write_result(session, score, best, student.model, small)
+    result = write_result(session, score, best, student.model, small)
+    session.run.remove_teacher_outputs()
+    return result
 
 
 def _teacher(session: Session, inputs: Inputs) -> CompactModel:

@@ -29,6 +29,7 @@ class RunDirectory:
         self.best = self.checkpoints / "best.pt"
         self.model = self.root / "model"
         self.teacher = self.root / "teacher"
+        self.teacher_outputs = self.root / "teacher_outputs"
         self.tensorboard = self.root / "tensorboard"
 
     def check_free(self, config: TrainConfig) -> None:
@@ -68,10 +69,21 @@ class RunDirectory:
 
     def _remove_run(self) -> None:
         """Delete what a run writes and nothing else, the mark that a run is here last."""
-        for folder in (self.checkpoints, self.model, self.teacher, self.tensorboard, self.root / "figures"):
+        for folder in (
+            self.checkpoints,
+            self.model,
+            self.teacher,
+            self.teacher_outputs,
+            self.tensorboard,
+            self.root / "figures",
+        ):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.metrics, self.result, self.root / "report.html", self.config):
             file.unlink(missing_ok=True)
+
+    def remove_teacher_outputs(self) -> None:
+        """Of a run that is finished: nothing asks for them again, and they may take more room than all else."""
+        shutil.rmtree(self.teacher_outputs, ignore_errors=True)
 
     def read_config(self) -> TrainConfig:
         """The settings of the run that is here. Raises UserError where there is none or it cannot be read."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +16,12 @@ from cofi.data.batches import TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.train.teacher_store import Contents, DiskStore, Store, is_kept, origin
 
 CHUNK_ROWS = 64  # rows computed together, always the same ones, so that a run can be repeated from any step
 AUTO_SHARE = 0.25  # of the free memory that the cache may take without being asked for
+AUTO_DISK_SHARE = 0.5  # of the free disk space, the same
+DISK_RESERVE = 10**9  # bytes that stay free on the disk whatever was asked for
 
 
 @dataclass(frozen=True)
@@ -46,58 +51,51 @@ class Teacher:
 
 
 class CachedTeacher(Teacher):
-    """Keeps the outputs for the rows of `split` in the memory of the teacher's device, filled as rows are asked for."""
+    """Keeps the outputs for the rows of `split` in `store`, filled as rows are asked for."""
 
     needs_host = True
 
-    def __init__(self, model: CompactModel, layers: Sequence[int], split: TokenizedSplit) -> None:
+    def __init__(self, model: CompactModel, layers: Sequence[int], split: TokenizedSplit, store: Store | None = None):
         super().__init__(model, layers)
         self.split = split
-        self._filled = np.zeros(-(-len(split) // CHUNK_ROWS), dtype=bool)
+        self.store = store or Store(Contents.of(model, layers, split, CHUNK_ROWS), model.device)
         self._starts = split.input_ids.starts
-        n_tokens, hidden = int(self._starts[-1]), model.config.hidden_size
-        empty = model.embeddings.word.weight.new_empty  # pages that are never written take no memory
-        self._states = {layer: empty((n_tokens, hidden)) for layer in self.layers}
-        answers = split.passages is not None
-        self._logits = None if answers else empty((len(split), model.config.num_labels or 0))
-        self._spans = empty((2, n_tokens)) if answers else None
 
     @torch.no_grad()
     def __call__(self, batch: TaskBatch) -> Target:
         rows = np.asarray(batch.rows)
-        for chunk in np.unique(rows // CHUNK_ROWS):
-            if not self._filled[chunk]:
-                self._fill(int(chunk))
-        device = self.model.device
-        tokens = np.concatenate([np.arange(self._starts[row], self._starts[row + 1]) for row in rows])
-        index = torch.from_numpy(tokens).to(device)
-        states = {layer: kept[index] for layer, kept in self._states.items()}
-        if self._spans is not None:
-            start, end = self._spans[:, index]
-            return Target(None, start, end, states)
-        assert self._logits is not None
-        return Target(self._logits[torch.from_numpy(rows).to(device)], None, None, states)
+        for chunk in np.unique(rows // self.store.contents.chunk_rows):
+            self._require(int(chunk))
+        states, logits, spans = self.store.kept
+        tokens = torch.from_numpy(np.concatenate([np.arange(*self._starts[row : row + 2]) for row in rows]))
+        found = {layer: self._take(kept, tokens) for layer, kept in states.items()}
+        if spans is not None:
+            return Target(None, self._take(spans[0], tokens), self._take(spans[1], tokens), found)
+        assert logits is not None
+        return Target(self._take(logits, torch.from_numpy(rows)), None, None, found)
 
-    def _fill(self, chunk: int) -> None:
-        first, last = chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, len(self.split))
-        computed = super().__call__(collate(self.split, range(first, last), self.model.device))
-        tokens = slice(int(self._starts[first]), int(self._starts[last]))
+    def _take(self, kept: Tensor, index: Tensor) -> Tensor:
+        return kept[index.to(kept.device)].to(self.model.device)
+
+    def _require(self, chunk: int) -> None:
+        size = self.store.contents.chunk_rows
+        rows = slice(chunk * size, min((chunk + 1) * size, len(self.split)))
+        tokens = slice(int(self._starts[rows.start]), int(self._starts[rows.stop]))
+        if not self.store.has(chunk, rows, tokens):
+            self._fill(rows, tokens)
+            self.store.mark(chunk, rows, tokens)
+
+    def _fill(self, rows: slice, tokens: slice) -> None:
+        computed = super().__call__(collate(self.split, range(rows.start, rows.stop), self.model.device))
+        states, logits, spans = self.store.kept
         for layer, state in computed.hidden_states.items():
-            self._states[layer][tokens] = state
-        if self._spans is not None:
-            assert computed.start_logits is not None and computed.end_logits is not None
-            self._spans[0, tokens], self._spans[1, tokens] = computed.start_logits, computed.end_logits
-        elif self._logits is not None and computed.logits is not None:
-            self._logits[first:last] = computed.logits
-        self._filled[chunk] = True
-
-
-def cache_bytes(model: CompactModel, n_layers: int, split: TokenizedSplit) -> int:
-    """Memory that the outputs for all rows of `split` take."""
-    n_tokens = int(split.input_ids.starts[-1])
-    per_token = n_layers * model.config.hidden_size + (2 if split.passages is not None else 0)
-    per_row = 0 if split.passages is not None else model.config.num_labels or 0
-    return 4 * (n_tokens * per_token + len(split) * per_row)
+            states[layer][tokens] = state
+        if spans is not None:
+            for kept, values in zip(spans, (computed.start_logits, computed.end_logits), strict=True):
+                assert values is not None
+                kept[tokens] = values
+        elif logits is not None and computed.logits is not None:
+            logits[rows] = computed.logits
 
 
 def free_bytes(device: torch.device) -> int:
@@ -107,16 +105,51 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def make_teacher(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, cache: str) -> tuple[Teacher, str]:
+def free_disk_bytes(folder: Path) -> int:
+    """Bytes that may still be written where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def make_teacher(
+    model: CompactModel, layers: Sequence[int], split: TokenizedSplit, cache: str, folder: Path | None = None
+) -> tuple[Teacher, str]:
     """The teacher with or without a cache, and a line that says which and how large.
 
-    cache: "none", "ram", or "auto" (where it takes at most a quarter of the free memory). Raises UserError where "ram"
-    does not fit.
+    cache: "none"; "ram"; "disk" (a file in `folder`); or "auto": in memory where it takes at most a quarter of what is
+    free, else, with a teacher on the CPU, on a disk where it takes at most half, else none. Raises UserError where what
+    was asked for does not fit.
     """
-    need, free = cache_bytes(model, len(layers), split), free_bytes(model.device)
+    contents = Contents.of(model, layers, split, CHUNK_ROWS)
+    need, free = contents.n_bytes(), free_bytes(model.device)
     size = f"{need / 1e9:.2f} GB, {free / 1e9:.1f} GB free"
     if cache == "ram" and need > free:
         raise UserError(f"--teacher-cache ram does not fit: {size}")
-    if cache == "none" or (cache == "auto" and need > AUTO_SHARE * free):
-        return Teacher(model, layers), f"teacher outputs are computed at every step (a cache would take {size})"
-    return CachedTeacher(model, layers, split), f"teacher outputs are kept in memory ({size})"
+    if cache == "ram" or (cache == "auto" and need <= AUTO_SHARE * free):
+        return CachedTeacher(model, layers, split), f"teacher outputs are kept in memory ({size})"
+    if folder is not None and cache != "none":
+        on_disk = _on_disk(model, layers, split, contents, folder, asked=cache == "disk")
+        if on_disk is not None:
+            return on_disk
+    return Teacher(model, layers), f"teacher outputs are computed at every step (a cache would take {size})"
+
+
+def _on_disk(
+    model: CompactModel, layers: Sequence[int], split: TokenizedSplit, contents: Contents, folder: Path, *, asked: bool
+) -> tuple[Teacher, str] | None:
+    """None where it was not asked for and does not pay or takes too much. What an earlier process kept is free."""
+    if not asked and model.device.type != "cpu":  # a GPU computes them faster than a disk reads them
+        return None
+    need, free = contents.n_bytes(), free_disk_bytes(folder)
+    meta = origin(model, split)
+    again = is_kept(folder, contents, meta)
+    size = f"{need / 1e9:.2f} GB, {free / 1e9:.1f} GB free"
+    if not again and need > (free - DISK_RESERVE if asked else AUTO_DISK_SHARE * free):
+        if asked:
+            raise UserError(f"--teacher-cache disk does not fit into {folder.parent}: {size}, of which 1 GB stays free")
+        return None
+    store = DiskStore(contents, folder, meta)
+    how = "taken up again from" if again else "kept in"
+    line = f"teacher outputs are {how} {folder} ({size}) and deleted when the run is finished"
+    return CachedTeacher(model, layers, split, store), line

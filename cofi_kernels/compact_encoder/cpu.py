@@ -22,11 +22,14 @@ def forward(
     head_dim: int,
     eps: float,
     activation: str,
+    precision: str,
 ) -> Tensor:
     """As `reference.forward`."""
     if x.dtype != torch.float32:
         sizes = (heads, intermediate, mha, ffn)
-        return reference.forward(x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation)
-    layout = EncoderLayout(tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation)
+        return reference.forward(x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation, precision)
+    layout = EncoderLayout(
+        tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
+    )
     packed = find_packed(x, weights, layout) or pack(x, weights, layout)
     return packed(x, cu_seqlens, max_seqlen)

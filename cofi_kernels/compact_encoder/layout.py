@@ -20,6 +20,7 @@ LAYER_WEIGHTS = (
     "ffn_norm_weight",
     "ffn_norm_bias",
 )
+PRECISIONS = ("fp32", "int8", "bf16")  # as csrc/cpu/compact_encoder/linear.h counts them
 N_ATTENTION_WEIGHTS = 6  # the first of them belong to the attention sublayer, the others to the FFN
 
 
@@ -28,8 +29,11 @@ class EncoderLayout:
     """Structure of an encoder that differs in every layer. Each tuple has one entry a layer.
 
     A sublayer whose flag is False is removed: an exact identity. One that is kept with no unit left adds its bias and
-    normalises. Raises ValueError for tuples of different lengths, counts that are negative or belong to a removed
-    sublayer, and an unknown activation.
+    normalises. precision: what the products with weights are computed in; "fp32" stands for the dtype of the weights,
+    "int8" and "bf16" convert both factors as the family's README says, on a CPU.
+
+    Raises ValueError for tuples of different lengths, counts that are negative or belong to a removed sublayer, and an
+    unknown activation or precision.
     """
 
     heads: tuple[int, ...]
@@ -39,6 +43,7 @@ class EncoderLayout:
     head_dim: int
     eps: float
     activation: str
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         for name, flags in (("intermediate", self.intermediate), ("mha", self.mha), ("ffn", self.ffn)):
@@ -51,6 +56,8 @@ class EncoderLayout:
         if not self.eps > 0.0:
             raise ValueError(f"eps must be positive, got {self.eps}")
         get_activation(self.activation)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
     @property
     def n_layers(self) -> int:

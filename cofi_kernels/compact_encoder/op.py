@@ -28,18 +28,20 @@ def compact_encoder(
     weights: 12 a layer in the order of LAYER_WEIGHTS, shaped as `masked_attention` and `masked_ffn` take them, with
         the masks folded in; tensors of size zero for removed sublayers
     returns the last layer's states (T, E), without a gradient.
-    Raises ValueError or TypeError for a wrong count, shape, dtype or device, and RuntimeError where a gradient is
-    asked for: train with the masked ops.
+    Raises ValueError or TypeError for a wrong count, shape, dtype or device (precisions below fp32 are for a CPU), and
+    RuntimeError where a gradient is asked for: train with the masked ops.
     """
     checks.shape_is("x", x, ("tokens", "hidden"))
     checks.dtype_in("x", x, _DTYPES)
     checks.sequences(cu_seqlens, max_seqlen, x)
+    if layout.precision != "fp32" and x.device.type != "cpu":
+        raise ValueError(f"layout.precision must be 'fp32' on a {x.device.type} device, got {layout.precision!r}")
     packed = _packed_before(x, weights, layout)
     if packed is not None:
         return packed(x, cu_seqlens, max_seqlen)
     _check_weights(weights, layout, x)
     counts = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
-    settings = (layout.head_dim, layout.eps, layout.activation)
+    settings = (layout.head_dim, layout.eps, layout.activation, layout.precision)
     return _forward(x, cu_seqlens, max_seqlen, list(weights), *counts, *settings)
 
 
@@ -73,7 +75,7 @@ def _refuse_gradient(ctx: Any, *_: Any) -> None:
 
 _forward = define_op(
     "compact_encoder(Tensor x, Tensor cu_seqlens, SymInt max_seqlen, Tensor[] weights, int[] heads, "
-    "int[] intermediate, bool[] mha, bool[] ffn, SymInt head_dim, float eps, str activation) -> Tensor",
+    "int[] intermediate, bool[] mha, bool[] ffn, SymInt head_dim, float eps, str activation, str precision) -> Tensor",
     reference=reference.forward,
     implementations=[cpu(__package__, "forward")],
     fake=lambda x, *_: x.new_empty(x.shape),

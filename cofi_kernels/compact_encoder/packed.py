@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.compact_encoder.layout import PRECISIONS, EncoderLayout
 from cofi_kernels.masked_ffn.activations import ACTIVATIONS
 from cofi_kernels.native import load_native
 from cofi_kernels.packing import check_bounds
 
 _ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/compact_encoder/kernels.h counts
-_known: Any = WeakIdKeyDictionary()  # first weight -> PackedEncoder: gone when the weight is
+_version = operator.attrgetter("_version")
+_known: Any = WeakIdKeyDictionary()  # first weight -> {precision: PackedEncoder}: gone when the weight is
 
 
 class PackedEncoder:
@@ -31,6 +33,7 @@ class PackedEncoder:
             head_dim=layout.head_dim,
             eps=layout.eps,
             activation=_ACTIVATION_NUMBERS[layout.activation],
+            precision=PRECISIONS.index(layout.precision),
             heads=layout.heads,
             intermediate=layout.intermediate,
             mha=layout.mha,
@@ -61,7 +64,7 @@ def find_packed(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> 
     noticed by 16 elements of each weight: a write to a few others, not counted by PyTorch, would be missed.
     """
     anchor = _anchor(weights)
-    known = None if anchor is None else _known.get(anchor)
+    known = None if anchor is None else _known.get(anchor, {}).get(layout.precision)
     if known is None or known.state != (layout, x.shape[1], _state_of(weights)):
         return None
     return known if known.still_holds() else None
@@ -73,7 +76,7 @@ def pack(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PackedE
     anchor = _anchor(weights)
     may_remember = all(w.is_contiguous() and not w.is_inference() for w in weights if w.numel())
     if anchor is not None and may_remember:
-        _known[anchor] = packed
+        _known.setdefault(anchor, {})[layout.precision] = packed
     return packed
 
 
@@ -81,6 +84,11 @@ def _anchor(weights: Sequence[Tensor]) -> Tensor | None:
     return next((w for w in weights if w.numel()), None)
 
 
-def _state_of(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Where each weight is and how often it was written to."""
-    return [(w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights if w.numel()]
+def _state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+    """Where each weight is and how often it was written to; 0 for inference tensors, which do not count."""
+    kept = [w for w in weights if w.numel()]
+    addresses = list(map(Tensor.data_ptr, kept))
+    try:
+        return addresses, list(map(_version, kept))
+    except RuntimeError:
+        return addresses, [0 if w.is_inference() else w._version for w in kept]

@@ -1,9 +1,10 @@
 """Masked attention on the CPU that computes live heads only.
 
-Sequences are attended to in groups of like length, so that little padding is computed and a group's scores stay in
-cache. The workspaces kept for the backward are filled from the front, qkv as (T, 3, n_live, D) and the context as
-(T, n_live, D); lse stays zero: the softmax is made again. Memory that is never touched costs nothing. Forward and
-backward must run on the same backend.
+Inside the sequences the compiled core (`core.py`) does the work in fp32. In other dtypes, and without it, sequences are
+attended to in groups of like length, so that little padding is computed and a group's scores stay in cache. The
+workspaces kept for the backward are filled from the front, qkv as (T, 3, n_live, D), the context as (T, n_live, D) and,
+by the core, lse as (n_live, T). Memory that is never touched costs nothing. Forward and backward must run on the same
+backend.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cofi_kernels.counter_rng.ranges import keep_range
 from cofi_kernels.gathering import OutputProjection, is_dead, live_units, put_back, take, take_mask, zero_gradients
+from cofi_kernels.masked_attention.core import Core, is_compiled
 from cofi_kernels.masking import accumulation_dtype, mask_gradient
 from cofi_kernels.packing import Group, length_groups
 from cofi_kernels.products import matmul
@@ -72,11 +74,14 @@ def forward(
     qkv, context = sizes.prefixes(*workspaces)
     weight, bias = (take(t, sizes.rows(), dim=1).flatten(0, 1) for t in (w_qkv, b_qkv))
     matmul(x, weight.t(), bias, out=qkv.flatten(1))
-    keep = _kept(sizes, dropout_p, dropout_state)
-    for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
-        _attend(group, qkv, context, keep)
-    weight, bias = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden).folded()
-    return matmul(context.flatten(1), weight, bias), *workspaces, lse
+    if is_compiled(x):
+        Core(sizes, cu_seqlens, dropout_p, dropout_state).forward(qkv, context, lse)
+    else:
+        keep = _kept(sizes, dropout_p, dropout_state)
+        for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
+            _attend(group, qkv, context, keep)
+    projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
+    return projection.forward(context.flatten(1)), *workspaces, lse
 
 
 def backward(
@@ -106,11 +111,14 @@ def backward(
     qkv, context = sizes.prefixes(qkv, context)
     projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
     grads = projection.gradients(dy, context.flatten(1))
-    dcontext = matmul(dy, projection.folded()[0].t()).view_as(context)
+    dcontext = projection.input_gradient(dy).view_as(context)
     dqkv = torch.empty_like(qkv)
-    keep = _kept(sizes, dropout_p, dropout_state)
-    for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
-        _attend_backward(group, qkv, dcontext, dqkv, keep)
+    if is_compiled(x):
+        Core(sizes, cu_seqlens, dropout_p, dropout_state).backward(qkv, context, lse, dcontext, dqkv)
+    else:
+        keep = _kept(sizes, dropout_p, dropout_state)
+        for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
+            _attend_backward(group, qkv, dcontext, dqkv, keep)
     dqkv, rows = dqkv.flatten(1), sizes.rows()
     weight = take(w_qkv, rows, dim=1)
     dw_qkv = put_back(matmul(dqkv.t(), x).view_as(weight), rows, width, dim=1)

@@ -32,11 +32,11 @@ def forward(
     if is_dead(z_ffn):
         return torch.zeros_like(x, memory_format=torch.contiguous_format), workspace
     live = live_units(z_int, n_tokens)
-    w_live, b_live, down_live = (take(t, live) for t in (w_up, b_up, w_down))
+    w_live, b_live, down_live = (take(t, live).to(x.dtype) for t in (w_up, b_up, w_down))
     u = _prefix(workspace, n_tokens, w_live.shape[0])
     matmul(x, w_live.t(), b_live, out=u)
-    weight, bias = OutputProjection(down_live, b_down, take_mask(z_int, live), z_ffn, z_hidden).folded()
-    return matmul(get_activation(activation).function(u), weight, bias), workspace
+    projection = OutputProjection(down_live, b_down.to(x.dtype), take_mask(z_int, live), z_ffn, z_hidden)
+    return projection.forward(get_activation(activation).function(u)), workspace
 
 
 def backward(
@@ -54,21 +54,25 @@ def backward(
     """As `reference.backward`, from this module's workspace."""
     n_tokens, n_int = x.shape[0], w_up.shape[0]
     if is_dead(z_ffn):
-        return zero_gradients((x.shape, w_up.shape, (n_int,), w_down.shape, b_down.shape), (z_int, z_ffn, z_hidden), x)
+        shapes = (w_up.shape, (n_int,), w_down.shape, b_down.shape)
+        dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        return dx, *zero_gradients(shapes, (z_int, z_ffn, z_hidden), w_up)
     act = get_activation(activation)
     live = live_units(z_int, n_tokens)
-    w_live, down_live, z_live = take(w_up, live), take(w_down, live), take_mask(z_int, live)
+    w_live, down_live = (take(w, live).to(x.dtype) for w in (w_up, w_down))
+    z_live = take_mask(z_int, live)
     u = _prefix(u, n_tokens, w_live.shape[0])
-    projection = OutputProjection(down_live, b_down, z_live, z_ffn, z_hidden)
+    projection = OutputProjection(down_live, b_down.to(x.dtype), z_live, z_ffn, z_hidden)
     grads = projection.gradients(dy, act.function(u))
-    du = act.gradient(matmul(dy, projection.folded()[0].t()), u)
+    du = act.gradient(projection.input_gradient(dy), u)
     dz_int = mask_gradient(grads.dz_unit, z_live)
+    dtype = w_up.dtype
     return (
         matmul(du, w_live),
-        put_back(matmul(du.t(), x), live, n_int),
-        put_back(du.sum(0), live, n_int),
-        put_back(grads.dweight, live, n_int),
-        grads.dbias,
+        put_back(matmul(du.t(), x).to(dtype), live, n_int),
+        put_back(du.sum(0).to(dtype), live, n_int),
+        put_back(grads.dweight.to(dtype), live, n_int),
+        grads.dbias.to(dtype),
         dz_int if z_int is None else put_back(dz_int, live, n_int),
         grads.dz_layer,
         grads.dz_hidden,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.implementations import on_cpu
-from cofi_kernels.library import define_op
-from cofi_kernels.masked_ffn import reference
+from cofi_kernels.implementations import on_cpu, triton
+from cofi_kernels.library import Implementation, define_op
+from cofi_kernels.masked_ffn import reference, workspace
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.masking import mask_gradient_like
 
@@ -31,8 +32,9 @@ def masked_ffn(
 ) -> Tensor:
     """Feed-forward sublayer under masks: z_hidden * z_ffn * ((z_int * act(x W_up^T + b_up)) W_down + b_down).
 
-    x: (T, E) packed tokens; fp32, bf16, fp16 or fp64, and so are all weights
-    w_up: (I, E), b_up: (I,), w_down: (I, E) (Hugging Face's transposed), b_down: (E,); I may be 0
+    x: (T, E) packed tokens; fp32, bf16, fp16 or fp64
+    w_up: (I, E), b_up: (I,), w_down: (I, E) (Hugging Face's transposed), b_down: (E,); I may be 0; all in x's dtype, or
+        all in fp32: masters that are cast to x's dtype, while their gradients stay fp32, as under autocast
     z_int: (I,), z_ffn: 0-dim, z_hidden: (E,), in x's dtype or fp32; an absent mask is 1
     activation: a name in `cofi_kernels.masked_ffn.activations.ACTIVATIONS`
     returns (T, E), differentiable in every float argument; the gradient of a mask is 0 where the mask is 0.
@@ -55,11 +57,22 @@ def _check(x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor
     checks.shape_is("b_up", b_up, (w_up.shape[0],))
     checks.shape_is("w_down", w_down, (w_up.shape[0], n_hidden))
     checks.shape_is("b_down", b_down, (n_hidden,))
-    checks.like_x(x, w_up=w_up, b_up=b_up, w_down=w_down, b_down=b_down)
+    checks.weights(x, w_up=w_up, b_up=b_up, w_down=w_down, b_down=b_down)
+
+
+def _reference(x: Tensor, w_up: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The reference, with its workspace made as long as the one that a faster backend of the device would keep."""
+    y, u = reference.forward(x, w_up, *others)
+    return y, F.pad(u, (0, workspace.numel(x, w_up.shape[0]) - u.numel()))
 
 
 def _fake(x: Tensor, w_up: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[0] * w_up.shape[0])
+    return x.new_empty(x.shape), x.new_empty(workspace.numel(x, w_up.shape[0]))
+
+
+def _declines(x_or_dy: Tensor, *_: Any) -> str | None:
+    """What the Triton kernels leave to the reference."""
+    return "the kernels compute in fp32, x is torch.float64" if x_or_dy.dtype == torch.float64 else None
 
 
 def _fake_backward(
@@ -74,8 +87,8 @@ def _fake_backward(
     activation: str,
     u: Tensor,
 ) -> tuple[Tensor, ...]:
-    shapes = (x.shape, w_up.shape, w_up.shape[:1], w_down.shape, b_down.shape)
-    return *(x.new_empty(shape) for shape in shapes), *(mask_gradient_like(z, x) for z in (z_int, z_ffn, z_hidden))
+    weights = (w_up.new_empty(shape) for shape in (w_up.shape, w_up.shape[:1], w_down.shape, b_down.shape))
+    return x.new_empty(x.shape), *weights, *(mask_gradient_like(z, x) for z in (z_int, z_ffn, z_hidden))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -96,20 +109,24 @@ def _backward_formula(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | No
     return *weights, *(None if z is None else dz for z, dz in masks), None
 
 
+def _faster(function: str) -> tuple[Implementation, ...]:
+    return on_cpu(__package__, "gathered", function), triton(__package__, function, _declines)
+
+
 _backward = define_op(
     "masked_ffn_backward(Tensor dy, Tensor x, Tensor w_up, Tensor w_down, Tensor b_down, Tensor? z_int, Tensor? z_ffn, "
     "Tensor? z_hidden, str activation, Tensor u) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[on_cpu(__package__, "gathered", "backward")],
+    implementations=_faster("backward"),
 )
 _forward = define_op(
     "masked_ffn(Tensor x, Tensor w_up, Tensor b_up, Tensor w_down, Tensor b_down, Tensor? z_int, Tensor? z_ffn, "
     "Tensor? z_hidden, str activation) -> (Tensor, Tensor)",
-    reference=reference.forward,
+    reference=_reference,
     fake=_fake,
-    implementations=[on_cpu(__package__, "gathered", "forward")],
+    implementations=_faster("forward"),
     backward=_backward_formula,
     setup_context=_setup_context,
 )

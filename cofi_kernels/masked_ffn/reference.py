@@ -4,7 +4,8 @@
     y = z_hidden * z_ffn * ((z_int * h) W_down + b_down)                              method of CoFi, section 3
 
 T packed tokens, E hidden, I intermediate. W_down is unit-major, (I, E): Hugging Face's transposed.
-An absent mask is 1.
+An absent mask is 1. Weights may be fp32 beside x of lower precision: they are cast to x's dtype, as under autocast, and
+their gradients are cast back.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def forward(
     activation: str,
 ) -> tuple[Tensor, Tensor]:
     """Returns y (T, E) and the pre-activations u for the backward, flat (T * I,)."""
-    u = F.linear(x, w_up, b_up)
+    u = F.linear(x, w_up.to(x.dtype), b_up.to(x.dtype))
     h = get_activation(activation).function(u)
-    y = times(times(h, z_int) @ w_down + b_down, z_ffn, z_hidden)
+    y = times(times(h, z_int) @ w_down.to(x.dtype) + b_down.to(x.dtype), z_ffn, z_hidden)
     return y, u.flatten()
 
 
@@ -49,7 +50,7 @@ def backward(
     """Returns dx, dw_up, db_up, dw_down, db_down, dz_int, dz_ffn, dz_hidden; a mask that is absent has a (0,) one."""
     act = get_activation(activation)
     acc = accumulation_dtype(x.dtype)
-    u = u.view(x.shape[0], w_up.shape[0])
+    u = u[: x.shape[0] * w_up.shape[0]].view(x.shape[0], w_up.shape[0])
     h = act.function(u)
 
     # The down-projection. `unscaled` is dw_down without the two output masks: its product with w_down sums to the
@@ -61,7 +62,8 @@ def backward(
     dz_hidden = mask_gradient(times(dy_y, z_ffn), z_hidden)
     dz_ffn = mask_gradient(times(dy_y, z_hidden).sum(), z_ffn)
 
-    dmasked = times(dy, z_ffn, z_hidden) @ w_down.t()  # (T, I), gradient of z_int * h
+    dmasked = times(dy, z_ffn, z_hidden) @ w_down.to(x.dtype).t()  # (T, I), gradient of z_int * h
     dz_int = mask_gradient((dmasked.to(acc) * h).sum(0), z_int)
     du = times(dmasked, z_int) * act.derivative(u)
-    return du @ w_up, du.t() @ x, du.sum(0), dw_down, db_down, dz_int, dz_ffn, dz_hidden
+    weights = (grad.to(w_up.dtype) for grad in (du.t() @ x, du.sum(0), dw_down, db_down))
+    return du @ w_up.to(x.dtype), *weights, dz_int, dz_ffn, dz_hidden

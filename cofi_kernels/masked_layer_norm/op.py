@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.implementations import on_cpu
+from cofi_kernels.implementations import cpu, on_cpu
 from cofi_kernels.library import define_op
 from cofi_kernels.masked_layer_norm import reference
 from cofi_kernels.masking import accumulation_dtype, mask_gradient_like
@@ -95,14 +95,14 @@ _backward = define_op(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[on_cpu(__package__, "blocked", "backward")],
+    implementations=[cpu(__package__, "backward"), on_cpu(__package__, "blocked", "backward")],
 )
 _forward = define_op(
     "masked_layer_norm(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor? z_hidden, Tensor? z_layer, "
     "float eps, float dropout_p, Tensor? dropout_state) -> (Tensor, Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[on_cpu(__package__, "blocked", "forward")],
+    implementations=[cpu(__package__, "forward"), on_cpu(__package__, "blocked", "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

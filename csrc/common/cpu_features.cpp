@@ -28,6 +28,24 @@ Isa isa() {
   return std::min(best, limit.load(std::memory_order_relaxed));
 }
 
+bool has_vnni() {
+#if defined(__x86_64__)
+  static const bool found = __builtin_cpu_supports("avx512vnni");
+  return found && isa() == Isa::avx512;
+#else
+  return false;
+#endif
+}
+
+bool has_bf16() {
+#if defined(__x86_64__)
+  static const bool found = __builtin_cpu_supports("avx512bf16");
+  return found && isa() == Isa::avx512;
+#else
+  return false;
+#endif
+}
+
 void limit_isa(Isa value) { limit.store(value, std::memory_order_relaxed); }
 
 }  // namespace cofi

@@ -10,6 +10,12 @@ enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };  // ordered: a machine ha
 //   avx512: avx2 and AVX-512 F, BW, DQ, VL   files named *_avx512.cpp
 Isa isa();
 
+// Whether avx512 is in use and the processor has its 8-bit dot products (VNNI): files named *_vnni.cpp.
+bool has_vnni();
+
+// The same of its bf16 dot products: files named *_avx512bf16.cpp.
+bool has_bf16();
+
 // Use at most `limit` from now on, in every thread: so that tests can run each version of a kernel.
 void limit_isa(Isa limit);
 

@@ -16,7 +16,7 @@
 namespace cofi {
 namespace {
 
-constexpr int kSpins = 20000;  // some 300 us, longer than threads of one team differ unless a core is missing
+constexpr int kSpins = 2000;  // some 30 us, longer than threads of one team differ unless a core is missing
 
 // What the threads of a call do: each of them calls work() once.
 class Job {

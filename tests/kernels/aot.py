@@ -34,6 +34,7 @@ class Case:
                 tuple of arguments
     options:    num_warps, num_stages, ... as the launcher passes them
     unaligned:  pointers that need not be multiples of 16 bytes
+    architectures: what to compile for
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Case:
     options: dict[str, int] = dataclasses.field(default_factory=dict)
     strings: dict[str, str] = dataclasses.field(default_factory=dict)
     unaligned: tuple[str, ...] = ()
+    architectures: tuple[int, ...] = ARCHITECTURES
 
     def __str__(self) -> str:
         constants = {k: v for k, v in self.arguments.items() if not isinstance(v, (str, list))} | self.strings
@@ -58,7 +60,7 @@ class Report:
 
 
 def compile_cases(cases: Sequence[Case]) -> list[Report]:
-    """Compile every case for every architecture, in one process. Raises RuntimeError with the compiler's words."""
+    """Compile every case for its architectures, in one process. Raises RuntimeError with the compiler's words."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     request = json.dumps([dataclasses.asdict(case) for case in cases])
     command = [sys.executable, "-m", "tests.kernels.aot"]
@@ -120,7 +122,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 def main() -> None:
     cases = [Case(**case) for case in json.load(sys.stdin)]
-    reports = [_compile(case, architecture) for case in cases for architecture in ARCHITECTURES]
+    reports = [_compile(case, architecture) for case in cases for architecture in case.architectures]
     sys.stdout.write("\n" + json.dumps([dataclasses.asdict(report) for report in reports]) + "\n")
 
 

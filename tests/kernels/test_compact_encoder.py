@@ -131,7 +131,8 @@ def test_compiles_without_graph_break(device, backend):
 def test_registered_op_obeys_pytorch_contract(device, backend):
     counts = (list(MIXED.heads), list(MIXED.intermediate), list(MIXED.mha), list(MIXED.ffn))
     weights = weights_of(MIXED, HIDDEN, device)
-    args = (torch.randn(7, HIDDEN, device=device), bounds([3, 4], device), 4, weights, *counts, 8, 1e-5, "gelu")
+    args = (torch.randn(7, HIDDEN, device=device), bounds([3, 4], device), 4, weights, *counts, 8, 1e-5)
+    args = (*args, "gelu", "fp32")
     torch.library.opcheck(torch.ops.cofi_kernels.compact_encoder.default, args)
 
 

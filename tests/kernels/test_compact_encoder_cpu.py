@@ -93,7 +93,7 @@ def random_case(seed: int) -> tuple[EncoderLayout, int, list[int]]:
 
 
 @pytest.mark.parametrize("first", range(0, 1000, 100))
-def test_random_structures(first):
+def test_random_structures(isa, first):
     for seed in range(first, first + 100):
         torch.manual_seed(seed)
         layout, hidden, lengths = random_case(seed)

@@ -127,6 +127,52 @@ def test_dropout_is_the_counters_in_value_and_gradients(device, way, masks):
     assert_matches(op, partial(plain, lengths=lengths, head_dim=8, factor=factor), inputs)
 
 
+LONG = [130, 3, 300, 128, 129]  # more queries than are taken at a time, exactly as many, one more
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+def test_every_instruction_set(isa, dropout_p):
+    n_heads, longest = 3, max(LONG)
+    state = torch.tensor(STATE)
+    factor = None
+    if dropout_p:
+        factor = (counter_uniform(state, (n_heads, sum(LONG), longest)).double() >= dropout_p) / (1 - dropout_p)
+    op = op_of(LONG, 7, "cpu", dropout_p=dropout_p, dropout_state=state)
+    formula = partial(plain, lengths=LONG, head_dim=7, factor=factor)
+    assert_matches(op, formula, inputs_of(sum(LONG), (n_heads, 7, 21), "all kinds", "cpu"))
+
+
+@pytest.mark.parametrize("lengths", [[5, 0, 11, 1, 5], [31, 33, 32, 2, 33, 30], [130]], ids=str)
+def test_groups_of_sequences_give_the_same_without_the_compiled_core(monkeypatch, lengths):
+    monkeypatch.setattr(gathered, "is_compiled", lambda x: False)
+    state, n_tokens = torch.tensor(STATE), sum(lengths)
+    factor = (counter_uniform(state, (4, n_tokens, max(lengths))).double() >= 0.3) / 0.7
+    op = op_of(lengths, 8, "cpu", dropout_p=0.3, dropout_state=state)
+    formula = partial(plain, lengths=lengths, head_dim=8, factor=factor)
+    assert_matches(op, formula, inputs_of(n_tokens, (4, 8, 29), "all kinds", "cpu"))
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_do_not_change_a_bit(monkeypatch, threads):
+    op = op_of(LONG, 16, "cpu", dropout_p=0.1, dropout_state=torch.tensor(STATE))
+    inputs, dy = inputs_of(sum(LONG), (3, 16, 40), "all kinds", "cpu"), torch.randn(sum(LONG), 40)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    want, want_grads = gradients(op, inputs, torch.float32, dy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    got, got_grads = gradients(op, inputs, torch.float32, dy)
+    assert torch.equal(got, want)
+    assert all(torch.equal(got_grads[name], want_grads[name]) for name in want_grads)
+
+
+def test_large_scores_neither_overflow_nor_lose_the_softmax():
+    """Scores of thousands: exp of them is infinite, and beside the largest all others are nothing."""
+    inputs = inputs_of(9, (2, 8, 24), "no mask", "cpu")
+    inputs["w_qkv"] *= 30.0
+    y = op_of([9], 8, "cpu")(**inputs)
+    want = plain(**{n: t if t is None else t.double() for n, t in inputs.items()}, lengths=[9], head_dim=8)
+    torch.testing.assert_close(y.double(), want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
+
+
 def test_bf16_is_no_worse_than_eager(device, backend):
     lengths = [5, 0, 40, 1]
     inputs = inputs_of(46, (3, 32, 64), "all live", device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import counter_uniform, force_backend, masked_layer_norm
-from cofi_kernels.masked_layer_norm import blocked, reference
+from cofi_kernels.masked_layer_norm import blocked, cpu, reference
 from cofi_kernels.testing import assert_no_worse_than_eager
 from tests.kernels.oracle import Inputs, assert_matches, gradients, mask
 
@@ -88,7 +88,13 @@ def test_one_kept_dim_gives_its_bias(device, backend, n_hidden):
 def test_blocks_of_rows_meet(monkeypatch, hidden):
     """37 rows in blocks of 3: the last is a short one."""
     monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 3 * 31)
-    assert_matches(op, plain, inputs_of((37, 31), hidden, "cpu"))
+    monkeypatch.setattr(cpu, "forward", blocked.forward)
+    monkeypatch.setattr(cpu, "backward", blocked.backward)
+    with force_backend("auto"):
+        assert_matches(op, plain, inputs_of((37, 31), hidden, "cpu"))
+    monkeypatch.undo()
+    with force_backend("auto"):  # what was chosen in between is forgotten
+        pass
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "alone"])
@@ -98,6 +104,52 @@ def test_dropout_is_the_counters_in_value_and_gradients(device, backend, hidden,
     factor = (counter_uniform(state, (37, 31)).double() >= 0.3) / (1 - 0.3)
     run = partial(op, dropout_p=0.3, dropout_state=state)
     assert_matches(run, partial(plain, factor=factor), inputs_of((37, 31), hidden, device, residual))
+
+
+@pytest.mark.parametrize("hidden", ["absent", "sparse"])
+@pytest.mark.parametrize("shape", [(37, 31), (3, 768), (70, 64), (129, 100)], ids=str)
+def test_every_instruction_set(isa, shape, hidden):
+    """Fewer rows than a piece and more, dims that vectors divide and not; rows start inside the blocks of the noise."""
+    state = torch.tensor(STATE)
+    factor = (counter_uniform(state, shape).double() >= 0.3) / (1 - 0.3)
+    run = partial(op, dropout_p=0.3, dropout_state=state)
+    assert_matches(run, partial(plain, factor=factor), inputs_of(shape, hidden, "cpu"))
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_do_not_change_a_bit(monkeypatch, threads):
+    run = partial(op, dropout_p=0.1, dropout_state=torch.tensor(STATE))
+    inputs, dy = inputs_of((300, 33), "sparse", "cpu"), torch.randn(300, 33)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    want, want_grads = gradients(run, inputs, torch.float32, dy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    got, got_grads = gradients(run, inputs, torch.float32, dy)
+    assert torch.equal(got, want)
+    assert all(torch.equal(got_grads[name], want_grads[name]) for name in want_grads)
+
+
+def test_blocks_without_the_compiled_kernel(monkeypatch):
+    """What other dtypes run on, in fp32 against fp64, with and without dropped dims."""
+    monkeypatch.setattr(cpu, "forward", blocked.forward)
+    monkeypatch.setattr(cpu, "backward", blocked.backward)
+    with force_backend("auto"):  # the choice is made anew
+        for hidden in HIDDEN:
+            assert_matches(op, plain, inputs_of((37, 31), hidden, "cpu"))
+    monkeypatch.undo()
+    with force_backend("auto"):
+        assert_matches(op, plain, inputs_of((37, 31), "sparse", "cpu"))
+
+
+@pytest.mark.parametrize("place", ["x", "residual"])
+def test_dropped_dims_may_hold_anything(place, backend):
+    """Outside K nothing is read into a sum: not even an infinity."""
+    inputs = inputs_of((13, 31), "sparse", "cpu")
+    dead = inputs["z_hidden"] == 0
+    want = op(**inputs)
+    inputs[place][:, dead] = float("inf")
+    y, grads = gradients(op, inputs, torch.float32, torch.randn(13, 31))
+    torch.testing.assert_close(y, want, rtol=0, atol=0)
+    assert all(grad.isfinite().all() for grad in grads.values())
 
 
 def test_live_layer_changes_nothing(device, backend):
@@ -198,5 +250,6 @@ def test_rejects_wrong_arguments(change, error, message):
 
 def test_reference_and_blocked_take_the_same_arguments():
     """They are called by position."""
-    assert list(reference.forward.__annotations__) == list(blocked.forward.__annotations__)
-    assert list(reference.backward.__annotations__) == list(blocked.backward.__annotations__)
+    for backend in (blocked, cpu):
+        assert list(reference.forward.__annotations__) == list(backend.forward.__annotations__)
+        assert list(reference.backward.__annotations__) == list(backend.backward.__annotations__)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
 from cofi.masks import Gates, Lagrangian, ModelShape
 from cofi.models import CompactConfig, CompactModel
-from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
+from cofi.train.optim import ClippingAdamW, PhaseOptimizers, linear_schedule, weight_optimizer
 
 
 def tiny_model() -> CompactModel:
@@ -80,3 +82,43 @@ def test_weights_descend_multipliers_ascend_gates_stay_in_range():
     assert lagrangian.lambda_1.item() > 0
     assert gates.loga.abs().max() <= 4.6052
     assert weight.weight.grad is None
+
+
+def steps_of(optimizer, params, gradients, max_norm):
+    for grads in gradients:
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = None if grad is None else grad.clone()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, max_norm)
+        optimizer.step()
+
+
+def test_steps_and_state_are_those_of_torch():
+    """Also where one goes on from the other's state, as a run that was begun before does."""
+    start = [torch.randn(3, 5), torch.randn(7)]
+    gradients = [[torch.randn_like(p) for p in start] for _ in range(6)]
+    settings = {"lr": 1e-2, "weight_decay": 0.1, "fused": True}
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    torchs = torch.optim.AdamW(theirs, **settings)
+    first = ClippingAdamW(ours, **settings)
+    first.max_grad_norm = 1.0
+    steps_of(first, ours, gradients[:3], None)
+    steps_of(torchs, theirs, gradients[:3], 1.0)
+    second = ClippingAdamW(ours, **settings)
+    second.load_state_dict(copy.deepcopy(torchs.state_dict()))  # or both would step one state
+    second.max_grad_norm = 1.0
+    steps_of(second, ours, gradients[3:], None)
+    steps_of(torchs, theirs, gradients[3:], 1.0)
+    torch.testing.assert_close(ours, theirs)
+    states = [optimizer.state_dict()["state"] for optimizer in (second, torchs)]
+    torch.testing.assert_close(states[0], states[1])
+
+
+def test_no_gradient_means_zeros():
+    start = [torch.randn(3, 5), torch.randn(7)]
+    gradients = [[torch.randn(3, 5), None if step in (0, 2) else torch.randn(7)] for step in range(4)]
+    filled = [[torch.zeros(7) if grad is None else grad for grad in grads] for grads in gradients]
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    steps_of(ClippingAdamW(ours, lr=1e-2, weight_decay=0.1), ours, gradients, None)
+    steps_of(torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1), theirs, filled, None)
+    torch.testing.assert_close(ours, theirs)

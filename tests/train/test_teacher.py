@@ -9,7 +9,8 @@ from cofi.data.load import load_splits
 from cofi.errors import UserError
 from cofi.models.load import load_model
 from cofi.train import teacher as teacher_module
-from cofi.train.teacher import CachedTeacher, Teacher, cache_bytes, make_teacher
+from cofi.train.teacher import CHUNK_ROWS, CachedTeacher, Teacher, make_teacher
+from cofi.train.teacher_store import Contents
 
 
 @pytest.fixture
@@ -17,6 +18,10 @@ def parts(checkpoint, data):
     splits = load_splits("animals", data_dir=data)
     split = tokenize(splits.train, splits.task, load_tokenizer(checkpoint), 32)
     return load_model(str(checkpoint), head="classification", num_labels=2).model.eval(), split
+
+
+def need(model, layers, split):
+    return Contents.of(model, layers, split, CHUNK_ROWS).n_bytes()
 
 
 def test_the_cache_gives_what_the_teacher_computes(parts, monkeypatch):
@@ -53,14 +58,14 @@ def test_a_row_is_computed_once(parts, monkeypatch):
 def test_size_is_that_of_the_kept_tensors(parts):
     model, split = parts
     cached = CachedTeacher(model, (0, 1), split)
-    kept = [*cached._states.values(), cached._logits]
-    assert cache_bytes(model, 2, split) == sum(t.numel() * t.element_size() for t in kept)
+    kept = [*cached.store.kept.states.values(), cached.store.kept.logits]
+    assert need(model, (0, 1), split) == sum(t.numel() * t.element_size() for t in kept)
 
 
 def test_auto_leaves_the_cache_out_where_memory_is_short(parts, monkeypatch):
     model, split = parts
     assert isinstance(make_teacher(model, (1,), split, "auto")[0], CachedTeacher)
-    monkeypatch.setattr(teacher_module, "free_bytes", lambda device: cache_bytes(model, 1, split) + 1)
+    monkeypatch.setattr(teacher_module, "free_bytes", lambda device: need(model, (1,), split) + 1)
     assert not isinstance(make_teacher(model, (1,), split, "auto")[0], CachedTeacher)
     assert isinstance(make_teacher(model, (1,), split, "ram")[0], CachedTeacher)
     monkeypatch.setattr(teacher_module, "free_bytes", lambda device: 10)

@@ -37,7 +37,7 @@ class Samples {
 };
 
 // addresses: 12 a layer in the order of LAYER_WEIGHTS; those of a removed sublayer are not read.
-std::unique_ptr<Encoder> make(int64_t hidden, int64_t head_dim, float eps, int activation,
+std::unique_ptr<Encoder> make(int64_t hidden, int64_t head_dim, float eps, int activation, int precision,
                               const std::vector<int64_t>& heads, const std::vector<int64_t>& intermediate,
                               const std::vector<bool>& mha, const std::vector<bool>& ffn,
                               const std::vector<uintptr_t>& addresses, int threads) {
@@ -50,7 +50,9 @@ std::unique_ptr<Encoder> make(int64_t hidden, int64_t head_dim, float eps, int a
     const auto at = [a](int j) { return as<const float>(a[j]); };
     weights[i] = {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10), at(11)};
   }
-  return std::make_unique<Encoder>(hidden, head_dim, eps, static_cast<Activation>(activation), sizes, weights, threads);
+  const Settings settings{hidden, head_dim, eps, static_cast<Activation>(activation),
+                          static_cast<Precision>(precision)};
+  return std::make_unique<Encoder>(settings, sizes, weights, threads);
 }
 
 void run(const Encoder& encoder, uintptr_t x, uintptr_t bounds, int64_t sequences, uintptr_t out, int threads) {
@@ -62,8 +64,8 @@ void run(const Encoder& encoder, uintptr_t x, uintptr_t bounds, int64_t sequence
 void bind(pybind11::module_& m) {
   using pybind11::arg;
   pybind11::class_<Encoder>(m, "CompactEncoder", "A pruned encoder, its weights packed.")
-      .def(pybind11::init(&make), arg("hidden"), arg("head_dim"), arg("eps"), arg("activation"), arg("heads"),
-           arg("intermediate"), arg("mha"), arg("ffn"), arg("addresses"), arg("threads"), ReleaseGil())
+      .def(pybind11::init(&make), arg("hidden"), arg("head_dim"), arg("eps"), arg("activation"), arg("precision"),
+           arg("heads"), arg("intermediate"), arg("mha"), arg("ffn"), arg("addresses"), arg("threads"), ReleaseGil())
       .def("run", &run, arg("x"), arg("bounds"), arg("sequences"), arg("out"), arg("threads"), ReleaseGil())
       .def_property_readonly("packed_bytes", &Encoder::packed_bytes);
   pybind11::class_<Samples>(m, "WeightSamples", "Some elements of fp32 weights, to notice that they were written to.")

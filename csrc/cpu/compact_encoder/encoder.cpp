@@ -1,6 +1,7 @@
-// A call: chunks of whole sequences, one after the other; the threads share the rows of a chunk evenly and meet once an
-// attention sublayer, where the keys of others are read. Keys and values alternate between two buffers, so that no
-// second meeting is needed before they are overwritten.
+// A call: chunks of whole sequences, one after the other, which the threads take through all layers together. Either
+// they share the rows and meet once an attention sublayer, where the keys of others are read; or, where rows are few,
+// they share the columns of every product, so that each weight is read by one thread alone, and meet after each. Keys
+// and values alternate between two buffers, so that no second meeting is needed before they are overwritten.
 #include "cpu/compact_encoder/encoder.h"
 
 #include <algorithm>
@@ -15,22 +16,28 @@ namespace cofi::compact_encoder {
 
 // Floats for a chunk of up to `tokens` tokens, its longest sequence `longest`.
 struct Encoder::Workspace {
-  int64_t qkv, residual, context, own;  // sizes; `own` is for each thread
-  int64_t hidden_block, scores, keys, values;
+  int64_t qkv, residual, context, block;    // shared by the threads, a row a token
+  int64_t scores, keys, values, own;        // of each thread; `own` is all of them
+  int64_t tokens, converted, converted_ld;  // converted_ld: bytes
   float* memory;
 
-  Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads) {
-    const int64_t padded = gemm::panels_of(longest) * gemm::kPanel, rows = (tokens + threads - 1) / threads;
+  Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads) : tokens(tokens) {
+    const int64_t padded = gemm::panels_of(longest) * gemm::kPanel;
     qkv = 3 * encoder.widest_ * tokens;
     residual = encoder.hidden_ * tokens;
     context = encoder.widest_ * tokens;
-    hidden_block = rows * kFfnBlock;
+    block = kFfnBlock * tokens;
     scores = kQueryBlock * padded;
     keys = encoder.head_dim_ * padded;
     values = gemm::packed_size(longest, encoder.head_dim_);
-    own = aligned(hidden_block) + aligned(scores) + aligned(keys) + aligned(values);
+    own = aligned(scores) + aligned(keys) + aligned(values);
+    const Precision precision = encoder.settings_.precision;
+    converted_ld = dots::row_bytes(number_of(precision), std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
+    converted = precision != Precision::fp32 ? tokens * (converted_ld / static_cast<int64_t>(sizeof(float)) + 2)
+                                             : 0;  // with scale and low
+    const int64_t shared = 2 * aligned(qkv) + aligned(residual) + aligned(context) + aligned(block);
     thread_local Buffer buffer;
-    memory = buffer.at_least<float>(2 * aligned(qkv) + aligned(residual) + aligned(context) + threads * own);
+    memory = buffer.at_least<float>(shared + 2 * aligned(converted) + threads * own);
   }
 
   static int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
@@ -40,16 +47,51 @@ struct Encoder::Workspace {
     offset += aligned(n);
     return start;
   }
+
+  dots::Rows take_converted(int64_t& offset) const {
+    float* const numbers = take(offset, converted);
+    return {reinterpret_cast<uint8_t*>(numbers + 2 * tokens), converted_ld, numbers, numbers + tokens};
+  }
 };
 
+// What one thread does of a chunk. Pointers are to the chunk's first token.
 struct Encoder::Rows {
-  int64_t first, last;    // of the chunk's tokens
+  int64_t first, last;    // its own rows: attention, activation in int8, LayerNorm
+  int64_t begin, end;     // rows of its products: its own, or all
+  Part part;              // columns of its products: all, or its own
+  Team* team;             // met after each product where columns are shared
   const int32_t* bounds;  // of the chunk's sequences
   int64_t sequences;
-  float *x, *residual, *context, *block, *scores, *keys, *values;  // the first three start at the chunk's first token
+  float *x, *qkv[2], *residual, *context, *block, *scores, *keys, *values;
+  dots::Rows converted, converted_block;
 
-  int64_t count() const { return last - first; }
+  Rows(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int rank, Team& team)
+      : team(&team), bounds(bounds), sequences(sequences), x(x) {
+    const int64_t tokens = bounds[sequences] - bounds[0], size = team.size();
+    first = tokens * rank / size;
+    last = tokens * (rank + 1) / size;
+    const bool columns = size > 1 && tokens < kShareColumnsBelow * size;
+    begin = columns ? 0 : first;
+    end = columns ? tokens : last;
+    if (columns) part = {rank, size};
+    int64_t offset = 0;
+    for (float*& buffer : qkv) buffer = space.take(offset, space.qkv);
+    residual = space.take(offset, space.residual);
+    context = space.take(offset, space.context);
+    block = space.take(offset, space.block);
+    converted = space.take_converted(offset);
+    converted_block = space.take_converted(offset);
+    offset += rank * space.own;
+    scores = space.take(offset, space.scores);
+    keys = space.take(offset, space.keys);
+    values = space.take(offset, space.values);
+  }
+
   int64_t begin_of(int64_t sequence) const { return bounds[sequence] - bounds[0]; }
+
+  void meet() const {
+    if (part.size > 1) team->wait();
+  }
 };
 
 int64_t Encoder::chunk_tokens(int64_t tokens, int threads) const {
@@ -62,7 +104,7 @@ void Encoder::run(const float* x, const int32_t* bounds, int64_t sequences, floa
   const int64_t tokens = sequences > 0 ? bounds[sequences] - bounds[0] : 0;
   if (tokens == 0) return;
   std::memcpy(out, x, tokens * hidden_ * sizeof(float));
-  threads = static_cast<int>(std::clamp<int64_t>(tokens / 8, 1, std::max(threads, 1)));  // a tile has 6 to 14 rows
+  threads = static_cast<int>(std::clamp<int64_t>(tokens * weights_ / kLeastWork, 1, std::max(threads, 1)));
   const int64_t wanted = chunk_tokens(tokens, threads);
   std::vector<int64_t> cuts = {0};  // sequences at which chunks begin
   int64_t longest = 0, most = 0;
@@ -81,47 +123,46 @@ void Encoder::run(const float* x, const int32_t* bounds, int64_t sequences, floa
 }
 
 void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const {
-  const int64_t tokens = bounds[sequences] - bounds[0];
   parallel_team(threads, [&](int rank, Team& team) {
-    int64_t offset = 0;
-    float* const qkv[2] = {space.take(offset, space.qkv), space.take(offset, space.qkv)};
-    Rows rows{
-        tokens * rank / team.size(), tokens * (rank + 1) / team.size(), bounds, sequences, x, {}, {}, {}, {}, {}, {}};
-    rows.residual = space.take(offset, space.residual);
-    rows.context = space.take(offset, space.context);
-    offset += rank * space.own;
-    rows.block = space.take(offset, space.hidden_block);
-    rows.scores = space.take(offset, space.scores);
-    rows.keys = space.take(offset, space.keys);
-    rows.values = space.take(offset, space.values);
+    const Rows rows(space, bounds, sequences, x, rank, team);
     int turn = 0;
     for (const Layer& layer : layers_) {
       if (layer.size.heads > 0) {
+        float* qkv = rows.qkv[turn++ % 2];
         const int64_t width = 3 * layer.size.heads * head_dim_;
-        float* own = qkv[turn % 2];
-        gemm::kernels().multiply(x + rows.first * hidden_, hidden_, layer.qkv.panels.data(), own + rows.first * width,
-                                 width, rows.count(), width, hidden_, {layer.qkv.bias.data()});
+        prepare(rows, rows.x, hidden_, hidden_, rows.converted);
+        multiply(layer.qkv, rows, {rows.x, hidden_, rows.converted}, qkv, width);
         team.wait();
-        attention(layer, rows, qkv[turn++ % 2]);
-      } else if (layer.size.mha) {
-        attention(layer, rows, nullptr);
+        attend(layer, rows, qkv);
       }
+      if (layer.size.mha) attention(layer, rows);
       if (layer.size.ffn) feed_forward(layer, rows);
     }
   });
 }
 
-// Without a head the product is empty and leaves the bias.
-void Encoder::attention(const Layer& layer, const Rows& rows, const float* qkv) const {
-  const int64_t heads = layer.size.heads, width = heads * head_dim_;
-  for (int64_t s = 0; s < rows.sequences && heads > 0; ++s) {
+// In low precision: rows of k values, lda apart, converted, each thread its own, to where all find them.
+void Encoder::prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const {
+  if (settings_.precision == Precision::fp32) return;
+  dots::kernels(number_of(settings_.precision))
+      .convert(a + rows.first * lda, lda, rows.last - rows.first, k, to.from(rows.first));
+  rows.meet();
+}
+
+// c (ldc apart) = a (lda apart) W + bias, or c += a W, for this thread's rows and columns.
+void Encoder::multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
+                       bool accumulate) const {
+  const Operand own{a.rows + rows.begin * a.ld, a.ld, a.converted.from(rows.begin)};
+  by.multiply(own, c + rows.begin * ldc, ldc, rows.end - rows.begin, rows.part, accumulate);
+}
+
+// The context of this thread's own rows.
+void Encoder::attend(const Layer& layer, const Rows& rows, const float* qkv) const {
+  for (int64_t s = 0; s < rows.sequences; ++s) {
     if (rows.begin_of(s + 1) <= rows.first || rows.begin_of(s) >= rows.last) continue;
-    for (int64_t head = 0; head < heads; ++head) attend(rows, qkv, heads, head, s);
+    for (int64_t head = 0; head < layer.size.heads; ++head) attend(rows, qkv, layer.size.heads, head, s);
   }
-  gemm::kernels().multiply(rows.context + rows.first * width, width, layer.out.panels.data(),
-                           rows.residual + rows.first * hidden_, hidden_, rows.count(), hidden_, width,
-                           {layer.out.bias.data()});
-  finish(layer.attention_norm, rows);
+  rows.meet();
 }
 
 // One head of one sequence, for the queries among this thread's rows.
@@ -143,32 +184,37 @@ void Encoder::attend(const Rows& rows, const float* qkv, int64_t heads, int64_t 
   }
 }
 
+// Without a head the product is empty and leaves the bias.
+void Encoder::attention(const Layer& layer, const Rows& rows) const {
+  const int64_t width = layer.size.heads * head_dim_;
+  prepare(rows, rows.context, width, width, rows.converted);
+  multiply(layer.out, rows, {rows.context, width, rows.converted}, rows.residual, hidden_);
+  finish(layer.attention_norm, rows);
+}
+
 // Block of dims by block: the block's activations are read again while they are in cache.
 void Encoder::feed_forward(const Layer& layer, const Rows& rows) const {
-  const gemm::Kernels& products = gemm::kernels();
-  const float* x = rows.x + rows.first * hidden_;
-  float* y = rows.residual + rows.first * hidden_;
-  const int64_t m = rows.count(), n = layer.size.intermediate;
-  int64_t dim = 0;
-  do {  // once even without a dim: the bias is still to be added
-    const int64_t width = std::min(kFfnBlock, n - dim);
-    products.multiply(x, hidden_, layer.up.panels.data() + gemm::packed_size(hidden_, dim), rows.block, kFfnBlock, m,
-                      width, hidden_, {layer.up.bias.data() + dim});
-    kernels().activate(activation_, rows.block, kFfnBlock, m, width);
-    gemm::Finish finish;
-    finish.bias = dim == 0 ? layer.down.bias.data() : nullptr;
-    finish.accumulate = dim > 0;
-    products.multiply(rows.block, kFfnBlock, layer.down.panels.data() + gemm::packed_size(dim, hidden_), y, hidden_, m,
-                      hidden_, width, finish);
-    dim += kFfnBlock;
-  } while (dim < n);
-  this->finish(layer.ffn_norm, rows);
+  prepare(rows, rows.x, hidden_, hidden_, rows.converted);
+  for (std::size_t i = 0; i < layer.up.size(); ++i) {
+    const int64_t width = std::min(kFfnBlock, layer.size.intermediate - static_cast<int64_t>(i) * kFfnBlock);
+    multiply(layer.up[i], rows, {rows.x, hidden_, rows.converted}, rows.block, kFfnBlock);
+    const int64_t column = rows.part.first(width);
+    kernels().activate(settings_.activation, rows.block + rows.begin * kFfnBlock + column, kFfnBlock,
+                       rows.end - rows.begin, rows.part.last(width) - column);
+    rows.meet();
+    prepare(rows, rows.block, kFfnBlock, width, rows.converted_block);
+    multiply(layer.down[i], rows, {rows.block, kFfnBlock, rows.converted_block}, rows.residual, hidden_, i > 0);
+    if (i + 1 < layer.up.size()) rows.meet();  // before the block is overwritten
+  }
+  finish(layer.ffn_norm, rows);
 }
 
 void Encoder::finish(const Norm& norm, const Rows& rows) const {
+  rows.meet();
   const int64_t start = rows.first * hidden_;
-  kernels().add_norm(rows.x + start, rows.residual + start, norm.weight.data(), norm.bias.data(), eps_, rows.count(),
-                     hidden_);
+  kernels().add_norm(rows.x + start, rows.residual + start, norm.weight.data(), norm.bias.data(), settings_.eps,
+                     rows.last - rows.first, hidden_);
+  rows.meet();
 }
 
 }  // namespace cofi::compact_encoder

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/compact_encoder/kernels.h"
+#include "cpu/compact_encoder/linear.h"
 
 namespace cofi::compact_encoder {
 
@@ -20,32 +21,34 @@ struct LayerSize {
   bool mha, ffn;
 };
 
+struct Settings {
+  int64_t hidden, head_dim;
+  float eps;
+  Activation activation;
+  Precision precision;
+};
+
 class Encoder {
  public:
-  Encoder(int64_t hidden, int64_t head_dim, float eps, Activation activation, const std::vector<LayerSize>& sizes,
-          const std::vector<LayerWeights>& weights, int threads);
+  Encoder(const Settings& settings, const std::vector<LayerSize>& sizes, const std::vector<LayerWeights>& weights,
+          int threads);
 
   // x (tokens, hidden) -> out, which may not overlap. bounds: (sequences + 1,) from 0 to tokens, ascending.
   // Any number of threads may call it at once. Throws std::bad_alloc where its workspace does not fit.
   void run(const float* x, const int32_t* bounds, int64_t sequences, float* out, int threads) const;
 
-  int64_t packed_bytes() const;
+  int64_t packed_bytes() const { return packed_bytes_; }
 
  private:
-  using Floats = std::vector<float>;
-
-  // A product: panels of the matrix and its bias.
-  struct Linear {
-    Floats panels, bias;
-  };
-
   struct Norm {
-    Floats weight, bias;
+    std::vector<float> weight, bias;
   };
 
+  // The FFN goes block by block of kFfnBlock dims, at least one.
   struct Layer {
     LayerSize size;
-    Linear qkv, out, up, down;
+    Linear qkv, out;
+    std::vector<Linear> up, down;
     Norm attention_norm, ffn_norm;
   };
 
@@ -53,19 +56,25 @@ class Encoder {
   struct Rows;
   struct Workspace;
 
-  void pack_attention(const LayerWeights& from, Layer& to, int threads) const;
-  void pack_ffn(const LayerWeights& from, Layer& to, int threads) const;
+  void pack_attention(const LayerWeights& from, Layer& to, int threads);
+  void pack_ffn(const LayerWeights& from, Layer& to, int threads);
+  Linear pack(const LinearSource& from, int64_t k, int64_t n, int threads);
+  Norm pack(const float* weight, const float* bias);
   int64_t chunk_tokens(int64_t tokens, int threads) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
-  void attention(const Layer& layer, const Rows& rows, const float* qkv) const;
+  void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const;
+  void multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
+                bool accumulate = false) const;
+  void attend(const Layer& layer, const Rows& rows, const float* qkv) const;
   void attend(const Rows& rows, const float* qkv, int64_t heads, int64_t head, int64_t sequence) const;
+  void attention(const Layer& layer, const Rows& rows) const;
   void feed_forward(const Layer& layer, const Rows& rows) const;
   void finish(const Norm& norm, const Rows& rows) const;
 
+  Settings settings_;
   int64_t hidden_, head_dim_;
-  float eps_;
-  Activation activation_;
   int64_t widest_ = 0;  // of all attention sublayers: heads * head_dim
+  int64_t packed_bytes_ = 0, weights_ = 0;
   std::vector<Layer> layers_;
 };
 

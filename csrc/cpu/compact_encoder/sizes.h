@@ -13,4 +13,10 @@ constexpr int64_t kQueryBlock = 48;  // queries at a time: their scores for 512 
 constexpr int64_t kRowsFew = 128, kRowsMany = 512;
 constexpr int64_t kManyWeightBytes = 24 << 20;
 
+// Tokens of a chunk for each thread, up to which threads share columns rather than rows: all weights are then read once
+// and not by every thread, for a meeting after each product.
+constexpr int64_t kShareColumnsBelow = 32;
+
+constexpr int64_t kLeastWork = 1 << 20;  // multiplications that are worth a thread
+
 }  // namespace cofi::compact_encoder

@@ -1,0 +1,205 @@
+"""Where a teacher's outputs for the rows of a split are kept: in memory, or in a file that is mapped into it.
+
+T tokens of the split, N rows, E hidden, C classes. Rows are kept in chunks that are computed together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cofi.data.split import TokenizedSplit
+from cofi.errors import UserError
+from cofi.files import read_json, write_atomically
+from cofi.models import CompactModel
+
+FORMAT = 1
+_WRITTEN = 1 << 32  # bit of a chunk's entry in the index; the lower 32 are its checksum
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is kept: states (T, E) after each of `layers`, and logits (N, C) or start and end logits (T,)."""
+
+    n_tokens: int
+    n_rows: int
+    hidden: int
+    layers: tuple[int, ...]
+    n_classes: int  # 0 for question answering
+    dtype: str
+    chunk_rows: int
+
+    @staticmethod
+    def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
+        answers = split.passages is not None
+        return Contents(
+            n_tokens=int(split.input_ids.starts[-1]),
+            n_rows=len(split),
+            hidden=model.config.hidden_size,
+            layers=tuple(layers),
+            n_classes=0 if answers else model.config.num_labels or 0,
+            dtype=str(model.embeddings.word.weight.dtype).removeprefix("torch."),
+            chunk_rows=chunk_rows,
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-self.n_rows // self.chunk_rows)
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the kept tensors, in order: the states, then the logits or the two of question answering."""
+        ends = [(self.n_rows, self.n_classes)] if self.n_classes else [(self.n_tokens,)] * 2
+        return [*([(self.n_tokens, self.hidden)] * len(self.layers)), *ends]
+
+    def n_bytes(self) -> int:
+        return self.torch_dtype.itemsize * sum(int(np.prod(shape)) for shape in self.shapes())
+
+
+class Kept(NamedTuple):
+    """The tensors of a store."""
+
+    states: dict[int, Tensor]
+    logits: Tensor | None
+    spans: tuple[Tensor, Tensor] | None
+
+
+class Store:
+    """Room for a teacher's outputs, in memory. Pages that are never written take none."""
+
+    def __init__(self, contents: Contents, device: torch.device) -> None:
+        self.contents = contents
+        self.kept = self._arrange(lambda shape: torch.empty(shape, dtype=contents.torch_dtype, device=device))
+        self._filled = np.zeros(contents.n_chunks, dtype=bool)
+
+    def _arrange(self, make: Callable[[tuple[int, ...]], Tensor]) -> Kept:
+        contents = self.contents
+        tensors = [make(shape) for shape in contents.shapes()]
+        states = dict(zip(contents.layers, tensors, strict=False))
+        if contents.n_classes:
+            return Kept(states, tensors[-1], None)
+        return Kept(states, None, (tensors[-2], tensors[-1]))
+
+    def has(self, chunk: int, rows: slice, tokens: slice) -> bool:
+        """Whether the chunk with these rows and tokens is there and sound."""
+        return bool(self._filled[chunk])
+
+    def mark(self, chunk: int, rows: slice, tokens: slice) -> None:
+        """The chunk has been written."""
+        self._filled[chunk] = True
+
+
+class DiskStore(Store):
+    """The same in `folder`, which a later process takes up again where the teacher and the rows are the same.
+
+    outputs.bin is mapped into memory and has its full size from the start, so that a disk that fills up cannot end the
+    process; index.bin has an entry a chunk, its checksum, written after it; meta.json says whose outputs they are and
+    is written last. A chunk that a crash has torn fails its checksum and is computed again. Raises UserError where the
+    folder cannot be written.
+    """
+
+    def __init__(self, contents: Contents, folder: Path, meta: dict[str, Any]) -> None:
+        self.contents, self.folder = contents, folder
+        if not is_kept(folder, contents, meta):
+            self._create(meta)
+        flat = torch.from_file(str(folder / "outputs.bin"), shared=True, size=_file_bytes(contents), dtype=torch.uint8)
+        taken = 0
+
+        def part(shape: tuple[int, ...]) -> Tensor:
+            nonlocal taken
+            begin, taken = taken, taken + int(np.prod(shape)) * contents.torch_dtype.itemsize
+            return flat[begin:taken].view(contents.torch_dtype).view(shape)
+
+        self.kept = self._arrange(part)
+        self._index = np.memmap(folder / "index.bin", dtype=np.uint64, mode="r+", shape=(contents.n_chunks,))
+        self._filled = np.zeros(contents.n_chunks, dtype=bool)  # and found sound by this process
+
+    def _create(self, meta: dict[str, Any]) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.folder.mkdir(parents=True)
+            for name, size in (("outputs.bin", _file_bytes(self.contents)), ("index.bin", 8 * self.contents.n_chunks)):
+                with open(self.folder / name, "wb") as file:
+                    _reserve(file.fileno(), size)
+            write_atomically(self.folder / "meta.json", json.dumps(_described(self.contents, meta)).encode())
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise UserError(f"--teacher-cache disk: {self.folder} cannot be written: {error.strerror}") from error
+
+    def has(self, chunk: int, rows: slice, tokens: slice) -> bool:
+        entry = int(self._index[chunk])
+        if not self._filled[chunk] and entry & _WRITTEN:
+            self._filled[chunk] = entry == self._checksum(rows, tokens)
+        return bool(self._filled[chunk])
+
+    def mark(self, chunk: int, rows: slice, tokens: slice) -> None:
+        self._index[chunk] = self._checksum(rows, tokens)
+        self._filled[chunk] = True
+
+    def _checksum(self, rows: slice, tokens: slice) -> int:
+        parts = [state[tokens] for state in self.kept.states.values()]
+        parts += [] if self.kept.logits is None else [self.kept.logits[rows]]
+        parts += [span[tokens] for span in self.kept.spans or ()]
+        total = 0
+        for part in parts:
+            total = zlib.crc32(part.view(torch.uint8).numpy().data, total)
+        return _WRITTEN | total
+
+
+def _file_bytes(contents: Contents) -> int:
+    return max(contents.n_bytes(), 1)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its size and the blocks for it."""
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    os.ftruncate(descriptor, size)
+
+
+def _described(contents: Contents, meta: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    described: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(contents), **meta}))
+    return described
+
+
+def is_kept(folder: Path, contents: Contents, meta: dict[str, Any]) -> bool:
+    """Whether `folder` holds a store of these contents and this origin, as far as names and sizes say."""
+    sizes = {"outputs.bin": _file_bytes(contents), "index.bin": 8 * contents.n_chunks}
+    if not all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()):
+        return False
+    try:
+        return read_json(folder / "meta.json") == _described(contents, meta)
+    except UserError:
+        return False
+
+
+def origin(model: CompactModel, split: TokenizedSplit) -> dict[str, Any]:
+    """What the outputs depend on beside the contents: weights, settings, tokens, and the kind of device."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    tokens = hashlib.sha256(split.input_ids.values.tobytes() + split.token_type_ids.values.tobytes())
+    tokens.update(split.input_ids.starts.tobytes())
+    return {
+        "teacher": digest.hexdigest(),
+        "settings": model.config.to_json_string(use_diff=False),
+        "tokens": tokens.hexdigest(),
+        "device": model.device.type,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,1 @@
+"""AdamW with gradient clipping over all tensors of a model at once."""

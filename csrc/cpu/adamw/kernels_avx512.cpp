@@ -1,0 +1,7 @@
+#include "cpu/adamw/kernels.inl"
+
+namespace cofi::adamw {
+
+extern const Kernels kAvx512 = kKernels;
+
+}  // namespace cofi::adamw

@@ -1,0 +1,17 @@
+// bf16 is the upper half of an fp32 number.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace cofi::dots {
+
+// Rounded to nearest, ties to even; NaN stays NaN. Static: each file that includes it has its own copy.
+static inline uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40 : rounded);
+}
+
+}  // namespace cofi::dots
