@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from cofi.data.batches import BatchPlan, collate
+from cofi.data.batches import BatchPlan, TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
+from cofi.train.graph import GraphedSteps
 from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
@@ -86,20 +87,34 @@ class PhaseLoop:
 
     def run(self, student: Student, objective: Objective, optimizers: PhaseOptimizers, position: Position) -> None:
         device = student.model.device
+        take_step = self._step_of(student, objective, optimizers)
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
             student.model.train()
             batch = collate(self.data, self._indices(position.phase_step), device)
             self._tokens += int(batch.packed.input_ids.numel())
-            loss = objective(student, batch, position.phase_step)
-            loss.total.backward()
             learning_rate = optimizers.learning_rate
-            optimizers.step()
+            loss = take_step(batch, position.phase_step)
             position.phase_step += 1
             position.global_step += 1
             self.monitor.advance()
             self._after_step(position, loss, learning_rate)
         self.monitor.end()
+
+    def _step_of(
+        self, student: Student, objective: Objective, optimizers: PhaseOptimizers
+    ) -> Callable[[TaskBatch, int], StepLoss]:
+        """What runs a step: CUDA graphs on a GPU, if they are wanted."""
+        if student.model.device.type == "cuda" and self.config.cuda_graphs:
+            return GraphedSteps(student, objective, optimizers, self.monitor.message)
+
+        def eager(batch: TaskBatch, step: int) -> StepLoss:
+            loss = objective(student, batch, step)
+            loss.total.backward()
+            optimizers.step()
+            return loss
+
+        return eager
 
     def _indices(self, step: int) -> list[int]:
         epoch, index = divmod(step, self.length.steps_per_epoch)

@@ -110,11 +110,11 @@ def counter_dropout(x: Tensor, p: float, state: Tensor) -> Tensor:
         grid = (triton.cdiv(x.numel(), _BLOCK),)
         with torch.cuda.device_of(x):
             _counter_dropout_kernel[grid](
-                x, y, state, x.numel(), reference.keep_threshold(p), _bits_of(1.0 / (1.0 - p)), _BLOCK
+                x, y, state, x.numel(), reference.keep_threshold(p), bits_of(1.0 / (1.0 - p)), _BLOCK
             )
     return y
 
 
-def _bits_of(scale: float) -> int:
+def bits_of(scale: float) -> int:
     """The bit pattern of a double: Triton would round a float argument to fp32, which fp64 tensors would notice."""
     return struct.unpack("<q", struct.pack("<d", scale))[0]
