@@ -93,6 +93,7 @@ def test_only_live_columns_are_kept(device):
     inputs = inputs_of((20, 31, 97), "one unit", device)
     _, kept = triton_kernels.forward(*inputs.values(), "gelu")
     saved = workspace.views(kept, 20, 97, 31)
+    assert kept.numel() == workspace.triton_numel(inputs["x"], 97)
     for units in (saved.h.t(), saved.derivative.t(), saved.w_up, saved.w_down):
         assert units[:16].isfinite().all() and units[16:].isnan().all()  # torch.empty gives NaN in tests
     assert saved.h[:, 0].any() and not saved.h[:, 1:16].any()
