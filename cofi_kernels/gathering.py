@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.masking import accumulation_dtype, mask_gradient, times
+from cofi_kernels.native import load_native
 from cofi_kernels.products import matmul
 
 # Copying a row's weights and putting its gradient back costs about as much time as computing it for this many tokens
@@ -64,9 +65,9 @@ def zero_gradients(shapes: Sequence[Sequence[int]], masks: Sequence[Tensor | Non
 
 
 class OutputProjection(NamedTuple):
-    """z_hidden * z_layer * ((z_unit * c) W + b) with all masks folded into copies of W and b.
+    """z_hidden * z_layer * ((z_unit * c) W + b). The masks go into W and b as these are read.
 
-    Folding costs passes over (N, E) rather than over (T, N) and (T, E). Absent masks are 1 and cost nothing.
+    So they cost nothing, or passes over (N, E) rather than over (T, N) and (T, E). Absent masks are 1.
     """
 
     weight: Tensor  # (N, E)
@@ -75,41 +76,65 @@ class OutputProjection(NamedTuple):
     z_layer: Tensor | None  # 0-dim
     z_hidden: Tensor | None  # (E,)
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """The weight (N, E) and bias (E,) that hold the masks; the tensors themselves where there is none."""
-        weight = times(self.weight, _column(self.z_unit))
+    def forward(self, c: Tensor) -> Tensor:
+        """c (T, N), unmasked -> (T, E)."""
         scale = self._scale()
-        if scale is not None and weight is not self.weight:
-            weight.mul_(scale.to(weight.dtype))
-        else:
-            weight = times(weight, scale)
-        return weight, times(self.bias, scale)
+        return matmul(c, self.weight, times(self.bias, scale), k_scale=self.z_unit, n_scale=scale)
+
+    def input_gradient(self, dy: Tensor) -> Tensor:
+        """dy (T, E) -> the gradient of c (T, N)."""
+        return matmul(dy, self.weight.t(), k_scale=self._scale(), n_scale=self.z_unit)
 
     def gradients(self, dy: Tensor, c: Tensor) -> ProjectionGradients:
         """From dy (T, E) and the unmasked input c (T, N). All sums come from one product of the weight's size."""
-        acc = accumulation_dtype(dy.dtype)
         unscaled = matmul(c.t(), dy)  # (N, E): dweight without any mask
-        sum_dy = dy.sum(0, dtype=acc)
+        sum_dy = dy.sum(0, dtype=accumulation_dtype(dy.dtype))
         scale = self._scale()
         dbias = times(sum_dy, scale).to(dy.dtype)
         if self.z_unit is None and scale is None:
             return ProjectionGradients(unscaled, dbias, *(dy.new_empty(0) for _ in range(3)))
-        product = unscaled.to(acc) * self.weight
-        dz_unit = product.sum(1) if scale is None or scale.dim() == 0 else product @ scale.to(acc)
-        dz_unit = dz_unit if scale is None or scale.dim() == 1 else times(dz_unit, scale)
-        dy_y = product.sum(0) if self.z_unit is None else self.z_unit.to(acc) @ product
+        dz_unit, dy_y = self._in_one_pass(unscaled, scale)
         dy_y = dy_y + self.bias * sum_dy  # sum_t dy * (y without its two masks)
-        for factor in (_column(self.z_unit), scale):
-            if factor is not None:
-                unscaled.mul_(factor.to(unscaled.dtype))
         dz_hidden = mask_gradient(times(dy_y, self.z_layer), self.z_hidden)
         dz_layer = mask_gradient(times(dy_y, self.z_hidden).sum(), self.z_layer)
         return ProjectionGradients(unscaled, dbias, dz_unit, dz_layer, dz_hidden)
 
+    def _in_one_pass(self, unscaled: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """sum_e unscaled * W * scale (N,) and sum_n z_unit * unscaled * W (E,); masks `unscaled` in place."""
+        native, weight = load_native(), self.weight
+        given = (unscaled, weight, *(t for t in (self.z_unit, scale) if t is not None))
+        if native is None or not all(t.dtype == torch.float32 and t.is_contiguous() for t in given):
+            return self._in_passes(unscaled, scale)
+        dz_unit, dy_y = unscaled.new_empty(weight.shape[0]), unscaled.new_empty(weight.shape[1])
+        native.projection_gradients(
+            product=unscaled.data_ptr(),
+            weight=weight.data_ptr(),
+            unit=0 if self.z_unit is None else self.z_unit.data_ptr(),
+            scale=0 if scale is None else scale.data_ptr(),
+            dunit=dz_unit.data_ptr(),
+            total=dy_y.data_ptr(),
+            rows=weight.shape[0],
+            width=weight.shape[1],
+            threads=torch.get_num_threads(),
+        )
+        return dz_unit, dy_y
+
+    def _in_passes(self, unscaled: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        acc = accumulation_dtype(unscaled.dtype)
+        product = unscaled.to(acc) * self.weight
+        dz_unit = product.sum(1) if scale is None else product @ scale.to(acc)
+        dy_y = product.sum(0) if self.z_unit is None else self.z_unit.to(acc) @ product
+        for factor in (None if self.z_unit is None else self.z_unit[:, None], scale):
+            if factor is not None:
+                unscaled.mul_(factor.to(unscaled.dtype))
+        return dz_unit, dy_y
+
     def _scale(self) -> Tensor | None:
-        """z_hidden * z_layer, (E,) or 0-dim; None where both are absent."""
-        if self.z_hidden is None or self.z_layer is None:
-            return self.z_layer if self.z_hidden is None else self.z_hidden
+        """z_hidden * z_layer, (E,); None where both are absent."""
+        if self.z_layer is None:
+            return self.z_hidden
+        if self.z_hidden is None:
+            return self.z_layer.expand(self.weight.shape[1]).contiguous()
         return self.z_hidden * self.z_layer
 
 
@@ -119,7 +144,3 @@ class ProjectionGradients(NamedTuple):
     dz_unit: Tensor  # (N,), not yet zero where z_unit is
     dz_layer: Tensor
     dz_hidden: Tensor
-
-
-def _column(z: Tensor | None) -> Tensor | None:
-    return None if z is None else z[:, None]

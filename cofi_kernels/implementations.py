@@ -26,9 +26,12 @@ def on_cpu(family: str, module: str, function: str) -> Implementation:
     return Implementation(module, "cpu", _loader(f"{family}.{module}", function), lambda: None)
 
 
-def triton(family: str, function: str, declines: Callable[..., str | None] | None = None) -> Implementation:
-    """`function` of triton_kernels.py in the package `family`; `declines` as `Implementation` takes it."""
-    return Implementation("triton", "cuda", _loader(f"{family}.triton_kernels", function), why_not_triton, declines)
+def triton(
+    family: str, function: str, declines: Callable[..., str | None] | None = None, limits: str = ""
+) -> Implementation:
+    """`function` of triton_kernels.py in the package `family`; `declines` and `limits` as `Implementation` has them."""
+    load = _loader(f"{family}.triton_kernels", function)
+    return Implementation("triton", "cuda", load, why_not_triton, declines, limits)
 
 
 def cuda(family: str, function: str) -> Implementation:

@@ -9,21 +9,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cofi_kernels.masking import times
 from cofi_kernels.native import load_native
 
 LEAST_ROWS = 16  # below, packing b costs as much as multiplying with it
 LEAST_WORK = 1 << 18  # multiplications: some 2 us, what a call costs
 
 
-def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """a (M, K) @ b (K, N) + bias (N,), into `out` (M, N) where it is given.
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    *,
+    k_scale: Tensor | None = None,
+    n_scale: Tensor | None = None,
+) -> Tensor:
+    """a (M, K) @ (k_scale[:, None] * b (K, N) * n_scale) + bias (N,), into `out` (M, N) where it is given.
 
-    Any dtype and strides; fp32 matrices stored by rows or by columns (a `.t()` of one) take the fast way.
+    Any dtype and strides; fp32 matrices stored by rows or by columns (a `.t()` of one) take the fast way, in which the
+    scales (K,) and (N,), masks as a rule, cost nothing: b is copied into another order anyway.
     """
     (m, k), n = a.shape, b.shape[1]
-    fast = m >= LEAST_ROWS and m * n * k >= LEAST_WORK and _has_vectors() and _all_plain(a, b, bias)
+    fast = m >= LEAST_ROWS and m * n * k >= LEAST_WORK and _has_vectors() and _all_plain(a, b, bias, k_scale, n_scale)
     if not fast or (out is not None and not (_is_plain(out) and out.stride(1) == 1)):
-        return _by_torch(a, b, bias, out)
+        return _by_torch(a, times(b, None if k_scale is None else k_scale[:, None], n_scale), bias, out)
     if out is None:
         out = a.new_empty((m, n))
     a_by_columns, b_by_columns = a.stride(1) != 1, b.stride(1) != 1
@@ -41,6 +51,8 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None 
         n=n,
         k=k,
         threads=torch.get_num_threads(),
+        k_scale=0 if k_scale is None else k_scale.data_ptr(),
+        n_scale=0 if n_scale is None else n_scale.data_ptr(),
     )
     return out
 
@@ -50,8 +62,9 @@ def _has_vectors() -> bool:
     return native is not None and native.isa() != "portable"
 
 
-def _all_plain(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
-    return _is_plain(a) and _is_plain(b) and (bias is None or (bias.dtype == torch.float32 and bias.is_contiguous()))
+def _all_plain(a: Tensor, b: Tensor, *vectors: Tensor | None) -> bool:
+    fit = (v is None or (v.dtype == torch.float32 and v.is_contiguous()) for v in vectors)
+    return _is_plain(a) and _is_plain(b) and all(fit)
 
 
 def _is_plain(t: Tensor) -> bool:

@@ -30,6 +30,9 @@ void bind(pybind11::module_&);
 namespace cofi::products {
 void bind(pybind11::module_&);
 }
+namespace cofi::projection {
+void bind(pybind11::module_&);
+}
 namespace cofi::token_embedding {
 void bind(pybind11::module_&);
 }
@@ -64,5 +67,6 @@ PYBIND11_MODULE(_C, m) {
   cofi::hard_concrete::bind(m);
   cofi::masked_layer_norm::bind(m);
   cofi::products::bind(m);
+  cofi::projection::bind(m);
   cofi::token_embedding::bind(m);
 }

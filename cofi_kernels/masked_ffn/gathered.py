@@ -35,8 +35,8 @@ def forward(
     w_live, b_live, down_live = (take(t, live).to(x.dtype) for t in (w_up, b_up, w_down))
     u = _prefix(workspace, n_tokens, w_live.shape[0])
     matmul(x, w_live.t(), b_live, out=u)
-    weight, bias = OutputProjection(down_live, b_down.to(x.dtype), take_mask(z_int, live), z_ffn, z_hidden).folded()
-    return matmul(get_activation(activation).function(u), weight, bias), workspace
+    projection = OutputProjection(down_live, b_down.to(x.dtype), take_mask(z_int, live), z_ffn, z_hidden)
+    return projection.forward(get_activation(activation).function(u)), workspace
 
 
 def backward(
@@ -64,7 +64,7 @@ def backward(
     u = _prefix(u, n_tokens, w_live.shape[0])
     projection = OutputProjection(down_live, b_down.to(x.dtype), z_live, z_ffn, z_hidden)
     grads = projection.gradients(dy, act.function(u))
-    du = act.gradient(matmul(dy, projection.folded()[0].t()), u)
+    du = act.gradient(projection.input_gradient(dy), u)
     dz_int = mask_gradient(grads.dz_unit, z_live)
     dtype = w_up.dtype
     return (

@@ -111,7 +111,7 @@ def _backward_formula(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | No
 
 
 def _faster(function: str) -> tuple[Implementation, ...]:
-    return on_cpu(__package__, "gathered", function), triton(__package__, function, _declines)
+    return on_cpu(__package__, "gathered", function), triton(__package__, function, _declines, "fp64")
 
 
 _backward = define_op(

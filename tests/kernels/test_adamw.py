@@ -111,6 +111,14 @@ def test_a_gradient_that_is_not_finite_shows(backend, bad):
     assert params[0][1].isnan()
 
 
+def test_moments_that_fade_reach_zero():
+    """0.9 times the smallest numbers rounds to themselves: they would stay for ever, and slow many processors down."""
+    p, m, v = torch.ones(3), torch.full((3,), 1e-38), torch.full((3,), 1e-38)
+    for step in range(3):
+        adamw_([p], [None], [m], [v], steps=[step + 1], lrs=[0.1], weight_decays=[0.0])
+    assert not m.any() and not v.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_dtypes_run_by_the_definition(dtype):
     p, grad = torch.ones(5, dtype=dtype), torch.full((5,), 0.5, dtype=dtype)

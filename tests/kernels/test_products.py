@@ -44,6 +44,21 @@ def test_products_match_fp64(isa, size, a_by_columns, b_by_columns):
     assert_close_to_fp64(matmul(a, b, bias), want + bias.double())
 
 
+@pytest.mark.parametrize("b_by_columns", [False, True], ids=["b", "b.t()"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_scales_multiply_rows_and_columns_of_b(isa, size, b_by_columns):
+    m, k, n = size
+    a, b = torch.randn(m, k), torch.randn(n, k).t() if b_by_columns else torch.randn(k, n)
+    k_scale, n_scale, bias = torch.rand(k), torch.rand(n), torch.randn(n)
+    scaled = b.double() * k_scale.double()[:, None]
+    assert_close_to_fp64(matmul(a, b, k_scale=k_scale), a.double() @ scaled)
+    want = a.double() @ (scaled * n_scale.double()) + bias.double()
+    assert_close_to_fp64(matmul(a, b, bias, k_scale=k_scale, n_scale=n_scale), want)
+    torch.testing.assert_close(
+        matmul(a.double(), b.double(), bias.double(), None, k_scale=k_scale.double(), n_scale=n_scale.double()), want
+    )
+
+
 def test_writes_into_a_part_of_a_larger_matrix(isa):
     a, b = torch.randn(40, 33), torch.randn(33, 50)
     whole = torch.zeros(42, 60)

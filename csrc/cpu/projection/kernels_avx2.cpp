@@ -1,0 +1,7 @@
+#include "cpu/projection/kernels.inl"
+
+namespace cofi::projection {
+
+extern const Kernels kAvx2 = kKernels;
+
+}  // namespace cofi::projection
