@@ -1,4 +1,7 @@
-"""What a layer of masked_ffn launches on a GPU, compiled for each architecture: registers, spills, shared memory."""
+"""What a layer of masked_ffn launches on a GPU, compiled for each architecture: registers, spills, shared memory.
+
+The products of masked_attention are the same kernels with other constants, and are compiled here too.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,30 @@ def products(
     out = {"c_ptr": act, "w_ptr": act, "b_ptr": "*fp32", "y_ptr": act, **tail, "E": n_hidden, "R": 1}
     out |= {"COLUMNS": n_int, "HAS_BIAS": True}
     yield case(PRODUCTS + "products:_project_out_kernel", out)
+    yield case(*gradients(act, n_hidden, unit_rows=(1, 1), columns=(n_int, n_int)))
+
+
+def gradients(
+    act: str, n_hidden: int, unit_rows: tuple[int, int], columns: tuple[int, int]
+) -> tuple[str, dict[str, Any]]:
+    """Both weight gradients: rows of a unit and columns of activations, of in- and out-projection."""
     dw = {"d_in_ptr": act, "x_ptr": act, "dw_in_ptr": "*fp32", "c_ptr": act, "dy_ptr": act, "dw_out_ptr": "*fp32"}
     dw |= {"w_out_ptr": "*fp32", **Z, "row_sums_ptr": "*fp32", "column_sums_ptr": "*fp32", **SHARED}
-    dw |= {"live_ptr": "*i32", "n_tokens": "i32", "n_units": "i32", "E": n_hidden, "R": 1, "D": 1}
-    dw |= {"COLUMNS_IN": n_int, "COLUMNS_OUT": n_int, "WITH_SUMS": True, **HAS_Z}
-    yield case(PRODUCTS + "gradients:_weight_gradients_kernel", {**dw, "ZERO_ROWS": 16, "ZERO_COLUMNS": 256})
+    dw |= {"live_ptr": "*i32", "n_tokens": "i32", "n_units": "i32", "E": n_hidden, "R": unit_rows[0]}
+    dw |= {"D": unit_rows[1], "COLUMNS_IN": columns[0], "COLUMNS_OUT": columns[1], "WITH_SUMS": True, **HAS_Z}
+    return PRODUCTS + "gradients:_weight_gradients_kernel", {**dw, "ZERO_ROWS": 16, "ZERO_COLUMNS": 256}
+
+
+def of_attention(tiles: tiling.Tiles, architectures: tuple[int, ...]) -> Iterator[aot.Case]:
+    """The products of masked_attention in BERT-base: 12 heads of 64 dims."""
+    n_hidden, width, head_dim = 768, 768, 64
+    blocks = {"BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k}
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+    qkv = {"x_ptr": "*bf16", "w_ptr": "*bf16", "b_ptr": "*fp32", "y_ptr": "*bf16", **SHARED, "n_tokens": "i32"}
+    qkv |= {"E": n_hidden, "R": 3 * head_dim, "COLUMNS": 3 * width, "HAS_BIAS": True}
+    dw = gradients("*bf16", n_hidden, (3 * head_dim, head_dim), (3 * width, width))
+    for kernel, arguments in ((PRODUCTS + "products:_project_in_kernel", qkv), dw):
+        yield aot.Case(kernel, arguments | blocks, options, {"PRECISION": "tf32"}, architectures=architectures)
 
 
 def passes(n_hidden: int, n_int: int) -> Iterator[aot.Case]:
@@ -72,6 +94,7 @@ def cases() -> Iterator[aot.Case]:
     """BERT-base for every architecture; the other sizes for one, as only constants differ; fp32 for one."""
     for architectures, tiles in TILES.items():
         yield from products(tiles, "bf16", *LAYERS["BERT-base"], architectures)
+        yield from of_attention(tiles, architectures)
     yield from passes(*LAYERS["BERT-base"])
     for name in ("MiniLM", "BERT-large"):
         yield from products(tiling._HALF, "bf16", *LAYERS[name], (90,))
