@@ -33,6 +33,7 @@ class Case:
                 (int, float, bool, None) for a constexpr; a constexpr string goes to `strings`
     options:    num_warps, num_stages, ... as the launcher passes them
     unaligned:  pointers that need not be multiples of 16 bytes
+    multiples:  integers passed at run time that are multiples of 16, which Triton then compiles for
     """
 
     kernel: str
@@ -40,6 +41,7 @@ class Case:
     options: dict[str, int] = dataclasses.field(default_factory=dict)
     strings: dict[str, str] = dataclasses.field(default_factory=dict)
     unaligned: tuple[str, ...] = ()
+    multiples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         constants = {k: v for k, v in self.arguments.items() if not isinstance(v, str)} | self.strings
@@ -85,7 +87,7 @@ def _compile(case: Case, architecture: int) -> Report:
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, (argument, kind) in enumerate(signature.items())
-        if kind.startswith("*") and argument not in case.unaligned
+        if (kind.startswith("*") and argument not in case.unaligned) or argument in case.multiples
     }
     source = ASTSource(getattr(import_module(module), name), signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
