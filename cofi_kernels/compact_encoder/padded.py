@@ -15,7 +15,7 @@ from torch import Tensor
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS, EncoderLayout
 
 MOST_HIDDEN = 1024  # 8 pieces: sums of a block of 16 rows take 64 registers a thread
-MOST_HEAD_DIM = 128
+MOST_HEAD_DIM = 64  # at 128 the attention kernel spills 8 to 328 bytes a thread
 _DIMS = 64  # intermediate dims come in multiples of it: the depth of a product's tile
 
 

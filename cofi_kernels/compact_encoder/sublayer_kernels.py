@@ -202,16 +202,16 @@ def attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Program (i, b, j): the i-th block of queries of sequence b, the j-th heads_per_part heads.
+    """Program (b, i, j): the i-th block of queries of sequence b, the j-th heads_per_part heads.
 
     MODE: "whole" adds the output projection of all heads, bias and residual, and normalises; "part" stores the
     projection of its heads in part j; "context" stores what the heads give, (T, H D), into `part_ptr`.
     """
-    start = tl.minimum(tl.maximum(tl.load(cu_seqlens_ptr + tl.program_id(1)), 0), n_tokens)
-    end = tl.minimum(tl.load(cu_seqlens_ptr + tl.program_id(1) + 1), n_tokens)
+    start = tl.minimum(tl.maximum(tl.load(cu_seqlens_ptr + tl.program_id(0)), 0), n_tokens)
+    end = tl.minimum(tl.load(cu_seqlens_ptr + tl.program_id(0) + 1), n_tokens)
     length = end - start
-    query = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    if tl.program_id(0) * BLOCK_M >= length:
+    query = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    if tl.program_id(1) * BLOCK_M >= length:
         return
     stride = 3 * n_heads * D
     qkv_ptr += start.to(tl.int64) * stride

@@ -147,7 +147,7 @@ class PaddedEncoder:
         else:
             part = x.new_empty((n_parts if plan.mode == "part" else 0, *x.shape), dtype=torch.float32)
             rows, warps = plans.ATTENTION_ROWS, plans.ATTENTION_WARPS
-        kernels.attention_kernel[(triton.cdiv(max_seqlen, rows), n_sequences, n_parts)](
+        kernels.attention_kernel[(n_sequences, triton.cdiv(max_seqlen, rows), n_parts)](
             *(qkv, cu_seqlens, x, w.w_out, w.b_out, w.norm, out, part, n_rows, w.n_heads, plan.heads_per_part),
             *(self.width.hidden, self.layout.eps, out.shape[1], self._scale, plan.mode, self.head_dim),
             *(self.width.piece, self.width.n_pieces, rows, plans.ATTENTION_KEYS),
