@@ -88,8 +88,7 @@ def backward(
         *(masks.unit, dropout_p, dropout_state, dqkv, dz_head),
     )
     products.project_out(dqkv, w_in, None, dx, 3 * head_dim, work)
-    dw_qkv = w_qkv.new_empty(w_qkv.shape)
-    dw_out = torch.empty_like(w_out)
+    dw_qkv, dw_out = w_qkv.new_empty(w_qkv.shape), torch.empty_like(w_out)
     projection = gradients.weight_gradients(
         gradients.Product(dqkv, x, dw_qkv), gradients.Product(context, dy, dw_out[None]), w_out, masks, work
     )
