@@ -88,9 +88,10 @@ def backward(
         *(masks.unit, dropout_p, dropout_state, dqkv, dz_head),
     )
     products.project_out(dqkv, w_in, None, dx, 3 * head_dim, work)
-    dw_qkv = w_qkv.new_empty(w_qkv.shape)
-    gradients.weight_gradient(dqkv, x, dw_qkv, masks, 3 * head_dim, work, groups=3)
-    dw_out, projection = _projection(context, dy, w_out, masks, head_dim, work)
+    dw_qkv, dw_out = w_qkv.new_empty(w_qkv.shape), torch.empty_like(w_out)
+    projection = gradients.weight_gradients(
+        gradients.Product(dqkv, x, dw_qkv), gradients.Product(context, dy, dw_out[None]), w_out, masks, work
+    )
     if db_blocks is None:
         db_blocks = sums.column_blocks(dqkv, 3 * head_dim, work)
     blocks = sums.Sums(db_blocks, sums.column_blocks(dy), projection)
@@ -98,17 +99,6 @@ def backward(
     sums.finish(blocks, b_out, masks, 3 * head_dim, work, finished)
     dmasks = (x.new_empty(0) if dz is None else dz for dz in (finished.dz_layer, finished.dz_hidden))
     return dx, dw_qkv, finished.db_in, dw_out, finished.db_out, dz_head, *dmasks
-
-
-def _projection(
-    context: Tensor, dy: Tensor, w_out: Tensor, masks: folding.Masks, head_dim: int, work: tiling.Work
-) -> tuple[Tensor, gradients.ProjectionSums | None]:
-    """dw_out, and the sums for the masks where there is one."""
-    dw_out = torch.empty_like(w_out)
-    if all(z is None for z in masks):
-        gradients.weight_gradient(context, dy, dw_out[None], masks, head_dim, work)
-        return dw_out, None
-    return dw_out, gradients.projection_gradient(context, dy, dw_out, w_out, masks, head_dim, work)
 
 
 def _sizes(x: Tensor, w_out: Tensor, cu_seqlens: Tensor, max_seqlen: int, head_dim: int) -> Sizes:
