@@ -164,3 +164,21 @@ def test_gradients_match_fp64(device, masks, size, n_tokens):
         assert_close_to_fp64(to.dz_layer, torch.where(layer_z == 0, 0.0, (dy_y * hidden_z).sum()), name="dz_layer")
     if z.hidden is not None:
         assert_close_to_fp64(to.dz_hidden, torch.where(hidden_z == 0, 0.0, dy_y * layer_z), name="dz_hidden")
+
+
+@pytest.mark.parametrize("n_tokens, is_cut", [(300, True), (16, False)], ids=["long sum", "short sum"])
+def test_a_long_sum_over_few_tiles_is_cut_into_parts(device, n_tokens, is_cut):
+    """Parts are added in their order: the result repeats bit for bit, and the counters are 0 again."""
+    layer = layer_of("one unit", 1, 97, 1, 31, device)
+    _, work = folded(layer, torch.float32, 97)
+    d_in, c = torch.randn(2, n_tokens, padded(97), device=device)
+    x, dy = torch.randn(2, n_tokens, 31, device=device)
+    runs = []
+    for _ in range(2):
+        dw_in, dw_out = torch.full_like(layer.w_in, float("nan")), torch.full_like(layer.w_out, float("nan"))
+        to_in, to_out = gradients.Product(d_in, x, dw_in), gradients.Product(c, dy, dw_out[None])
+        gradients.weight_gradients(to_in, to_out, layer.w_out, layer.masks, work)
+        runs.append((dw_in, dw_out))
+    assert work.parts.isfinite().any() == is_cut  # torch.empty gives NaN in tests
+    assert not work.counters.any()
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
