@@ -97,7 +97,7 @@ def _fake(
     n_tokens, width = x.shape[0], w_out.shape[0]
     lse = x.new_empty(width // head_dim * n_tokens, dtype=accumulation_dtype(x.dtype))
     workspaces = (x.new_empty(n_tokens * 3 * width), x.new_empty(n_tokens * width), lse)
-    return x.new_empty(x.shape), *workspaces, x.new_empty(reference.folded_numel(x, w_out))
+    return x.new_empty(x.shape), *workspaces, x.new_empty(reference.folded_numel(x, w_out, head_dim))
 
 
 def _fake_backward(

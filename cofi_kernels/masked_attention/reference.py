@@ -20,6 +20,7 @@ from torch import Tensor
 from cofi_kernels.counter_rng.reference import keep_at
 from cofi_kernels.masking import accumulation_dtype, mask_gradient, times
 from cofi_kernels.packing import pad, unpad, valid_positions
+from cofi_kernels.unit_products.padding import n_integers, padded
 
 
 def forward(
@@ -41,7 +42,7 @@ def forward(
 
     The last output is for backends that copy the weights; here it is not looked at.
     """
-    folded = x.new_zeros(folded_numel(x, w_out))
+    folded = x.new_zeros(folded_numel(x, w_out, head_dim))
     w_qkv, b_qkv, w_out, b_out = (t.to(x.dtype) for t in (w_qkv, b_qkv, w_out, b_out))
     n_tokens, n_heads = x.shape[0], w_out.shape[0] // head_dim
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(n_tokens, 3, n_heads, head_dim)
@@ -56,9 +57,15 @@ def forward(
     return y, qkv.flatten(), context.flatten(), lse.flatten(), folded
 
 
-def folded_numel(x: Tensor, w_out: Tensor) -> int:
-    """Size of the workspace for copied weights: 4 H D E on a GPU, none on a CPU."""
-    return 4 * w_out.numel() if x.device.type == "cuda" else 0
+def folded_numel(x: Tensor, w_out: Tensor, head_dim: int) -> int:
+    """Elements of x's dtype in the workspace for copied weights: none on a CPU."""
+    return triton_folded_numel(x, w_out, head_dim) if x.device.type == "cuda" else 0
+
+
+def triton_folded_numel(x: Tensor, w_out: Tensor, head_dim: int) -> int:
+    """4 H D E, and room for the list of live heads."""
+    integers = padded(n_integers(w_out.shape[0] // head_dim))
+    return 4 * w_out.numel() + integers * torch.int32.itemsize // x.element_size()
 
 
 def backward(

@@ -3,7 +3,7 @@
 One pass over the weights copies the rows of live heads together, casts them and folds the masks into them; it also
 lists the heads. From there on everything is dense, of sizes that the kernels read on the device. The workspaces kept
 for the backward hold the live heads at the front of their rows: qkv (T, 3 H D), context (T, H D), lse (H, T); so does
-`folded`, the copied weights: (3 H D, E) and (H D, E). With z_mha = 0 no head lives.
+`folded`, the copied weights: (3 H D, E) and (H D, E), and after them the list. With z_mha = 0 no head lives.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi_kernels.masked_attention import flash_backward, flash_forward
+from cofi_kernels.masked_attention import flash_backward, flash_forward, reference
 from cofi_kernels.masked_attention.flash_blocks import Sizes
 from cofi_kernels.masking import mask_gradient_like
 from cofi_kernels.unit_products import folding, gradients, products, sums, tiling
@@ -38,17 +38,16 @@ def forward(
     width = w_out.shape[0]
     y, qkv, context = torch.empty_like(x), x.new_empty(x.shape[0], 3 * width), x.new_empty(x.shape[0], width)
     lse = x.new_empty(sizes.n_heads * sizes.n_tokens, dtype=torch.float32)
-    folded = x.new_empty(4 * width * x.shape[1])
-    if x.numel() > 0:
-        work = tiling.new_work(x, sizes.n_heads)
-        w_in, w_projection = _weights(folded, width)
-        b_in, b_projection = (x.new_empty(n, dtype=torch.float32) for n in (3 * width, x.shape[1]))
-        masks = folding.contiguous_masks(z_head, z_mha, z_hidden)
-        to = folding.Folded(w_in, b_in, w_projection, b_projection)
-        folding.fold(w_qkv, b_qkv, w_out, b_out, masks, work, to)
-        products.project_in(x, w_in, b_in, qkv, 3 * head_dim, work)
-        flash_forward.forward(qkv, work.live, work.n_live, cu_seqlens, sizes, dropout_p, dropout_state, context, lse)
-        products.project_out(context, w_projection, b_projection, y, head_dim, work)
+    folded = x.new_empty(reference.triton_folded_numel(x, w_out, head_dim))
+    w_in, w_projection, integers = _views(folded, w_out)
+    work = tiling.new_work(x, sizes.n_heads, integers)
+    b_in, b_projection = (x.new_empty(n, dtype=torch.float32) for n in (3 * width, x.shape[1]))
+    masks = folding.contiguous_masks(z_head, z_mha, z_hidden)
+    to = folding.Folded(w_in, b_in, w_projection, b_projection)
+    folding.fold(w_qkv, b_qkv, w_out, b_out, masks, work, to)
+    products.project_in(x, w_in, b_in, qkv, 3 * head_dim, work)
+    flash_forward.forward(qkv, work.live, work.n_live, cu_seqlens, sizes, dropout_p, dropout_state, context, lse)
+    products.project_out(context, w_projection, b_projection, y, head_dim, work)
     return y, qkv.flatten(), context.flatten(), lse, folded
 
 
@@ -75,10 +74,9 @@ def backward(
     dy, x, w_out = dy.contiguous(), x.contiguous(), w_out.contiguous()
     sizes = _sizes(x, w_out, cu_seqlens, max_seqlen, head_dim)
     masks = folding.contiguous_masks(z_head, z_mha, z_hidden)
-    work = tiling.new_work(x, sizes.n_heads)
-    folding.list_live(masks, work)
+    w_in, w_projection, integers = _views(folded, w_out)
+    work = tiling.new_work(x, sizes.n_heads, integers)
     n_tokens, width = x.shape[0], w_out.shape[0]
-    w_in, w_projection = _weights(folded, width)
     qkv, context = qkv.view(n_tokens, 3 * width), context.view(n_tokens, width)
     dcontext, dqkv, dx = torch.empty_like(context), torch.empty_like(qkv), torch.empty_like(x)
     dz_head = mask_gradient_like(z_head, x)
@@ -105,9 +103,8 @@ def _sizes(x: Tensor, w_out: Tensor, cu_seqlens: Tensor, max_seqlen: int, head_d
     return Sizes(x.shape[0], cu_seqlens.shape[0] - 1, max_seqlen, w_out.shape[0] // head_dim, head_dim)
 
 
-def _weights(folded: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The in-projection (3 H D, E) and the out-projection (H D, E) in `folded`."""
-    if width == 0:
-        return folded.view(0, 1), folded.view(0, 1)
-    rows = folded.view(4 * width, -1)
-    return rows[: 3 * width], rows[3 * width :]
+def _views(folded: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In `folded`: the in-projection (3 H D, E), the out-projection (H D, E), and the integers of `tiling.new_work`."""
+    n = w_out.numel()
+    w_in, w_projection, integers = folded.split([3 * n, n, folded.numel() - 4 * n])
+    return w_in.view(-1, w_out.shape[1]), w_projection.view(w_out.shape), integers.view(torch.int32)

@@ -136,7 +136,8 @@ def test_workspaces_hold_live_heads_at_the_front_of_their_rows(device):
     args = (*inputs.values(),)
     sizes = (bounds([9, 3], device), 9, 32)
     _, qkv, context, lse, folded = triton_kernels.forward(*args[:5], *sizes, *args[5:], 0.0, None)
-    assert (qkv.shape, context.shape, lse.shape, folded.shape) == ((12 * 384,), (12 * 128,), (48,), (4 * 128 * 29,))
+    assert (qkv.shape, context.shape, lse.shape) == ((12 * 384,), (12 * 128,), (48,))
+    assert folded[: 32 * 29].isfinite().all()
     for workspace, used in ((qkv.view(12, -1), 96), (context.view(12, -1), 32), (lse.view(1, -1), 12)):
         assert workspace[:, :used].isfinite().all() and workspace[:, used:].isnan().all()  # poisoned by the tests
 
