@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.unit_products.padding import PAD, padded
-from cofi_kernels.unit_products.tiling import TILE_COUNTERS, Work, padded_extent
+from cofi_kernels.unit_products.padding import PAD, TILE_COUNTERS, padded
+from cofi_kernels.unit_products.tiling import Work, padded_extent
 
 _ROWS, _COLUMNS = 16, 256  # of a program's copies: 384 programs for a layer of BERT-base
 _SCAN = 1024  # masks looked at together

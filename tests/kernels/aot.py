@@ -35,6 +35,7 @@ class Case:
     options:    num_warps, num_stages, ... as the launcher passes them
     unaligned:  pointers that need not be multiples of 16 bytes
     architectures: what to compile for
+    multiples:  integers passed at run time that are multiples of 16, which Triton then compiles for
     """
 
     kernel: str
@@ -43,6 +44,7 @@ class Case:
     strings: dict[str, str] = dataclasses.field(default_factory=dict)
     unaligned: tuple[str, ...] = ()
     architectures: tuple[int, ...] = ARCHITECTURES
+    multiples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         constants = {k: v for k, v in self.arguments.items() if not isinstance(v, (str, list))} | self.strings
@@ -87,21 +89,23 @@ def _compile(case: Case, architecture: int) -> Report:
     signature = {
         k: "constexpr" if k in constants else tuple(v) if isinstance(v, list) else v for k, v in case.arguments.items()
     }
-    aligned = {path: [["tt.divisibility", 16]] for path in _pointers(signature, case.unaligned)}
+    aligned = {path: [["tt.divisibility", 16]] for path in _aligned(signature, case.unaligned, case.multiples)}
     source = ASTSource(getattr(import_module(module), name), signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
     registers, local_bytes = _resources(compiled.asm["cubin"])
     return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared)
 
 
-def _pointers(signature: dict[str, Any], unaligned: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    """Places of the pointers that are multiples of 16 bytes; of one in a tuple, the tuple's place and its own."""
+def _aligned(
+    signature: dict[str, Any], unaligned: Sequence[str], multiples: Sequence[str]
+) -> Iterator[tuple[int, ...]]:
+    """Places of the pointers and integers that are multiples of 16; of one in a tuple, the tuple's place and its own."""
     for place, (argument, kind) in enumerate(signature.items()):
         if argument in unaligned:
             continue
         if isinstance(kind, tuple):
             yield from ((place, inner) for inner, name in enumerate(kind) if name.startswith("*"))
-        elif kind.startswith("*"):
+        elif kind.startswith("*") or argument in multiples:
             yield (place,)
 
 

@@ -38,16 +38,14 @@ def products(
     yield case(FFN + "fwd_kernel_up", {**up, **tail, **sizes}, ACTIVATION="gelu")
     du = {"dy_ptr": act, "w_ptr": act, "derivative_ptr": act, "du_ptr": act, "blocks_ptr": "*fp32"}
     yield case(FFN + "bwd_kernel_du", {**du, **tail, **sizes})
-    for bias in ("*fp32", None):
-        out = {"c_ptr": act, "w_ptr": act, "b_ptr": bias, "y_ptr": act, **tail, "E": n_hidden, "R": 1}
-        out |= {"COLUMNS": n_int, "HAS_BIAS": bias is not None}
-        yield case(PRODUCTS + "products:_project_out_kernel", out)
-    for is_out in (False, True):
-        only = "*fp32" if is_out else None
-        dw = {"c_ptr": act, "x_ptr": act, "dw_ptr": "*fp32", "w_ptr": only, **Z, "row_sums_ptr": only}
-        dw |= {"column_sums_ptr": only, **SHARED, "live_ptr": "*i32", "n_tokens": "i32", "n_units": "i32"}
-        dw |= {"E": n_hidden, "R": 1, "D": 1, "COLUMNS": n_int, "IS_OUT": is_out, **HAS_Z}
-        yield case(PRODUCTS + "gradients:_weight_gradient_kernel", {**dw, "ZERO_ROWS": 16, "ZERO_COLUMNS": 256})
+    out = {"c_ptr": act, "w_ptr": act, "b_ptr": "*fp32", "y_ptr": act, **tail, "E": n_hidden, "R": 1}
+    out |= {"COLUMNS": n_int, "HAS_BIAS": True}
+    yield case(PRODUCTS + "products:_project_out_kernel", out)
+    dw = {"d_in_ptr": act, "x_ptr": act, "dw_in_ptr": "*fp32", "c_ptr": act, "dy_ptr": act, "dw_out_ptr": "*fp32"}
+    dw |= {"w_out_ptr": "*fp32", **Z, "row_sums_ptr": "*fp32", "column_sums_ptr": "*fp32", **SHARED}
+    dw |= {"live_ptr": "*i32", "n_tokens": "i32", "n_units": "i32", "E": n_hidden, "R": 1, "D": 1}
+    dw |= {"COLUMNS_IN": n_int, "COLUMNS_OUT": n_int, "WITH_SUMS": True, **HAS_Z}
+    yield case(PRODUCTS + "gradients:_weight_gradients_kernel", {**dw, "ZERO_ROWS": 16, "ZERO_COLUMNS": 256})
 
 
 def passes(n_hidden: int, n_int: int) -> Iterator[aot.Case]:
@@ -58,8 +56,6 @@ def passes(n_hidden: int, n_int: int) -> Iterator[aot.Case]:
     block = {"ROWS": folding._ROWS, "COLUMNS": folding._COLUMNS, "SCAN": folding._SCAN}
     groups = {"E": n_hidden, "D": 1, "GROUPS": 1, **HAS_Z}
     yield aot.Case(PRODUCTS + "folding:_fold_kernel", {**fold, **lists, **groups, **block})
-    z = {"z_unit_ptr": "*fp32", "z_layer_ptr": "*fp32", **lists, "HAS_UNIT": True, "HAS_LAYER": True}
-    yield aot.Case(PRODUCTS + "folding:_list_kernel", {**z, "ROWS": folding._SCAN, "SCAN": folding._SCAN})
     steps = {"STEP": sums._STEP, "COLUMNS": sums._COLUMNS}
     dy = {"x_ptr": "*bf16", "sums_ptr": "*fp32", "count_ptr": None, "n_tokens": "i32", "n_columns": "i32"}
     dy |= {"R": 0, "STRIDE": n_hidden, "TOKENS": sums.TOKENS, **steps}
