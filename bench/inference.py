@@ -1,7 +1,7 @@
 """python -m bench.inference: latency of pruned encoders on the CPU against rivals, from token ids to logits.
 
 Outputs are compared before anything is timed; rounds are interleaved; rivals pad to the longest sentence of a batch,
-ours computes tokens only. Writes DIR/inference.json and prints it as a table.
+ours computes tokens only. Writes DIR/inference.json, where rows of other cases are kept, and prints it as a table.
 """
 
 from __future__ import annotations
@@ -187,11 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     console = Console(stderr=True)
-    result = {"machine": measure.machine(), "rows": measure_all(options, console)}
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "inference.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
-    Console(width=160).print(tables.markdown(result), markup=False)
+    result = measure.write_rows(options.output / "inference.json", measure_all(options, console))
+    Console(width=200).print(tables.markdown(result), markup=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.util
+import json
 import platform
 import statistics
 import subprocess
@@ -98,3 +99,13 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write a result file: these rows, and those of other cases that an earlier call wrote. Returns it."""
+    measured = {row["case"] for row in rows}
+    kept = json.loads(file.read_text())["rows"] if file.is_file() else []
+    result = {"machine": machine(), "rows": [row for row in kept if row["case"] not in measured] + rows}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    return result

@@ -1,5 +1,6 @@
 """Structured pruning of Transformer encoders. Importing it registers the compact model with transformers."""
 
+import cofi.startup  # noqa: F401  # first: what follows takes seconds
 from cofi.models import (
     CompactConfig,
     CompactModel,

@@ -14,15 +14,26 @@ from typing import Any, NoReturn
 
 from cofi.errors import UserError
 from cofi.files import write_atomically
+from cofi.startup import started
 
 EXIT_USER_ERROR = 2
 EXIT_SIGNAL = 128  # plus the signal's number, as shells have it
 # a full disk and the like, which may show at any write; any other OSError that arrives here is our mistake
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR)
+_OF_THE_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+)
 
 
 def run(main: Callable[[], int | None]) -> int:
     """Run a command's `main` and return its exit code; a UserError is printed as one line on standard error."""
+    started()
     try:
         return main() or 0
     except UserError as error:

@@ -155,6 +155,8 @@ def evaluate_split(
         )
     if order is not None and found.logits is not None:
         found = replace(found, logits=found.logits[:, order])
+    if not found.finite:
+        raise UserError(f"{trained.source} predicts numbers that are infinite or NaN: its weights are damaged")
     return score(task, split, found)
 
 

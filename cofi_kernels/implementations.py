@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from cofi_kernels.library import Implementation
 from cofi_kernels.native import why_not_cuda, why_not_native
 
 _OLDEST_GPU = (8, 0)  # the Triton kernels use what sm_80 brought: bf16, asynchronous copies
+_UNVERIFIED = "COFI_UNVERIFIED_GPU"  # a choice only a user can make: backends that no GPU has checked yet
 
 
 def cpu(family: str, function: str) -> Implementation:
@@ -26,14 +28,28 @@ def on_cpu(family: str, module: str, function: str) -> Implementation:
     return Implementation(module, "cpu", _loader(f"{family}.{module}", function), lambda: None)
 
 
-def triton(family: str, function: str, declines: Callable[..., str | None] | None = None) -> Implementation:
-    """`function` of triton_kernels.py in the package `family`; `declines` as `Implementation` takes it."""
-    return Implementation("triton", "cuda", _loader(f"{family}.triton_kernels", function), why_not_triton, declines)
+def triton(
+    family: str, function: str, declines: Callable[..., str | None] | None = None, limits: str = ""
+) -> Implementation:
+    """`function` of triton_kernels.py in the package `family`; `declines` and `limits` as `Implementation` has them."""
+    load = _loader(f"{family}.triton_kernels", function)
+    return Implementation("triton", "cuda", load, why_not_triton, declines, limits)
 
 
 def cuda(family: str, function: str) -> Implementation:
     """`function` of the module cuda.py in the package `family`: a launcher of `_cuda`."""
     return Implementation("cuda", "cuda", _loader(f"{family}.cuda", function), why_not_cuda)
+
+
+def unverified(item: Implementation) -> Implementation:
+    """`item` for those who ask for it: its results were compared with the reference in an interpreter, not on a GPU."""
+    return item._replace(why_not=lambda: item.why_not() or _why_not_unverified())
+
+
+def _why_not_unverified() -> str | None:
+    if os.environ.get(_UNVERIFIED) == "1":
+        return None
+    return f"its results were not yet compared with the reference on a GPU; {_UNVERIFIED}=1 takes it all the same"
 
 
 def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:

@@ -31,6 +31,7 @@ class Implementation(NamedTuple):
     load: Callable[[], Callable[..., Any]]  # imports late; returns a function of the op's signature
     why_not: Callable[[], str | None]  # None where it can run on this machine, otherwise the reason
     declines: Callable[..., str | None] | None = None  # asked with a call's arguments: why the reference must take it
+    limits: str = ""  # for reports: which calls those are
 
 
 class Choice(NamedTuple):
@@ -40,6 +41,7 @@ class Choice(NamedTuple):
     device: str
     backend: str
     passed_over: tuple[tuple[str, str], ...]  # (backend, reason), best first
+    limits: str = ""  # which calls go to the reference all the same
 
 
 class _Op:
@@ -60,7 +62,8 @@ class _Op:
                 continue
             reason = item.why_not()
             if reason is None:
-                return Choice(self.name, device, item.backend, tuple(passed_over)), functools.partial(self._load, item)
+                choice = Choice(self.name, device, item.backend, tuple(passed_over), item.limits)
+                return choice, functools.partial(self._load, item)
             passed_over.append((item.backend, reason))
         return Choice(self.name, device, "reference", tuple(passed_over)), lambda: self.reference
 
@@ -189,7 +192,8 @@ class Backends(tuple[Choice, ...]):
     def __str__(self) -> str:
         rows = [("op", "device", "runs on", "why not something faster")]
         for choice in self:
-            why = "; ".join(f"{backend}: {reason}" for backend, reason in choice.passed_over)
+            reasons = [f"{backend}: {reason}" for backend, reason in choice.passed_over]
+            why = "; ".join([*reasons, f"reference for {choice.limits}"] if choice.limits else reasons)
             rows.append((choice.op, choice.device, choice.backend, why or "-"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows)

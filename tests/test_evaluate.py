@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -62,6 +63,20 @@ def evaluate(tmp_path: Path, *argv: object) -> dict[str, Any]:
     target = tmp_path / "result.json"
     assert main([*map(str, argv), "--json", str(target), "--device", "cpu"]) == 0
     return json.loads(target.read_text())
+
+
+def test_outputs_that_are_no_numbers_have_no_score(
+    tmp_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class could be read off them."""
+    model = save_compact(tmp_path / "m", head="classification", num_labels=2)
+    weights = load_file(model / "model.safetensors")
+    weights["pooler.bias"].fill_(5.0)
+    weights["classifier.weight"].fill_(3e38)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    rows = write("v.parquet", sentence=TEXTS, label=[0, 1, 1, 0])
+    assert run(lambda: main([str(model), "--task", "text", "--validation-file", str(rows)])) == 2
+    assert f"error: {model} predicts numbers that are infinite or NaN" in capsys.readouterr().err
 
 
 def test_own_file_with_words_for_labels(

@@ -11,6 +11,7 @@ import pytest
 from cofi import evaluate
 from cofi.bench import __main__ as bench
 from cofi.export import __main__ as export
+from cofi.report import __main__ as report
 from cofi.train.arguments import build_parser as train_parser
 from cofi.train.arguments import parse_given, resolve
 
@@ -20,6 +21,7 @@ PARSERS = {
     "evaluate": lambda words: evaluate.build_parser().parse(words),
     "bench": lambda words: bench.parse(words),
     "export": lambda words: export.build_parser().parse(words),
+    "report": lambda words: report.build_parser().parse(words),
 }
 
 

@@ -31,13 +31,21 @@ class Predictions:
     start_logits: Ragged | None = None
     end_logits: Ragged | None = None
 
+    @property
+    def finite(self) -> bool:
+        ragged = [rows.values for rows in (self.start_logits, self.end_logits) if rows is not None]
+        dense = [] if self.logits is None else [self.logits]
+        return all(bool(np.isfinite(values).all()) for values in ragged + dense)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: as `compute_metrics` names and scales them. score: the task's main metric on a scale to 100."""
+    """metrics: as `compute_metrics` names and scales them. score: the task's main metric on a scale to 100.
+    finite: whether all outputs were numbers; classes and answers can be read off NaN as well, and mean nothing."""
 
     metrics: dict[str, float]
     score: float
+    finite: bool = True
 
 
 def check_length(model: CompactModel, max_length: int | None) -> None:
@@ -125,7 +133,7 @@ def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evalua
         classes = task.kind == "classification"
         values = predictions.logits.argmax(1) if classes else predictions.logits.reshape(len(split))
         metrics = compute_metrics(task, values, split.labels)
-    return Evaluation(metrics, main_score(task, metrics))
+    return Evaluation(metrics, main_score(task, metrics), predictions.finite)
 
 
 def evaluate_model(

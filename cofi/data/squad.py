@@ -143,7 +143,9 @@ def _shortened(questions: list[str], tokenizer: Any, limit: int) -> list[str]:
     long = [row for row, question in enumerate(questions) if len(question) > limit]
     if not long:
         return questions
-    encoded = tokenizer([questions[row] for row in long], add_special_tokens=False, return_offsets_mapping=True)
+    texts = [questions[row] for row in long]
+    # not verbose: transformers would warn of questions longer than the model, which are cut here
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     shortened = list(questions)
     for row, offsets in zip(long, encoded["offset_mapping"], strict=True):
         if len(offsets) > limit:

@@ -1,6 +1,6 @@
 """Distillation: of the predictions and, layer by layer, of the hidden states."""
 
-from cofi.distill.layers import LayerDistillation, matched_loss
+from cofi.distill.layers import LayerDistillation, matched_loss, repeated_layers
 from cofi.distill.losses import PREDICTION_LOSSES, Prediction, prediction_loss
 from cofi.distill.matching import STRATEGIES, UNMATCHED, Strategy, teacher_layers
 
@@ -13,5 +13,6 @@ __all__ = [
     "Strategy",
     "matched_loss",
     "prediction_loss",
+    "repeated_layers",
     "teacher_layers",
 ]

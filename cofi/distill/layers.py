@@ -24,14 +24,31 @@ def matched_loss(mse: Tensor, alignment: Tensor) -> Tensor:
     return torch.where(alignment != UNMATCHED, selected, 0.0).sum()
 
 
+def repeated_layers(live: Tensor) -> Tensor:
+    """For each layer the first one with the state that it repeats, int64 (L,), made on the device of `live` (L,) bool.
+
+    The state after a dead layer is the one before it; the first layer stands for the embeddings while it is dead.
+    """
+    layers = torch.arange(live.shape[0], device=live.device)
+    return torch.where(live, layers, 0).cummax(0).values
+
+
 def _errors(
-    targets: Sequence[Tensor], states: Sequence[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None
+    targets: Sequence[Tensor],
+    states: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Sequence[int] | Tensor | None,
+    n_tokens: Tensor | None,
 ) -> Tensor:
-    """`layer_match` of all pairs; a state that is repeated goes in once, so that no gradient is made for its copies."""
-    if source is None:
-        return cofi_kernels.layer_match(targets, states, weight, bias)
+    """`layer_match` of all pairs.
+
+    Where the host knows which states are repeated, they go in once, so that no gradient is made for their copies.
+    """
+    if source is None or isinstance(source, Tensor):
+        return cofi_kernels.layer_match(targets, states, weight, bias, source=source, n_tokens=n_tokens)
     distinct = sorted(set(source))
-    columns = cofi_kernels.layer_match(targets, [states[j] for j in distinct], weight, bias)
+    columns = cofi_kernels.layer_match(targets, [states[j] for j in distinct], weight, bias, n_tokens=n_tokens)
     return columns[:, torch.tensor([distinct.index(j) for j in source], device=columns.device)]
 
 
@@ -70,7 +87,8 @@ class LayerDistillation(nn.Module):
         student_states: Sequence[Tensor],
         live: Tensor,
         rng: random.Random,
-        source: tuple[int, ...] | None = None,
+        source: Sequence[int] | Tensor | None = None,
+        n_tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss (0-dim) and the alignment (picked teacher layers,) int64, -1 where no layer was left to match.
 
@@ -78,7 +96,9 @@ class LayerDistillation(nn.Module):
         student_states: L_s tensors (T, E_s) after each layer, without the embeddings
         live:           (L_s,) bool on the states' device, as `Masks.live_layers` gives it
         rng:            drawn from by the random strategies; the same state gives the same step
-        source:         source[j] = first layer with the state that layer j repeats, where the host knows it
+        source:         source[j] = first layer with the state that layer j repeats, which is then transformed once:
+                        `repeated_layers(live)` where dead layers leave their state as it is; by default none repeats
+        n_tokens:       0-dim int, on the device: tokens that count, the first ones; by default all
 
         The gradient reaches the matched student states and the transform, never the teacher.
         Raises ValueError where the number of states is not the number of layers.
@@ -88,7 +108,7 @@ class LayerDistillation(nn.Module):
         dtype = student_states[0].dtype  # of the matrix product; errors are summed in fp32 at least
         targets = [teacher_states[layer].detach().to(dtype) for layer in picked]
         weight, bias = self.transform.weight.to(dtype), self.transform.bias.to(dtype)
-        mse = _errors(targets, student_states, weight, bias, source)
+        mse = _errors(targets, student_states, weight, bias, source, n_tokens)
         alignment = self.strategy.align(mse.detach(), live)
         return matched_loss(mse, alignment), alignment
 

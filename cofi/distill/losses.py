@@ -38,7 +38,8 @@ def prediction_loss(
 
     kind:        name in PREDICTION_LOSSES
     temperature: softens both distributions of a KL; regression has no use for it
-    cu_seqlens:  (B + 1,) int32, needed for question answering: which of the packed tokens belong together
+    cu_seqlens:  (B + 1,) int32, needed for question answering: which of the packed tokens belong together; at most
+                 max_seqlen after the last are left out
     max_seqlen:  at least the longest sequence; the default, all tokens, is as right but pads more
     Raises ValueError for an unknown kind, a temperature that is not positive and where something needed is missing.
     """
@@ -120,5 +121,5 @@ def _rows(packed: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     token = torch.arange(packed.shape[0], device=packed.device, dtype=cu_seqlens.dtype)
     row = torch.searchsorted(cu_seqlens[1:].contiguous(), token, right=True)
     column = token - cu_seqlens[row]
-    filled = packed.new_full((cu_seqlens.shape[0] - 1, max_seqlen), torch.finfo(packed.dtype).min)
-    return filled.index_put((row, column), packed)
+    filled = packed.new_full((cu_seqlens.shape[0], max_seqlen), torch.finfo(packed.dtype).min)
+    return filled.index_put((row, column), packed)[:-1]  # of a row more, where padding after the last sequence goes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,13 @@ class Lagrangian(nn.Module):
         return self.lambda_1 * gap + self.lambda_2 * gap.square()
 
 
-def ascent_optimizer(lagrangian: Lagrangian, lr: float) -> torch.optim.AdamW:
+def ascent_optimizer(lagrangian: Lagrangian, lr: float, **options: Any) -> torch.optim.AdamW:
     """AdamW that maximizes the penalty over the multipliers: while s < t, lambda_1 falls and pushes sparsity up.
 
     No weight decay, which would pull the multipliers back to 0. Put the gates in another optimizer: they minimize.
+    options: of AdamW, as `fused` and `capturable`
     """
-    return torch.optim.AdamW(lagrangian.parameters(), lr=lr, weight_decay=0.0, maximize=True)
+    return torch.optim.AdamW(lagrangian.parameters(), lr=lr, weight_decay=0.0, maximize=True, **options)
 
 
 @dataclass(frozen=True)

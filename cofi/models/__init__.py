@@ -10,6 +10,7 @@ from cofi.models.load import LoadedModel, load_model
 from cofi.models.model import CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch, from_lists, pack_padded, pad_packed
+from cofi.models.replay import ReplayedModel
 from cofi.models.save import save_model
 
 AutoConfig.register(CompactConfig.model_type, CompactConfig, exist_ok=True)
@@ -25,6 +26,7 @@ __all__ = [
     "CompactOutput",
     "LoadedModel",
     "PackedBatch",
+    "ReplayedModel",
     "from_lists",
     "load_model",
     "pack_padded",

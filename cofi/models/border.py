@@ -47,5 +47,6 @@ class Border:
     def padded(self, x: Tensor, fill: float) -> Tensor:
         """(T, ...) -> (B, S, ...) with `fill` at padding; packed input is padded on the right to its longest."""
         if self.slots is None or self.shape is None:
-            return pad_packed(x, self.batch.cu_seqlens, self.batch.max_seqlen, fill)
+            rows = pad_packed(x, self.batch.cu_seqlens, self.batch.max_seqlen, fill)
+            return rows[:-1] if self.batch.is_padded else rows
         return scatter_slots(x, self.slots, self.shape, fill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -117,7 +118,9 @@ def load_plain(file: Path, max_bytes: int | None = None) -> Any:
         limit, unpacked = file.stat().st_size if max_bytes is None else max_bytes, _unpacked_bytes(file)
         if unpacked > limit:
             raise UserError(f"{file} must unpack to at most {limit} bytes, got {unpacked}")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's doubts about a file it then refuses
+            return torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # noise makes the unpickler raise anything, KeyError among others

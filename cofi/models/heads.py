@@ -8,7 +8,11 @@ from torch.nn import functional
 
 
 def classification_loss(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:
-    """Cross-entropy of logits (B, C) and labels (B,), or the squared error of logits (B, 1) for regression."""
+    """Cross-entropy of logits (B, C) and labels (B,), or the squared error of logits (B, 1) for regression.
+
+    Computed in fp32 at least.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if regression:
         return functional.mse_loss(logits.squeeze(-1), labels.view(-1).to(logits.dtype))
     return functional.cross_entropy(logits, labels.view(-1).long())
@@ -24,10 +28,11 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor,
 
 
 def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
-    length = logits.shape[1]
+    length, floor = logits.shape[1], lowest(logits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = positions.view(-1).long().clamp(0, length)
     column = target.clamp(max=length - 1).unsqueeze(1)
-    is_token = logits.gather(1, column).squeeze(1) > lowest(logits)
+    is_token = logits.gather(1, column).squeeze(1) > floor
     target = torch.where(is_token & (target < length), target, length)
     total = functional.cross_entropy(logits, target, ignore_index=length, reduction="sum")
     return total / (target < length).sum().clamp(min=1)

@@ -192,7 +192,7 @@ class CompactModel(PreTrainedModel):
         fields: dict[str, Tensor] = {}
         if self.pooler is None and self.classifier is None:
             return fields
-        features = x[batch.cu_seqlens[:-1].long()]
+        features = x[batch.bounds[:-1].long()]
         if self.pooler is not None:
             features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
             features = _POOLER_ACTIVATIONS[self.config.pooler](self.pooler(features))

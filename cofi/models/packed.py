@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class PackedBatch:
     input_ids, token_type_ids, position_ids: (T,) int64; positions count from 0 in each sequence
     cu_seqlens: (B + 1,) int32, sequence b owns tokens cu_seqlens[b] .. cu_seqlens[b + 1]
     max_seqlen: length of the longest sequence, or more
+    is_padded:  the last sequence, which may be empty, is padding that fills the batch up to a size that recurs: heads,
+                losses and means leave it out
     """
 
     input_ids: Tensor
@@ -27,6 +30,17 @@ class PackedBatch:
     position_ids: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
+    is_padded: bool = False
+
+    @property
+    def bounds(self) -> Tensor:
+        """cu_seqlens of the sequences that count."""
+        return self.cu_seqlens[:-1] if self.is_padded else self.cu_seqlens
+
+    @property
+    def n_valid_tokens(self) -> Tensor | None:
+        """How many tokens count, 0-dim on the device; None where all do."""
+        return self.cu_seqlens[-2] if self.is_padded else None
 
     @property
     def n_sequences(self) -> int:
@@ -38,8 +52,10 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """The same batch on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_seqlen"}
-        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: t for name, t in values.items() if isinstance(t, Tensor)}
+        moved: dict[str, Any] = {name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()}
+        return replace(self, **moved)
 
 
 def from_lists(

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from cofi.files import naming
 from cofi.models.hub import TOKENIZER_FILES
 
 
@@ -18,10 +19,11 @@ def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) ->
 
     tokenizer: a Hugging Face tokenizer, a directory to copy its files from, or None
     returns the directory. It is written beside its place, flushed to disk and renamed.
+    Raises OSError naming the directory where that cannot be.
     """
     target = Path(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+    with naming(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         fresh = Path(folder) / "new"
         model.save_pretrained(fresh)
         _save_tokenizer(tokenizer, fresh)

@@ -14,10 +14,14 @@ from cofi.report.reading import read_run
 from cofi.report.tables import summary_table
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> Parser:
     parser = Parser("python -m cofi.report", __doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="the --output directory of a run")
-    directory = parser.parse(argv).directory
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    directory = build_parser().parse(argv).directory
     page = write_report(directory)
     result, console = read_run(directory).result, Console()
     if result:

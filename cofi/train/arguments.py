@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +10,26 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from cofi.cli import OneLineErrors
+from cofi.data.tasks import TASKS
+from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig, changes
 from cofi.train.recipes import RECIPES, recipe_settings
 
 
 class _NotGiven:
-    """Stands for a flag that was not given, and prints as the default in the help text."""
+    """Stands for a flag that was not given."""
 
     def __init__(self, default: Any) -> None:
         self.default = default
 
-    def __repr__(self) -> str:
-        return f"the recipe's, or {self.default}"
+
+VALUES: dict[Any, str] = {int: "N", float: "X"}  # what stands for a value in the help, by its type
+EPILOG = (
+    f"Tasks: {', '.join(TASKS)}, or a folder of --data. Strategies of --matching: {', '.join(STRATEGIES)}. "
+    f"Recipes: {', '.join(RECIPES)}; what a recipe sets replaces the default shown, flags override both. Without "
+    "--recipe it is 'demo', or 'default' where --task, --model, --teacher, --data or --train-file is given."
+)
 
 
 class _Parser(OneLineErrors, HfArgumentParser):
@@ -33,11 +41,28 @@ def build_parser() -> HfArgumentParser:
         TrainConfig,  # type: ignore[arg-type]  # its hint asks for an older dataclass protocol
         prog="python -m cofi.train",
         description="Prune a fine-tuned Transformer encoder into a small one (CoFi). Without arguments: recipe 'demo'.",
-        epilog=f"Recipes: {', '.join(RECIPES)}. Flags override the recipe.",
+        epilog=EPILOG,
         allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
     )
     parser.set_defaults(**{f.name: _NotGiven(f.default) for f in dataclasses.fields(TrainConfig)})
+    for action in parser._actions:
+        if isinstance(action.default, _NotGiven):
+            _describe(action, action.default.default)
     return parser
+
+
+def _describe(action: argparse.Action, default: Any) -> None:
+    """What the help says of a flag: one spelling (those with underscores are taken too), a short value, its default."""
+    action.option_strings = [name for name in action.option_strings if "_" not in name]
+    name = action.option_strings[0]
+    if action.nargs == 0:
+        action.help = f"turn {name.replace('--no-', '--')} off"
+        return
+    if action.choices is None:
+        action.metavar = VALUES.get(action.type, "TRUE|FALSE" if action.nargs == "?" else "NAME")
+    if default is not None and default is not False:
+        action.help = f"{action.help} (default: {default})"
 
 
 def parse_given(argv: Sequence[str] | None) -> dict[str, Any]:

@@ -10,14 +10,22 @@ from typing import Any
 
 import torch
 
-from cofi.data.batches import BatchPlan, collate
+from cofi.data.batches import BatchPlan, TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
+from cofi.train.graph import GraphedSteps
 from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
+
+RATES = {  # what is too high where the loss of a phase is no number
+    "teacher": "--teacher-learning-rate",
+    "distil": "--learning-rate",
+    "prune": "--learning-rate or --reg-learning-rate",
+    "finetune": "--finetune-learning-rate",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,14 @@ class Position:
 
     phase_step: int = 0
     global_step: int = 0
+
+
+def diverged(phase: str, what: str, position: Position) -> UserError:
+    """A run that would do the same again where it is resumed: its settings are at fault."""
+    return UserError(
+        f"phase {phase}, step {position.phase_step}: the {what}; start again with a lower {RATES[phase]} (--overwrite "
+        "replaces this run)"
+    )
 
 
 class PhaseLoop:
@@ -71,20 +87,34 @@ class PhaseLoop:
 
     def run(self, student: Student, objective: Objective, optimizers: PhaseOptimizers, position: Position) -> None:
         device = student.model.device
+        take_step = self._step_of(student, objective, optimizers)
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
             student.model.train()
             batch = collate(self.data, self._indices(position.phase_step), device)
             self._tokens += int(batch.packed.input_ids.numel())
-            loss = objective(student, batch, position.phase_step)
-            loss.total.backward()
             learning_rate = optimizers.learning_rate
-            optimizers.step()
+            loss = take_step(batch, position.phase_step)
             position.phase_step += 1
             position.global_step += 1
             self.monitor.advance()
             self._after_step(position, loss, learning_rate)
         self.monitor.end()
+
+    def _step_of(
+        self, student: Student, objective: Objective, optimizers: PhaseOptimizers
+    ) -> Callable[[TaskBatch, int], StepLoss]:
+        """What runs a step: CUDA graphs on a GPU, if they are wanted."""
+        if student.model.device.type == "cuda" and self.config.cuda_graphs:
+            return GraphedSteps(student, objective, optimizers, self.monitor.message)
+
+        def eager(batch: TaskBatch, step: int) -> StepLoss:
+            loss = objective(student, batch, step)
+            loss.total.backward()
+            optimizers.step()
+            return loss
+
+        return eager
 
     def _indices(self, step: int) -> list[int]:
         epoch, index = divmod(step, self.length.steps_per_epoch)
@@ -102,27 +132,27 @@ class PhaseLoop:
 
     def _after_step(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
         last = position.phase_step == self.length.steps
-        if last or position.phase_step % self.config.log_steps == 0:
-            self._log(position, loss, learning_rate)
-        if last or position.phase_step % self.eval_steps == 0:
-            self.evaluate(position)
+        logs = last or position.phase_step % self.config.log_steps == 0
+        evaluates = last or position.phase_step % self.eval_steps == 0
         due = time.monotonic() - self._saved_at > self.config.save_seconds
-        if due or last or self.guard.received is not None:
-            self._checked(position, loss)
+        saves = last or due or self.guard.received is not None
+        if logs or evaluates or saves:
+            self._check(position, loss)
+        if logs:
+            self._log(position, loss, learning_rate)
+        if evaluates:
+            self.evaluate(position)
+        if saves:
             self.save(position)
             self._saved_at = time.monotonic()
         if self.guard.received is not None:
             raise Interrupted(self.guard.received)
 
-    def _checked(self, position: Position, loss: StepLoss) -> float:
-        """The loss as a number; a loss that is not finite ends the run before it can reach a checkpoint."""
+    def _check(self, position: Position, loss: StepLoss) -> None:
+        """A loss that is not finite ends the run before its model can be evaluated or reach a checkpoint."""
         total = float(loss.total.detach())
         if not math.isfinite(total):
-            raise UserError(
-                f"the loss of phase {self.phase} became {total} at step {position.phase_step}: lower --learning-rate "
-                "or --teacher-learning-rate; --resume goes back to the last good checkpoint"
-            )
-        return total
+            raise diverged(self.phase, f"loss became {total}", position)
 
     def _log(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
         """Write a line; between two of these the host reads nothing of a step."""
@@ -133,7 +163,7 @@ class PhaseLoop:
             "step": position.global_step,
             "phase_step": position.phase_step,
             "epoch": round(position.phase_step / self.length.steps_per_epoch, 4),
-            "loss": self._checked(position, loss),
+            "loss": float(loss.total.detach()),
             "learning_rate": learning_rate,
             "tokens_per_second": round(self._tokens / max(now - self._since, 1e-9), 1),
         }

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from cofi.errors import UserError
+from cofi.files import naming
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
 
@@ -57,7 +58,8 @@ class Monitor:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -85,8 +87,9 @@ class Monitor:
 
     def record(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and show its essence."""
-        self._file.write((json.dumps({**row, "seconds": round(self.seconds, 3)}) + "\n").encode())
-        self._file.flush()
+        with naming(self._path):
+            self._file.write((json.dumps({**row, "seconds": round(self.seconds, 3)}) + "\n").encode())
+            self._file.flush()
         if row["type"] == "evaluation":
             self._score = row["score"]
         if self._board is not None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from cofi.data.batches import TaskBatch
-from cofi.distill import LayerDistillation, prediction_loss
+from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
 from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
 from cofi.train.randomness import counter_state, step_random
-from cofi.train.teacher import Teacher
+from cofi.train.teacher import Target, Teacher
 
 
 @dataclass
@@ -24,15 +26,38 @@ class StepLoss:
     parts: dict[str, Tensor | float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What changes from step to step besides the batch, on the device: a captured step reads it there at every replay.
+
+    gates, dropout: int64 (2,) counter states; target_sparsity: 0-dim fp32, None outside pruning
+    """
+
+    gates: Tensor
+    dropout: Tensor
+    target_sparsity: Tensor | None
+
+
 @dataclass
 class Student:
-    """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation."""
+    """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation.
+
+    compute_dtype: what the model computes in, its parameters staying fp32 for the optimizer; None for their own
+    """
 
     model: CompactModel
     distiller: LayerDistillation | None = None
     gates: Gates | None = None
     lagrangian: Lagrangian | None = None
     ramp: SparsityRamp | None = None
+    compute_dtype: torch.dtype | None = None
+
+    def __call__(self, **inputs: Any) -> CompactOutput:
+        """The model's output, differentiable in its parameters."""
+        if self.compute_dtype is None:
+            return cast("CompactOutput", self.model(**inputs))
+        lowered = {name: p.to(self.compute_dtype) for name, p in self.model.named_parameters()}
+        return cast("CompactOutput", torch.func.functional_call(self.model, lowered, kwargs=inputs))
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.model] + ([self.distiller] if self.distiller is not None else [])
@@ -41,20 +66,15 @@ class Student:
         """bool (L,): layers whose attention or FFN is there."""
         if masks is not None:
             return masks.live_layers(len(self.model.layers))
-        layout = self.model.config.layout()
-        kept = [mha or ffn for mha, ffn in zip(layout.mha, layout.ffn, strict=True)]
-        return torch.tensor(kept, device=self.model.device)
+        layout, device = self.model.config.layout(), self.model.device
+        kept = zip(layout.mha, layout.ffn, strict=True)  # filled on the device: a copy would break a graph's capture
+        return torch.stack([torch.full((), mha or ffn, device=device) for mha, ffn in kept])
 
 
-def repeated_states(live: Tensor) -> tuple[int, ...] | None:
-    """For each layer the first one with the same state: a dead layer repeats the one before. None where the host may
-    not know, on a GPU. live: (L,) bool."""
-    if live.device.type != "cpu":
-        return None
-    source: list[int] = []
-    for layer, alive in enumerate(live.tolist()):
-        source.append(layer if alive or layer == 0 else source[-1])
-    return tuple(source)
+def repeated_states(live: Tensor) -> tuple[int, ...] | Tensor:
+    """`repeated_layers` of live (L,) bool; on the CPU, where it costs nothing to know, as integers."""
+    source = repeated_layers(live)
+    return tuple(source.tolist()) if source.device.type == "cpu" else source
 
 
 class Objective:
@@ -67,35 +87,56 @@ class Objective:
         self.teacher = teacher
 
     def __call__(self, student: Student, batch: TaskBatch, step: int) -> StepLoss:
-        device = batch.packed.input_ids.device
-        masks = None
-        if student.gates is not None:
-            masks = student.gates.sample(counter_state(self.config.seed, f"{self.phase}/gates", step, device))
-        output = student.model(
+        inputs = self.inputs(student, step, batch.packed.input_ids.device)
+        target = None if self.teacher is None else self.teacher(batch)
+        loss = self.loss(student, batch, inputs, target, step_random(self.config.seed, f"{self.phase}/matching", step))
+        if student.ramp is not None:
+            loss.parts["target_sparsity"] = student.ramp(step)
+        return loss
+
+    def inputs(self, student: Student, step: int, device: torch.device) -> StepInputs:
+        """The inputs of step `step`: the only values of a step that come from the host, with its batch."""
+        gates, dropout = (
+            counter_state(self.config.seed, f"{self.phase}/{name}", step, device) for name in ("gates", "dropout")
+        )
+        target = None if student.ramp is None else torch.tensor(student.ramp(step), device=device)
+        return StepInputs(gates, dropout, target)
+
+    def loss(
+        self, student: Student, batch: TaskBatch, inputs: StepInputs, target: Target | None, rng: random.Random
+    ) -> StepLoss:
+        """The loss of a step. Reads nothing of the device on the host and brings nothing there."""
+        masks = None if student.gates is None else student.gates.sample(inputs.gates)
+        output = student(
             batch=batch.packed,
             masks=masks,
             output_hidden_states=student.distiller is not None,
-            dropout_state=counter_state(self.config.seed, f"{self.phase}/dropout", step, device),
-            **(batch.labels if self.teacher is None else {}),
+            dropout_state=inputs.dropout,
+            **(batch.labels if target is None else {}),
         )
-        loss = self._fit(student, batch, output, masks, step)
+        loss = self._fit(student, batch, output, target, masks, rng)
         if student.lagrangian is not None:
-            self._add_penalty(student, loss, step)
+            self._add_penalty(student, loss, inputs)
         return loss
 
     def _fit(
-        self, student: Student, batch: TaskBatch, output: CompactOutput, masks: Masks | None, step: int
+        self,
+        student: Student,
+        batch: TaskBatch,
+        output: CompactOutput,
+        target: Target | None,
+        masks: Masks | None,
+        rng: random.Random,
     ) -> StepLoss:
-        if self.teacher is None:
+        if target is None:
             assert output.loss is not None
             return StepLoss(output.loss, {"prediction_loss": output.loss.detach()})
-        target = self.teacher(batch)
         prediction = prediction_loss(
             self.task_kind,
             output,
             target,
             temperature=self.config.distill_temperature,
-            cu_seqlens=batch.packed.cu_seqlens,
+            cu_seqlens=batch.packed.bounds,
             max_seqlen=batch.packed.max_seqlen,
         )
         loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
@@ -106,23 +147,22 @@ class Objective:
                 target.hidden_states,
                 output.hidden_states[1:],
                 live,
-                step_random(self.config.seed, f"{self.phase}/matching", step),
-                source=repeated_states(live),
+                rng,
+                repeated_states(live),
+                batch.packed.n_valid_tokens,
             )
             loss.total = loss.total + self.config.layer_weight * layer
             loss.parts["layer_loss"] = layer.detach()
         return loss
 
-    def _add_penalty(self, student: Student, loss: StepLoss, step: int) -> None:
-        assert student.gates is not None and student.lagrangian is not None and student.ramp is not None
+    def _add_penalty(self, student: Student, loss: StepLoss, inputs: StepInputs) -> None:
+        assert student.gates is not None and student.lagrangian is not None and inputs.target_sparsity is not None
         sparsity = expected_sparsity(student.gates)
-        target = student.ramp(step)
-        penalty = student.lagrangian(sparsity, target)
+        penalty = student.lagrangian(sparsity, inputs.target_sparsity)
         loss.total = loss.total + penalty
         loss.parts.update(
             lagrangian_loss=penalty.detach(),
             expected_sparsity=sparsity.detach(),
-            target_sparsity=target,
             lambda_1=student.lagrangian.lambda_1.detach(),
             lambda_2=student.lagrangian.lambda_2.detach(),
         )

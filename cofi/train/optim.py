@@ -21,6 +21,11 @@ def _is_decayed(name: str) -> bool:
     return not (last == "bias" or last.startswith("b_") or ".norm." in name)
 
 
+def capturable(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    """Options of an optimizer whose step can be captured in a CUDA graph; none where the parameters are on a CPU."""
+    return {"fused": True, "capturable": True} if any(p.is_cuda for p in parameters) else {}
+
+
 class ClippingAdamW(AdamW):
     """torch's AdamW, with its state, that clips all gradients by their common norm on the way.
 
@@ -67,14 +72,19 @@ class ClippingAdamW(AdamW):
 
 
 def weight_optimizer(modules: Iterable[nn.Module], lr: float, weight_decay: float) -> ClippingAdamW:
-    """AdamW over the trainable parameters of `modules`."""
+    """AdamW over the trainable parameters of `modules`.
+
+    On a GPU the learning rate is a tensor there, so that a captured step takes what the schedule says.
+    """
     named = [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in named if _is_decayed(name)], "weight_decay": weight_decay},
         {"params": [p for name, p in named if not _is_decayed(name)], "weight_decay": 0.0},
     ]
+    options = capturable(p for _, p in named)
+    rate = torch.tensor(lr, device=named[0][1].device) if options else lr
     # fused, for a GPU: the default makes a kernel a tensor
-    return ClippingAdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+    return ClippingAdamW([group for group in groups if group["params"]], lr=rate, **{"fused": True, **options})
 
 
 def linear_schedule(optimizer: AdamW, steps: int, warmup_share: float, decay: bool) -> LambdaLR:
@@ -107,18 +117,25 @@ class PhaseOptimizers:
         self.gates = gates
         self.all: dict[str, torch.optim.Optimizer] = {"weights": weights}
         if gates is not None and lagrangian is not None:
-            self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0)
-            self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr)
+            options = capturable(gates.parameters())
+            self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0, **options)
+            self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr, **options)
+        self._base_rate = float(weights.param_groups[0]["initial_lr"])
 
     @property
     def learning_rate(self) -> float:
-        return float(self.weights.param_groups[0]["lr"])
+        """Of the next step, from the schedule: on a GPU the optimizer's own would have to be waited for."""
+        return float(self._base_rate * self.schedule.lr_lambdas[0](self.schedule.last_epoch))
 
     def step(self) -> None:
-        """Clip, step all, clamp the gates, clear the gradients."""
+        """Clip, step all, clamp the gates, clear the gradients, move the schedule on."""
+        self.update()
+        self.schedule.step()
+
+    def update(self) -> None:
+        """The part of `step` that is work on the device, where it has no need of the host: it may be captured."""
         for optimizer in self.all.values():
             optimizer.step()
-        self.schedule.step()
         if self.gates is not None:
             self.gates.clamp_()
         for optimizer in self.all.values():
@@ -130,5 +147,20 @@ class PhaseOptimizers:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.all.items():
+            own = [_placement(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
+            for group, options in zip(optimizer.param_groups, own, strict=True):
+                _place(group, options)
+        base_rates = self.schedule.base_lrs  # where they lie, too, is this device's own
         self.schedule.load_state_dict(state["schedule"])
+        self.schedule.base_lrs = base_rates
+
+
+def _placement(group: dict[str, Any]) -> dict[str, Any]:
+    """What of a parameter group says where it is stepped; a checkpoint may come from another device."""
+    return {name: group[name] for name in ("lr", "capturable", "fused", "foreach")}
+
+
+def _place(group: dict[str, Any], options: dict[str, Any]) -> None:
+    rate, own = float(group["lr"]), options["lr"]
+    group.update(options, lr=own.fill_(rate) if isinstance(own, torch.Tensor) else rate)

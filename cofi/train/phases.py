@@ -15,7 +15,7 @@ from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
 from cofi.train.randomness import derived_seed
 from cofi.train.selection import Evaluator, load_student_state, student_state
-from cofi.train.session import Session
+from cofi.train.session import Session, compute_dtype
 from cofi.train.teacher import Teacher, make_teacher
 
 
@@ -101,6 +101,9 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     depths = teacher.config.num_hidden_layers, student.config.num_hidden_layers
     strategy = STRATEGIES[config.matching](*depths, config.matched_layers)
     layers = strategy.candidates if config.layer_weight > 0 else ()
+    lowered = compute_dtype(config.precision, session.device)
+    if lowered is not None:  # it is frozen: a copy, as the one in fp32 is evaluated and copied to the student
+        teacher = copy.deepcopy(teacher).to(lowered)  # type: ignore[arg-type]  # as in initial_student
     session.outputs, message = make_teacher(
         teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs
     )
@@ -160,6 +163,7 @@ def _run(
     """Run one phase to its end, from its start or from the checkpoint."""
     config = session.config
     length = PhaseLength.of(len(session.train), config.batch_size, epochs)
+    student.compute_dtype = compute_dtype(config.precision, session.device)
     optimizers = _optimizers(config, student, length.steps, lr, decay)
     evaluator = Evaluator(session, phase, student, length.steps_per_epoch)
     position = Position(0, session.global_step)

@@ -13,7 +13,7 @@ from cofi.data.predict import evaluate_model
 from cofi.errors import UserError
 from cofi.masks import Masks, expected_sparsity, sparsity
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
-from cofi.train.loop import Position
+from cofi.train.loop import Position, diverged
 from cofi.train.objective import Student
 from cofi.train.session import Session
 
@@ -88,6 +88,8 @@ class Evaluator:
             masks=masks,
             device=session.device,
         )
+        if not result.finite:
+            raise diverged(self.phase, "model's outputs became infinite or NaN", position)
         self.last_score = result.score
         selected = self._eligible(facts) and self.best.offer(
             self.last_score, lambda: {**student_state(student), **facts}

@@ -37,6 +37,8 @@ class Target:
 class Teacher:
     """Computes the teacher's outputs for every batch anew. `layers`: those whose states are needed."""
 
+    needs_host = False  # whether a call does work on the host, which a CUDA graph could not repeat
+
     def __init__(self, model: CompactModel, layers: Sequence[int]) -> None:
         self.model = model
         self.layers = tuple(layers)
@@ -50,6 +52,8 @@ class Teacher:
 
 class CachedTeacher(Teacher):
     """Keeps the outputs for the rows of `split` in `store`, filled as rows are asked for."""
+
+    needs_host = True
 
     def __init__(self, model: CompactModel, layers: Sequence[int], split: TokenizedSplit, store: Store | None = None):
         super().__init__(model, layers)

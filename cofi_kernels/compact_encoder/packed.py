@@ -24,7 +24,7 @@ class PackedEncoder:
     """A copy of an encoder's fp32 weights in the layout of the CPU's microkernels."""
 
     def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
-        self.state = (layout, n_hidden, _state_of(weights))
+        self.state = (layout, n_hidden, state_of(weights))
         contiguous = [w.contiguous() for w in weights]
         addresses = [w.data_ptr() for w in contiguous]
         self._samples = load_native().WeightSamples(addresses, [w.numel() for w in contiguous])
@@ -63,9 +63,9 @@ def find_packed(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> 
     PyTorch counts writes to a tensor, but not those of its fused optimizers and through `weight.data`. These are
     noticed by 16 elements of each weight: a write to a few others, not counted by PyTorch, would be missed.
     """
-    anchor = _anchor(weights)
+    anchor = anchor_of(weights)
     known = None if anchor is None else _known.get(anchor, {}).get(layout.precision)
-    if known is None or known.state != (layout, x.shape[1], _state_of(weights)):
+    if known is None or known.state != (layout, x.shape[1], state_of(weights)):
         return None
     return known if known.still_holds() else None
 
@@ -73,18 +73,18 @@ def find_packed(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> 
 def pack(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PackedEncoder:
     """Pack weights, and keep that for as long as the first of them lives."""
     packed = PackedEncoder(weights, layout, x.shape[1])
-    anchor = _anchor(weights)
+    anchor = anchor_of(weights)
     may_remember = all(w.is_contiguous() and not w.is_inference() for w in weights if w.numel())
     if anchor is not None and may_remember:
         _known.setdefault(anchor, {})[layout.precision] = packed
     return packed
 
 
-def _anchor(weights: Sequence[Tensor]) -> Tensor | None:
+def anchor_of(weights: Sequence[Tensor]) -> Tensor | None:
     return next((w for w in weights if w.numel()), None)
 
 
-def _state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
+def state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
     """Where each weight is and how often it was written to; 0 for inference tensors, which do not count."""
     kept = [w for w in weights if w.numel()]
     addresses = list(map(Tensor.data_ptr, kept))

@@ -1,6 +1,6 @@
 """Counter-based uniforms and dropout in Triton. The state is read on the device.
 
-`element_words`, `uniform_steps` and `uniform` are for the kernels of other families as well.
+`element_words`, `keep_rows`, `uniform_steps` and `uniform` are for the kernels of other families as well.
 """
 
 from __future__ import annotations
@@ -28,11 +28,38 @@ def element_words(seed, offset, first, N: tl.constexpr):
 
     seed, offset, first: int64 scalars; first and N are multiples of 4, the elements of a Philox block
     """
-    block = first // BLOCK_WORDS + tl.arange(0, N // BLOCK_WORDS)
+    w0, w1, w2, w3 = _block_words(seed, offset, first // BLOCK_WORDS + tl.arange(0, N // BLOCK_WORDS))
+    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+
+
+@triton.jit
+def _block_words(seed, offset, block):
+    """The four words of each Philox block, of block's shape. seed, offset: int64 scalars; block: int64, any shape."""
     c0, c1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     c2, c3 = offset.to(tl.uint32), (offset >> 32).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(seed, c0, c1, c2, c3)
-    return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    return tl.philox(seed, c0, c1, c2, c3)
+
+
+@triton.jit
+def keep_rows(state_ptr, first, threshold, N: tl.constexpr, ALIGNED: tl.constexpr):
+    """Which elements dropout keeps, of rows of N elements that start at the elements `first` (int64 (M,)): int1 (M, N).
+
+    threshold: `reference.keep_threshold(p)`
+    ALIGNED:   every row starts at a multiple of 4, a Philox block; without, each element makes a block of its own
+    """
+    seed, offset = tl.load(state_ptr), tl.load(state_ptr + 1)
+    if ALIGNED:
+        block = first[:, None] // BLOCK_WORDS + tl.arange(0, N // BLOCK_WORDS)[None, :]
+        w0, w1, w2, w3 = _block_words(seed, offset, block)
+        # decided before the words are put in order: where that goes through shared memory, a byte goes instead of four
+        k0, k1 = uniform_steps(w0) >= threshold, uniform_steps(w1) >= threshold
+        k2, k3 = uniform_steps(w2) >= threshold, uniform_steps(w3) >= threshold
+        return tl.interleave(tl.interleave(k0, k2), tl.interleave(k1, k3))
+    index = first[:, None] + tl.arange(0, N)[None, :]
+    w0, w1, w2, w3 = _block_words(seed, offset, index // BLOCK_WORDS)
+    place = index % BLOCK_WORDS
+    word = tl.where(place < 2, tl.where(place == 0, w0, w1), tl.where(place == 2, w2, w3))
+    return uniform_steps(word) >= threshold
 
 
 @triton.jit
@@ -83,11 +110,11 @@ def counter_dropout(x: Tensor, p: float, state: Tensor) -> Tensor:
         grid = (triton.cdiv(x.numel(), _BLOCK),)
         with torch.cuda.device_of(x):
             _counter_dropout_kernel[grid](
-                x, y, state, x.numel(), reference.keep_threshold(p), _bits_of(1.0 / (1.0 - p)), _BLOCK
+                x, y, state, x.numel(), reference.keep_threshold(p), bits_of(1.0 / (1.0 - p)), _BLOCK
             )
     return y
 
 
-def _bits_of(scale: float) -> int:
+def bits_of(scale: float) -> int:
     """The bit pattern of a double: Triton would round a float argument to fp32, which fp64 tensors would notice."""
     return struct.unpack("<q", struct.pack("<d", scale))[0]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofi_kernels import checks
+from cofi_kernels import checks, implementations
 from cofi_kernels.expected_size import reference
 from cofi_kernels.library import define_op
 
@@ -86,11 +86,13 @@ _backward = define_op(
     f"expected_size_backward(Tensor dsize, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
+    implementations=[implementations.triton(__package__, "backward")],
 )
 _forward = define_op(
     f"expected_size({_ARGUMENTS}) -> Tensor",
     reference=reference.forward,
     fake=_fake,
+    implementations=[implementations.triton(__package__, "forward")],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

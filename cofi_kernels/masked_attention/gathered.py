@@ -63,13 +63,14 @@ def forward(
     z_hidden: Tensor | None,
     dropout_p: float,
     dropout_state: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `reference.forward`, with the workspaces packed as described above."""
+    w_qkv, b_qkv, w_out, b_out = (t.to(x.dtype) for t in (w_qkv, b_qkv, w_out, b_out))
     n_tokens, width = x.shape[0], w_out.shape[0]
     workspaces = (x.new_empty(n_tokens * 3 * width), x.new_empty(n_tokens * width))
     lse = x.new_zeros(width // head_dim * n_tokens, dtype=accumulation_dtype(x.dtype))
     if is_dead(z_mha):
-        return torch.zeros_like(x, memory_format=torch.contiguous_format), *workspaces, lse
+        return torch.zeros_like(x, memory_format=torch.contiguous_format), *workspaces, lse, x.new_empty(0)
     sizes = Sizes(n_tokens, width // head_dim, live_units(z_head, n_tokens), head_dim, max_seqlen)
     qkv, context = sizes.prefixes(*workspaces)
     weight, bias = (take(t, sizes.rows(), dim=1).flatten(0, 1) for t in (w_qkv, b_qkv))
@@ -81,7 +82,7 @@ def forward(
         for group in length_groups(cu_seqlens, max_seqlen, n_tokens, sizes.n_live):
             _attend(group, qkv, context, keep)
     projection = _output_projection(sizes, w_out, b_out, z_head, z_mha, z_hidden)
-    return projection.forward(context.flatten(1)), *workspaces, lse
+    return projection.forward(context.flatten(1)), *workspaces, lse, x.new_empty(0)
 
 
 def backward(
@@ -101,11 +102,14 @@ def backward(
     qkv: Tensor,
     context: Tensor,
     lse: Tensor,
+    folded: Tensor,
 ) -> tuple[Tensor, ...]:
     """As `reference.backward`, from this module's workspaces."""
     if is_dead(z_mha):
-        shapes = (x.shape, w_qkv.shape, w_qkv.shape[:2], w_out.shape, b_out.shape)
-        return zero_gradients(shapes, (z_head, z_mha, z_hidden), x)
+        shapes = (w_qkv.shape, w_qkv.shape[:2], w_out.shape, b_out.shape)
+        return x.new_zeros(x.shape), *zero_gradients(shapes, (z_head, z_mha, z_hidden), w_qkv)
+    weight_dtype = w_qkv.dtype
+    w_qkv, w_out, b_out = (t.to(x.dtype) for t in (w_qkv, w_out, b_out))
     n_tokens, width = x.shape[0], w_out.shape[0]
     sizes = Sizes(n_tokens, width // head_dim, live_units(z_head, n_tokens), head_dim, max_seqlen)
     qkv, context = sizes.prefixes(qkv, context)
@@ -125,7 +129,8 @@ def backward(
     db_qkv = put_back(dqkv.sum(0).view(weight.shape[:2]), rows, width, dim=1)
     dz_head = x.new_empty(0) if z_head is None else _head_gradient(sizes, grads.dz_unit, z_head)
     projected = (put_back(grads.dweight, rows, width), grads.dbias)
-    return matmul(dqkv, weight.flatten(0, 1)), dw_qkv, db_qkv, *projected, dz_head, grads.dz_layer, grads.dz_hidden
+    weights = (t.to(weight_dtype) for t in (dw_qkv, db_qkv, *projected))
+    return matmul(dqkv, weight.flatten(0, 1)), *weights, dz_head, grads.dz_layer, grads.dz_hidden
 
 
 def _output_projection(

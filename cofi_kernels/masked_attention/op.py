@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.implementations import on_cpu
+from cofi_kernels.implementations import on_cpu, triton
 from cofi_kernels.library import define_op
 from cofi_kernels.masked_attention import reference
+from cofi_kernels.masked_attention.flash_tiles import HEAD_DIMS
 from cofi_kernels.masking import accumulation_dtype, mask_gradient_like
 
+_LIMITS = f"fp64 and a head_dim other than {', '.join(map(str, HEAD_DIMS))}"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -34,7 +36,8 @@ def masked_attention(
 ) -> Tensor:
     """Attention sublayer under masks: z_hidden * z_mha * (concat_h(z_head[h] * attention_h(x)) W_out + b_out).
 
-    x: (T, E) packed tokens; fp32, bf16, fp16 or fp64, and so are all weights
+    x: (T, E) packed tokens; fp32, bf16, fp16 or fp64; all weights in x's dtype or in fp32 (masters, cast as they are
+       used; their gradients are fp32)
     w_qkv: (3, H * D, E), b_qkv: (3, H * D), w_out: (H * D, E) (Hugging Face's transposed), b_out: (E,); H may be 0
     cu_seqlens: int32 (B + 1,) from 0 to T, sequences may be empty; max_seqlen: at least the longest
     head_dim: D
@@ -67,7 +70,17 @@ def _check(x: Tensor, w_qkv: Tensor, b_qkv: Tensor, w_out: Tensor, b_out: Tensor
     checks.shape_is("w_qkv", w_qkv, (3, w_out.shape[0], n_hidden))
     checks.shape_is("b_qkv", b_qkv, (3, w_out.shape[0]))
     checks.shape_is("b_out", b_out, (n_hidden,))
-    checks.like_x(x, w_qkv=w_qkv, b_qkv=b_qkv, w_out=w_out, b_out=b_out)
+    checks.weights(x, w_qkv=w_qkv, b_qkv=b_qkv, w_out=w_out, b_out=b_out)
+
+
+def _declines(x_or_dy: Tensor, *arguments: Any) -> str | None:
+    """Why the GPU's kernels cannot take a call of either op; head_dim stands at the same place in both."""
+    head_dim = arguments[6]
+    if x_or_dy.dtype == torch.float64:
+        return "its kernels compute in fp32, not in torch.float64"
+    if head_dim not in HEAD_DIMS:
+        return f"its kernels take a head_dim of {', '.join(map(str, HEAD_DIMS))}, not {head_dim}"
+    return None
 
 
 def _fake(
@@ -80,10 +93,11 @@ def _fake(
     max_seqlen: int,
     head_dim: int,
     *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     n_tokens, width = x.shape[0], w_out.shape[0]
     lse = x.new_empty(width // head_dim * n_tokens, dtype=accumulation_dtype(x.dtype))
-    return x.new_empty(x.shape), x.new_empty(n_tokens * 3 * width), x.new_empty(n_tokens * width), lse
+    workspaces = (x.new_empty(n_tokens * 3 * width), x.new_empty(n_tokens * width), lse)
+    return x.new_empty(x.shape), *workspaces, x.new_empty(reference.folded_numel(x, w_out))
 
 
 def _fake_backward(
@@ -100,8 +114,9 @@ def _fake_backward(
     z_hidden: Tensor | None,
     *_: Any,
 ) -> tuple[Tensor, ...]:
-    shapes = (x.shape, w_qkv.shape, w_qkv.shape[:2], w_out.shape, b_out.shape)
-    return *(x.new_empty(shape) for shape in shapes), *(mask_gradient_like(z, x) for z in (z_head, z_mha, z_hidden))
+    shapes = (w_qkv.shape, w_qkv.shape[:2], w_out.shape, b_out.shape)
+    weights = (w_qkv.new_empty(shape) for shape in shapes)
+    return x.new_empty(x.shape), *weights, *(mask_gradient_like(z, x) for z in (z_head, z_mha, z_hidden))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -126,19 +141,25 @@ def _backward_formula(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | N
 _backward = define_op(
     "masked_attention_backward(Tensor dy, Tensor x, Tensor w_qkv, Tensor w_out, Tensor b_out, Tensor cu_seqlens, "
     "SymInt max_seqlen, SymInt head_dim, Tensor? z_head, Tensor? z_mha, Tensor? z_hidden, float dropout_p, "
-    "Tensor? dropout_state, Tensor qkv, Tensor context, Tensor lse) "
+    "Tensor? dropout_state, Tensor qkv, Tensor context, Tensor lse, Tensor folded) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[on_cpu(__package__, "gathered", "backward")],
+    implementations=[
+        on_cpu(__package__, "gathered", "backward"),
+        triton(__package__, "backward", _declines, _LIMITS),
+    ],
 )
 _forward = define_op(
     "masked_attention(Tensor x, Tensor w_qkv, Tensor b_qkv, Tensor w_out, Tensor b_out, Tensor cu_seqlens, "
     "SymInt max_seqlen, SymInt head_dim, Tensor? z_head, Tensor? z_mha, Tensor? z_hidden, float dropout_p, "
-    "Tensor? dropout_state) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? dropout_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[on_cpu(__package__, "gathered", "forward")],
+    implementations=[
+        on_cpu(__package__, "gathered", "forward"),
+        triton(__package__, "forward", _declines, _LIMITS),
+    ],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

@@ -36,8 +36,13 @@ def forward(
     z_hidden: Tensor | None,
     dropout_p: float,
     dropout_state: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns y (T, E) and what the backward needs, flat: qkv (T * 3 * H * D,), context (T * H * D,), lse (H * T,)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns y (T, E) and what the backward needs, flat: qkv (T * 3 * H * D,), context (T * H * D,), lse (H * T,).
+
+    The last output is for backends that copy the weights; here it is not looked at.
+    """
+    folded = x.new_zeros(folded_numel(x, w_out))
+    w_qkv, b_qkv, w_out, b_out = (t.to(x.dtype) for t in (w_qkv, b_qkv, w_out, b_out))
     n_tokens, n_heads = x.shape[0], w_out.shape[0] // head_dim
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(n_tokens, 3, n_heads, head_dim)
     q, k, v = (pad(part, cu_seqlens, max_seqlen).transpose(1, 2) for part in qkv.unbind(1))  # (B, H, S, D)
@@ -48,7 +53,12 @@ def forward(
     masked = times(context, None if z_head is None else z_head[:, None])
     y = times(masked.flatten(1) @ w_out + b_out, z_mha, z_hidden)
     lse = unpad(lse.transpose(1, 2), cu_seqlens, n_tokens).t()
-    return y, qkv.flatten(), context.flatten(), lse.flatten()
+    return y, qkv.flatten(), context.flatten(), lse.flatten(), folded
+
+
+def folded_numel(x: Tensor, w_out: Tensor) -> int:
+    """Size of the workspace for copied weights: 4 H D E on a GPU, none on a CPU."""
+    return 4 * w_out.numel() if x.device.type == "cuda" else 0
 
 
 def backward(
@@ -68,8 +78,11 @@ def backward(
     qkv: Tensor,
     context: Tensor,
     lse: Tensor,
+    folded: Tensor,
 ) -> tuple[Tensor, ...]:
     """Returns dx, dw_qkv, db_qkv, dw_out, db_out, dz_head, dz_mha, dz_hidden; a mask that is absent has a (0,) one."""
+    weight_dtype = w_qkv.dtype
+    w_qkv, w_out, b_out = (t.to(x.dtype) for t in (w_qkv, w_out, b_out))
     n_tokens, n_heads = x.shape[0], w_out.shape[0] // head_dim
     context = context.view(n_tokens, n_heads, head_dim)
     head_factor = None if z_head is None else z_head[:, None]
@@ -87,7 +100,8 @@ def backward(
     dw_qkv = (dqkv.t() @ x).view_as(w_qkv)
     db_qkv = dqkv.sum(0).view(w_qkv.shape[:2])
     dw_out, db_out, dz_mha, dz_hidden = projection
-    return dx, dw_qkv, db_qkv, dw_out, db_out, dz_head, dz_mha, dz_hidden
+    weights = (t.to(weight_dtype) for t in (dw_qkv, db_qkv, dw_out, db_out))
+    return dx, *weights, dz_head, dz_mha, dz_hidden
 
 
 def _projection_backward(

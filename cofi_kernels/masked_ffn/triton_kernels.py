@@ -1,7 +1,7 @@
 """Masked feed-forward in Triton: dense products over the live dims, whose number is read on the device.
 
     forward    fold; up-projection with bias, activation and its derivative; down-projection with its bias
-    backward   list; du with act' and blocks of db_up; dx; dw_up; dw_down and sums for the masks; blocks of dy; sums
+    backward   du with act' and blocks of db_up; dx; dw_up, dw_down and sums for the masks; blocks of dy; sums
 
 n live of I intermediate dims, C = padded(I) columns, E hidden, T tokens. A dead layer has no live dim.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from cofi_kernels.masked_ffn import workspace
 from cofi_kernels.masked_ffn.activations import CUBIC, TANH_COEFFICIENT
 from cofi_kernels.unit_products import folding, gradients, products, sums
-from cofi_kernels.unit_products.folding import Folded, Masks
+from cofi_kernels.unit_products.folding import Folded
 from cofi_kernels.unit_products.padding import padded
 from cofi_kernels.unit_products.tiling import (
     Work,
@@ -176,11 +176,11 @@ def forward(
     """As `reference.forward`; what is kept is laid out as `workspace.Workspace`."""
     x = x.contiguous()
     (n_tokens, n_hidden), n_int = x.shape, w_up.shape[0]
-    kept = x.new_empty(workspace.triton_numel(n_tokens, n_int, n_hidden))
+    kept = x.new_empty(workspace.triton_numel(x, n_int))
     saved = workspace.views(kept, n_tokens, n_int, n_hidden)
     biases = torch.empty(padded(n_int) + n_hidden, dtype=torch.float32, device=x.device)
     b_in, b_out = biases.split([padded(n_int), n_hidden])
-    work = new_work(x, n_int)
+    work = new_work(x, n_int, saved.integers)
     masks = folding.contiguous_masks(z_int, z_ffn, z_hidden)
     folded = Folded(saved.w_up, b_in, saved.w_down, b_out)
     folding.fold(w_up[None], b_up[None], w_down, b_down, masks, work, folded)
@@ -246,28 +246,18 @@ def backward(
     """As `reference.backward`, from this module's workspace."""
     dy, x = dy.contiguous(), x.contiguous()
     saved = workspace.views(u, x.shape[0], w_up.shape[0], x.shape[1])
-    work = new_work(x, w_up.shape[0])
+    work = new_work(x, w_up.shape[0], saved.integers)
     masks = folding.contiguous_masks(z_int, z_ffn, z_hidden)
-    folding.list_live(masks, work)
     du, db_up_blocks = _du(dy, saved, work)
     dx, dw_up = torch.empty_like(x), torch.empty_like(w_up, memory_format=torch.contiguous_format)
     products.project_out(du, saved.w_up, None, dx, 1, work)
-    gradients.weight_gradient(du, x, dw_up[None], masks, 1, work)
-    dw_down, projection = _projection(saved.h, dy, w_down, masks, work)
+    w_down = w_down.contiguous()
+    dw_down = torch.empty_like(w_down)
+    projection = gradients.weight_gradients(
+        gradients.Product(du, x, dw_up[None]), gradients.Product(saved.h, dy, dw_down[None]), w_down, masks, work
+    )
     to = sums.new_finished(w_up.new_empty(1, w_up.shape[0]), b_down, masks, with_units=True)
     added = sums.Sums(db_up_blocks, sums.column_blocks(dy), projection)
     sums.finish(added, b_down, masks, 1, work, to)
     masks_gradients = (x.new_empty(0) if dz is None else dz for dz in (to.dz_unit, to.dz_layer, to.dz_hidden))
     return dx, dw_up, to.db_in[0], dw_down, to.db_out, *masks_gradients
-
-
-def _projection(
-    h: Tensor, dy: Tensor, w_down: Tensor, masks: Masks, work: Work
-) -> tuple[Tensor, gradients.ProjectionSums | None]:
-    """dw_down, and the sums for the masks where there is one."""
-    w_down = w_down.contiguous()
-    dw_down = torch.empty_like(w_down)
-    if all(z is None for z in masks):
-        gradients.weight_gradient(h, dy, dw_down[None], masks, 1, work)
-        return dw_down, None
-    return dw_down, gradients.projection_gradient(h, dy, dw_down, w_down, masks, 1, work)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.implementations import cpu, on_cpu
+from cofi_kernels.implementations import cpu, on_cpu, triton
 from cofi_kernels.library import define_op
 from cofi_kernels.masked_layer_norm import reference
 from cofi_kernels.masking import accumulation_dtype, mask_gradient_like
@@ -30,7 +30,8 @@ def masked_layer_norm(
 ) -> Tensor:
     """z_hidden * LayerNorm over the kept hidden dims of (dropout(x) + residual); residual itself where z_layer is 0.
 
-    x, residual: (T, E) packed tokens, residual may be None; fp32, bf16, fp16 or fp64, and so are weight and bias (E,)
+    x, residual: (T, E) packed tokens, residual may be None; fp32, bf16, fp16 or fp64
+    weight, bias: (E,), in x's dtype or fp32
     z_hidden: (E,), in x's dtype or fp32: statistics are taken over the dims where it is not 0, the others give 0
     z_layer: 0-dim: where it is 0 the result is the residual, which must then be given; it gets no gradient
     eps: added to the (biased) variance, positive
@@ -53,9 +54,15 @@ def _check(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps
     checks.optional_shape_is("residual", residual, tuple(x.shape))
     checks.shape_is("weight", weight, (x.shape[1],))
     checks.shape_is("bias", bias, (x.shape[1],))
-    checks.like_x(x, residual=residual, weight=weight, bias=bias)
+    checks.like_x(x, residual=residual)
+    checks.weights(x, weight=weight, bias=bias)
     if not eps > 0.0:
         raise ValueError(f"eps must be positive, got {eps}")
+
+
+def _declines(x_or_dy: Tensor, *_: Any) -> str | None:
+    """Why the GPU's kernels cannot take a call, if so."""
+    return "its kernels compute in fp32, not in torch.float64" if x_or_dy.dtype == torch.float64 else None
 
 
 def _fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,14 +102,22 @@ _backward = define_op(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.backward,
     fake=_fake_backward,
-    implementations=[cpu(__package__, "backward"), on_cpu(__package__, "blocked", "backward")],
+    implementations=[
+        cpu(__package__, "backward"),
+        on_cpu(__package__, "blocked", "backward"),
+        triton(__package__, "backward", _declines, "fp64"),
+    ],
 )
 _forward = define_op(
     "masked_layer_norm(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor? z_hidden, Tensor? z_layer, "
     "float eps, float dropout_p, Tensor? dropout_state) -> (Tensor, Tensor, Tensor)",
     reference=reference.forward,
     fake=_fake,
-    implementations=[cpu(__package__, "forward"), on_cpu(__package__, "blocked", "forward")],
+    implementations=[
+        cpu(__package__, "forward"),
+        on_cpu(__package__, "blocked", "forward"),
+        triton(__package__, "forward", _declines, "fp64"),
+    ],
     backward=_backward_formula,
     setup_context=_setup_context,
 )

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.unit_products.padding import PAD, padded
-from cofi_kernels.unit_products.tiling import TILE_COUNTERS, Work, padded_extent
+from cofi_kernels.unit_products.padding import PAD, TILE_COUNTERS, padded
+from cofi_kernels.unit_products.tiling import Work, padded_extent
 
 _ROWS, _COLUMNS = 16, 256  # of a program's copies: 384 programs for a layer of BERT-base
 _SCAN = 1024  # masks looked at together
@@ -188,8 +188,8 @@ def _fold_kernel(
         z_layer = 1.0
         if HAS_LAYER:
             z_layer = tl.load(z_layer_ptr).to(tl.float32)
-        source = w_out_ptr + first.to(tl.int64) * E
-        _copy_rows(source, to_w_out_ptr, live, place, z * z_layer, E, HAS_HIDDEN, z_hidden_ptr, ROWS, COLUMNS)
+        from_ptr = w_out_ptr + first.to(tl.int64) * E
+        _copy_rows(from_ptr, to_w_out_ptr, live, place, z * z_layer, E, HAS_HIDDEN, z_hidden_ptr, ROWS, COLUMNS)
         _store_list(live_ptr, count_ptr, live, place, first, n_rows, D, ROWS)
         if is_last:
             n_live = tl.max(place) + 1

@@ -11,6 +11,8 @@ n live units of R rows (R = G D: G groups of D), E hidden, T tokens.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -95,11 +97,14 @@ def _store_gradient(
 
 
 @triton.jit(do_not_specialize=["n_tokens", "n_units"])
-def _weight_gradient_kernel(
-    c_ptr,
+def _weight_gradients_kernel(
+    d_in_ptr,
     x_ptr,
-    dw_ptr,
-    w_ptr,
+    dw_in_ptr,
+    c_ptr,
+    dy_ptr,
+    dw_out_ptr,
+    w_out_ptr,
     z_unit_ptr,
     z_layer_ptr,
     z_hidden_ptr,
@@ -114,8 +119,9 @@ def _weight_gradient_kernel(
     E: tl.constexpr,
     R: tl.constexpr,
     D: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    IS_OUT: tl.constexpr,
+    COLUMNS_IN: tl.constexpr,
+    COLUMNS_OUT: tl.constexpr,
+    WITH_SUMS: tl.constexpr,
     HAS_UNIT: tl.constexpr,
     HAS_LAYER: tl.constexpr,
     HAS_HIDDEN: tl.constexpr,
@@ -126,30 +132,44 @@ def _weight_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """With IS_OUT the weight is an out-projection: its gradient takes the masks, and the sums above are kept."""
+    """The tiles of the in-projection's gradient, then those of the out-projection's."""
     HALF: tl.constexpr = BLOCK_N // 2
     n_live = tl.load(count_ptr)
-    n_rows = n_live * R
     across, k_steps = tl.cdiv(E, BLOCK_N), tl.cdiv(n_tokens, BLOCK_K)
-    n_tiles = tl.cdiv(n_rows, BLOCK_M) * across
+    tiles_in = tl.cdiv(n_live * R, BLOCK_M) * across
+    n_tiles = tiles_in + tl.cdiv(n_live * D, BLOCK_M) * across
     whole, parts = split_last_round(n_tiles, k_steps)
     for piece in range(tl.program_id(0), whole + (n_tiles - whole) * parts, tl.num_programs(0)):
         tile, part, n_parts, cut_tile, k_from, k_to = piece_of(piece, whole, parts, k_steps, BLOCK_K)
+        is_out = tile >= tiles_in
+        tile = tl.where(is_out, tile - tiles_in, tile)
         first_m, first_n = tile // across * BLOCK_M, tile % across * BLOCK_N
+        a_ptr, b_ptr, columns = d_in_ptr, x_ptr, COLUMNS_IN  # one loop for both, or each would have its own buffers
+        if is_out:
+            a_ptr, b_ptr, columns = c_ptr, dy_ptr, COLUMNS_OUT
+        n_rows = padded_extent(n_live * tl.where(is_out, D, R))
         total = accumulate(
-            c_ptr, x_ptr, first_m, first_n, k_from, k_to, padded_extent(n_rows), E, n_tokens,
-            1, COLUMNS, E, 1, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
+            a_ptr, b_ptr, first_m, first_n, k_from, k_to, n_rows, E, n_tokens,
+            1, columns, E, 1, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
         left, right = halves(total, BLOCK_M, HALF)
         if announce(left, right, parts_ptr, counters_ptr, cut_tile, part, n_parts, BLOCK_M, HALF):
             for half in tl.static_range(2):
                 half_tile = combine(right if half else left, parts_ptr, cut_tile, n_parts, half, BLOCK_M, HALF)
-                _store_gradient(
-                    half_tile, dw_ptr, w_ptr, z_unit_ptr, z_layer_ptr, z_hidden_ptr, row_sums_ptr, column_sums_ptr,
-                    live_ptr, first_m, first_n + half * HALF, n_live, n_units, E, R, D, COLUMNS, IS_OUT, HAS_UNIT,
-                    HAS_LAYER, HAS_HIDDEN, BLOCK_M, HALF,
-                )  # fmt: skip
-    _zero_dead_rows(dw_ptr, z_unit_ptr, n_live, n_units, E, R, D, HAS_UNIT, ZERO_ROWS, ZERO_COLUMNS)
+                if is_out:
+                    _store_gradient(
+                        half_tile, dw_out_ptr, w_out_ptr, z_unit_ptr, z_layer_ptr, z_hidden_ptr, row_sums_ptr,
+                        column_sums_ptr, live_ptr, first_m, first_n + half * HALF, n_live, n_units, E, D, D,
+                        COLUMNS_OUT, WITH_SUMS, HAS_UNIT, HAS_LAYER, HAS_HIDDEN, BLOCK_M, HALF,
+                    )  # fmt: skip
+                else:
+                    _store_gradient(
+                        half_tile, dw_in_ptr, w_out_ptr, z_unit_ptr, z_layer_ptr, z_hidden_ptr, row_sums_ptr,
+                        column_sums_ptr, live_ptr, first_m, first_n + half * HALF, n_live, n_units, E, R, D,
+                        COLUMNS_IN, False, HAS_UNIT, HAS_LAYER, HAS_HIDDEN, BLOCK_M, HALF,
+                    )  # fmt: skip
+    _zero_dead_rows(dw_in_ptr, z_unit_ptr, n_live, n_units, E, R, D, HAS_UNIT, ZERO_ROWS, ZERO_COLUMNS)
+    _zero_dead_rows(dw_out_ptr, z_unit_ptr, n_live, n_units, E, D, D, HAS_UNIT, ZERO_ROWS, ZERO_COLUMNS)
 
 
 class ProjectionSums:
@@ -157,47 +177,34 @@ class ProjectionSums:
 
     def __init__(self, n_columns: int, n_hidden: int, work: Work) -> None:
         across, down = 2 * triton.cdiv(n_hidden, work.tiles.n), triton.cdiv(n_columns, work.tiles.m)
-        device = work.n_live.device
+        device = work.counters.device
         self.rows = torch.empty((across, n_columns), dtype=torch.float32, device=device)
         self.columns = torch.empty((down, n_hidden), dtype=torch.float32, device=device)
 
 
-def weight_gradient(
-    c: Tensor, x: Tensor, dw: Tensor, masks: Masks, rows_per_unit: int, work: Work, groups: int = 1
-) -> None:
-    """dw (G, N D, E) of an in-projection = c^T x in the rows of live units, zeros in the others.
+class Product(NamedTuple):
+    """A weight gradient: of units (T, columns) and hidden (T, E), into dw (G, N D, E)."""
 
-    c: (T, columns), x: (T, E); rows_per_unit = G D
+    units: Tensor
+    hidden: Tensor
+    dw: Tensor
+
+
+def weight_gradients(to_in: Product, to_out: Product, w_out: Tensor, masks: Masks, work: Work) -> ProjectionSums | None:
+    """Both weight gradients of a sublayer in one launch, zeros in the rows of dead units.
+
+    to_in: its gradient before the in-projection's bias, its input, dw_in (G, N D, E)
+    to_out: the input of its out-projection without z_unit, dy, dw_out (1, N D, E); w_out: (N D, E), contiguous
+    returns what `sums.finish` needs for the gradients of the masks; None where there is no mask
     """
-    _weight_gradient(c, x, dw, None, None, masks, rows_per_unit, groups, work)
-
-
-def projection_gradient(
-    c: Tensor, dy: Tensor, dw: Tensor, w: Tensor, masks: Masks, rows_per_unit: int, work: Work
-) -> ProjectionSums:
-    """dw (N D, E) of the out-projection w from its input c (T, columns), without z_unit, and dy (T, E)."""
-    sums = ProjectionSums(c.shape[1], dy.shape[1], work)
-    _weight_gradient(c, dy, dw, w, sums, masks, rows_per_unit, 1, work)
-    return sums
-
-
-def _weight_gradient(
-    c: Tensor,
-    x: Tensor,
-    dw: Tensor,
-    w: Tensor | None,
-    sums: ProjectionSums | None,
-    masks: Masks,
-    rows_per_unit: int,
-    groups: int,
-    work: Work,
-) -> None:
-    with torch.cuda.device_of(c):
-        _weight_gradient_kernel[(work.programs,)](
-            c,
-            x,
-            dw,
-            w,
+    n_units, n_rows = work.live.numel(), w_out.shape[0]
+    unit_rows = n_rows // n_units if n_units else 1
+    sums = None if all(z is None for z in masks) else ProjectionSums(to_out.units.shape[1], w_out.shape[1], work)
+    with torch.cuda.device_of(w_out):
+        _weight_gradients_kernel[(work.programs,)](
+            *to_in,
+            *to_out,
+            w_out,
             *masks,
             None if sums is None else sums.rows,
             None if sums is None else sums.columns,
@@ -205,18 +212,20 @@ def _weight_gradient(
             work.counters,
             work.n_live,
             work.live,
-            c.shape[0],
-            work.live.numel(),
-            E=x.shape[1],
-            R=rows_per_unit,
-            D=rows_per_unit // groups,
-            COLUMNS=c.shape[1],
-            IS_OUT=w is not None,
+            to_in.hidden.shape[0],
+            n_units,
+            E=w_out.shape[1],
+            R=to_in.dw.shape[0] * unit_rows,
+            D=unit_rows,
+            COLUMNS_IN=to_in.units.shape[1],
+            COLUMNS_OUT=to_out.units.shape[1],
+            WITH_SUMS=sums is not None,
             HAS_UNIT=masks.unit is not None,
             HAS_LAYER=masks.layer is not None,
             HAS_HIDDEN=masks.hidden is not None,
-            PRECISION=precision_of(c),
+            PRECISION=precision_of(to_in.units),
             ZERO_ROWS=_ZERO_ROWS,
             ZERO_COLUMNS=_ZERO_COLUMNS,
             **work.tiles.constants(),
         )
+    return sums

@@ -15,12 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from cofi_kernels.grids import multiprocessors
-from cofi_kernels.unit_products.padding import PAD
+from cofi_kernels.unit_products.padding import PAD, TILE_COUNTERS, n_integers
 
 MAX_PARTS = 8
-TILE_COUNTERS = (
-    1024  # at least one for every program: 2 for each of the multiprocessors, of which there are 148 on sm_100
-)
 _PARTS_PER_PROGRAM = 2  # slots for parts, in tiles for each program
 _PART_COST = tl.constexpr(2)  # writing a part, and reading it again, each take about as long as 2 steps of BLOCK_K
 _PAD = tl.constexpr(PAD)
@@ -49,11 +46,11 @@ class Tiles(NamedTuple):
         }
 
 
-# One program of 128 KiB to a multiprocessor of sm_90 and sm_100 (227 KiB), of 64 KiB to one of sm_80 (163 KiB): the
+# One program of 128 KiB to a multiprocessor of sm_90 and sm_100 (227 KiB), of 48 KiB to one of sm_80 (163 KiB): the
 # kernels take 160 to 255 registers a thread, and two programs of 8 warps have room for 128.
 _HALF = Tiles(128, 128, 64, num_warps=8, num_stages=4, programs=1)
 _HALF_SM80 = Tiles(128, 128, 32, num_warps=8, num_stages=4, programs=1)
-_SINGLE = Tiles(64, 64, 16, num_warps=4, num_stages=3, programs=2)  # fp32 is multiplied outside the tensor cores
+_SINGLE = Tiles(64, 64, 16, num_warps=8, num_stages=3, programs=1)  # fp32 is multiplied outside the tensor cores
 _INTERPRETED = Tiles(32, 32, 16, num_warps=1, num_stages=1, programs=2)
 
 
@@ -82,16 +79,21 @@ class Work(NamedTuple):
     live: Tensor  # int32 (units,), their indices, ascending
 
 
-def new_work(x: Tensor, n_units: int) -> Work:
-    """Buffers for activations like `x`; `folding` fills counters, n_live and live."""
+def new_work(x: Tensor, n_units: int, integers: Tensor | None = None) -> Work:
+    """Buffers for activations like `x`; `folding` fills counters, n_live and live.
+
+    integers: int32, n_integers(n_units) or more, that they are taken from: a backward that is given those of its
+    forward, which are as they were left, needs no list made again
+    """
     tiles = tiles_for(x)
     programs = tiles.programs * multiprocessors(x.device)
     if programs > TILE_COUNTERS:
         raise ValueError(f"multiprocessors must be at most {TILE_COUNTERS // tiles.programs}, got {programs}")
-    integers = torch.empty(TILE_COUNTERS + 1 + n_units, dtype=torch.int32, device=x.device)
-    counters, n_live, live = integers.split([TILE_COUNTERS, 1, n_units])
+    if integers is None:
+        integers = torch.empty(n_integers(n_units), dtype=torch.int32, device=x.device)
+    counters, n_live, live = integers[:TILE_COUNTERS], integers[TILE_COUNTERS:][:1], integers[TILE_COUNTERS + PAD :]
     parts = torch.empty(_PARTS_PER_PROGRAM * programs * tiles.m * tiles.n, dtype=torch.float32, device=x.device)
-    return Work(tiles, programs, parts, counters, n_live, live)
+    return Work(tiles, programs, parts, counters, n_live, live[:n_units])
 
 
 @triton.jit
@@ -141,7 +143,7 @@ def accumulate(
     n_n,
     n_k,
     A_M: tl.constexpr,
-    A_K: tl.constexpr,
+    A_K,
     B_K: tl.constexpr,
     B_N: tl.constexpr,
     PRECISION: tl.constexpr,

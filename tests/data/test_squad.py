@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_long_question_is_cut(tokenizer: Any) -> None:
     split = tokenize(table(question="where is the dog " * 40), SQUAD, tokenizer)
     assert int((split.token_type_ids[0] == 0).sum()) == 64 + 2
     assert span_text(split, 0) == "on a mat"
+
+
+def test_long_question_is_cut_without_a_warning(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of transformers, that the model would fail on a sequence it never gets."""
+    monkeypatch.setattr(tokenizer, "model_max_length", 128)
+    monkeypatch.setattr(tokenizer, "deprecation_warnings", {})  # it warns once only
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [handler])
+    tokenize(table(question="where is the dog " * 40), SQUAD, tokenizer)
+    assert not said, said[0].getMessage()
 
 
 @pytest.mark.parametrize(("max_length", "stride"), [(128, 63), (24, 11), (24, -1), (4, 0), (3, 0)])

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from cofi.distill import STRATEGIES, UNMATCHED, LayerDistillation, matched_loss
+from cofi.distill import STRATEGIES, UNMATCHED, LayerDistillation, matched_loss, repeated_layers
 
 TOKENS = 5
 
@@ -124,12 +124,20 @@ def test_repeated_states_may_be_named():
     teacher = states(3, 4, 0)
     live = torch.tensor([True, False, True])
     losses = []
-    for source in (None, (0, 0, 2)):
+    for source in (None, (0, 0, 2), repeated_layers(live)):
         distiller = LayerDistillation(4, 4, 3, 3)
         loss, _ = distiller(teacher, [first, first, third], live, random.Random(0), source=source)
         loss.backward()
         losses.append((loss.detach(), distiller.transform.weight.grad))
     torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("live", "source"), [("1111", [0, 1, 2, 3]), ("1001", [0, 0, 0, 3]), ("0010", [0, 0, 2, 2]), ("0000", [0, 0, 0, 0])]
+)
+def test_dead_layers_repeat_the_last_live_one(live, source):
+    assert repeated_layers(torch.tensor([layer == "1" for layer in live])).tolist() == source
 
 
 def test_a_mapping_may_hold_only_the_layers_that_can_be_picked():

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ class Case:
 
     kernel:     "module:function"
     arguments:  every argument in order: a type ("*fp32", "i32", "fp32") for one passed at run time, any other value
-                (int, float, bool, None) for a constexpr; a constexpr string goes to `strings`
+                (int, float, bool, None) for a constexpr; a constexpr string goes to `strings`; a list of types for a
+                tuple of arguments
     options:    num_warps, num_stages, ... as the launcher passes them
     unaligned:  pointers that need not be multiples of 16 bytes
+    architectures: what to compile for
+    multiples:  integers passed at run time that are multiples of 16, which Triton then compiles for
     """
 
     kernel: str
@@ -40,9 +43,11 @@ class Case:
     options: dict[str, int] = dataclasses.field(default_factory=dict)
     strings: dict[str, str] = dataclasses.field(default_factory=dict)
     unaligned: tuple[str, ...] = ()
+    architectures: tuple[int, ...] = ARCHITECTURES
+    multiples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        constants = {k: v for k, v in self.arguments.items() if not isinstance(v, str)} | self.strings
+        constants = {k: v for k, v in self.arguments.items() if not isinstance(v, (str, list))} | self.strings
         types = [v for v in self.arguments.values() if isinstance(v, str) and v.startswith("*")]
         return "-".join([self.kernel.split(":")[1].strip("_"), *types[:1], *(f"{k}={v}" for k, v in constants.items())])
 
@@ -57,7 +62,7 @@ class Report:
 
 
 def compile_cases(cases: Sequence[Case]) -> list[Report]:
-    """Compile every case for every architecture, in one process. Raises RuntimeError with the compiler's words."""
+    """Compile every case for its architectures, in one process. Raises RuntimeError with the compiler's words."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     request = json.dumps([dataclasses.asdict(case) for case in cases])
     command = [sys.executable, "-m", "tests.kernels.aot"]
@@ -80,17 +85,28 @@ def _compile(case: Case, architecture: int) -> Report:
     from triton.compiler import ASTSource
 
     module, name = case.kernel.split(":")
-    constants = {k: v for k, v in case.arguments.items() if not isinstance(v, str)} | case.strings
-    signature = {k: "constexpr" if k in constants else v for k, v in case.arguments.items()}
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, (argument, kind) in enumerate(signature.items())
-        if kind.startswith("*") and argument not in case.unaligned
+    constants = {k: v for k, v in case.arguments.items() if not isinstance(v, (str, list))} | case.strings
+    signature = {
+        k: "constexpr" if k in constants else tuple(v) if isinstance(v, list) else v for k, v in case.arguments.items()
     }
+    aligned = {path: [["tt.divisibility", 16]] for path in _aligned(signature, case.unaligned, case.multiples)}
     source = ASTSource(getattr(import_module(module), name), signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
     registers, local_bytes = _resources(compiled.asm["cubin"])
     return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared)
+
+
+def _aligned(
+    signature: dict[str, Any], unaligned: Sequence[str], multiples: Sequence[str]
+) -> Iterator[tuple[int, ...]]:
+    """Places of the pointers and integers that are multiples of 16; of one in a tuple, the tuple's place and its own."""
+    for place, (argument, kind) in enumerate(signature.items()):
+        if argument in unaligned:
+            continue
+        if isinstance(kind, tuple):
+            yield from ((place, inner) for inner, name in enumerate(kind) if name.startswith("*"))
+        elif kind.startswith("*") or argument in multiples:
+            yield (place,)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -110,7 +126,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 def main() -> None:
     cases = [Case(**case) for case in json.load(sys.stdin)]
-    reports = [_compile(case, architecture) for case in cases for architecture in ARCHITECTURES]
+    reports = [_compile(case, architecture) for case in cases for architecture in case.architectures]
     sys.stdout.write("\n" + json.dumps([dataclasses.asdict(report) for report in reports]) + "\n")
 
 

@@ -37,14 +37,18 @@ def inputs_of(shape: tuple[int, int, int, int, int], device: str) -> tuple[list[
 
 
 def op(
-    teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor
+    teacher: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    source: Any = None,
+    n_tokens: Tensor | None = None,
+    **student: Tensor,
 ) -> Tensor:
-    return layer_match([t.to(weight.dtype) for t in teacher], list(student.values()), weight, bias, source=source)
+    states = [t.to(weight.dtype) for t in teacher], list(student.values())
+    return layer_match(*states, weight, bias, source=source, n_tokens=n_tokens)
 
 
-def plain(
-    teacher: list[Tensor], weight: Tensor, bias: Tensor, source: tuple[int, ...] | None = None, **student: Tensor
-) -> Tensor:
+def plain(teacher: list[Tensor], weight: Tensor, bias: Tensor, source: Any = None, **student: Tensor) -> Tensor:
     states = list(student.values())
     states = states if source is None else [states[i] for i in source]
     entries = [((s @ weight.t() + bias - t.to(weight.dtype)) ** 2).mean() for t in teacher for s in states]
@@ -57,9 +61,11 @@ def test_matrix_and_gradients_match_fp64(device, backend, shape):
     assert_matches(partial(op, teacher), partial(plain, teacher), inputs)
 
 
+@pytest.mark.parametrize("kind", [list, torch.IntTensor, torch.LongTensor])
 @pytest.mark.parametrize("source", [(0, 0, 0, 0, 0, 0), (0, 1, 1, 3, 3, 3), (0, 1, 2, 3, 4, 1)], ids=str)
-def test_repeated_layers_take_the_column_and_give_the_gradient_of_their_source(device, backend, source):
+def test_repeated_layers_take_the_column_and_give_the_gradient_of_their_source(device, backend, source, kind):
     teacher, inputs = inputs_of((37, 4, 31, 6, 31), device)
+    source = kind(source) if kind is list else kind(source).to(device)
     assert_matches(partial(op, teacher, source=source), partial(plain, teacher, source=source), inputs)
 
 
@@ -94,9 +100,28 @@ def test_backward_on_the_cpu_reads_selected_layers_only():
     for states, used in ((teacher, 1), (student, 2)):
         for i, state in enumerate(states):
             state.fill_(float("nan") if i != used else 1.0)
-    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], list(range(6)))
+    dstudent, dweight, dbias = selected.backward(dm, teacher, student, inputs["weight"], inputs["bias"], None, None)
     assert all(grad.isfinite().all() for grad in (*dstudent, dweight, dbias))
     assert [bool(grad.any()) for grad in dstudent] == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("count", [1, 36, 37])
+def test_padding_counts_for_nothing(device, backend, count):
+    """What stands there, NaN here, is in no result and gets zeros."""
+    teacher, inputs = inputs_of((37, 4, 31, 6, 31), device)
+    cut = {name: t[:count].clone() if name.startswith("student") else t for name, t in inputs.items()}
+    dm, source = torch.randn(4, 6, device=device), (0, 1, 1, 3, 3, 5)
+    want, want_grads = gradients(partial(plain, [t[:count] for t in teacher], source=source), cut, torch.float64, dm)
+    for state in (*teacher, *(t for name, t in inputs.items() if name.startswith("student"))):
+        state[count:] = float("nan")
+    run = partial(op, teacher, source=source, n_tokens=torch.tensor(count, device=device))
+    got, got_grads = gradients(run, inputs, torch.float32, dm)
+    assert_close_to_fp64(got, want)
+    for name, grad in got_grads.items():
+        if name.startswith("student"):
+            assert not grad[count:].any()
+            grad = grad[:count]
+        assert_close_to_fp64(grad, want_grads[name], name=name)
 
 
 def test_small_differences_keep_their_digits(device, backend):
@@ -144,9 +169,20 @@ def test_compiles_without_graph_break(device, backend):
 def test_registered_op_obeys_pytorch_contract(device, backend):
     teacher, inputs = inputs_of((5, 2, 4, 3, 6), device)
     *student, weight, bias = (t.requires_grad_() for t in inputs.values())
-    torch.library.opcheck(torch.ops.cofi_kernels.layer_match.default, (teacher, student, weight, bias, [0, 0, 2]))
+    torch.library.opcheck(
+        torch.ops.cofi_kernels.layer_match.default,
+        (teacher, student, weight, bias, torch.tensor([0, 0, 2], device=device), None),
+    )
     *student, weight, bias = (t.detach() for t in inputs.values())
-    args = (torch.ones(2, 3, device=device), teacher, student, weight, bias, [0, 0, 2])
+    args = (
+        torch.ones(2, 3, device=device),
+        teacher,
+        student,
+        weight,
+        bias,
+        torch.tensor([0, 0, 2], device=device),
+        None,
+    )
     torch.library.opcheck(torch.ops.cofi_kernels.layer_match_backward.default, args)
 
 
@@ -176,6 +212,14 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "source count": ({"source": (0,)}, ValueError, "source must have one entry for each of 2 student layers, got 1"),
     "source later": ({"source": (1, 1)}, ValueError, r"source\[0\] must be a layer not after 0 .* got 1"),
+    "source tensor": (
+        {"source": torch.tensor([1, 1])},
+        ValueError,
+        r"source\[0\] must be a layer not after 0 .* got 1",
+    ),
+    "source shape": ({"source": torch.tensor([0])}, ValueError, r"source must have shape \(2\), got \(1,\)"),
+    "source dtype": ({"source": torch.zeros(2)}, TypeError, "source must be one of .* got torch.float32"),
+    "n_tokens": ({"n_tokens": torch.tensor([3])}, ValueError, r"n_tokens must have shape \(\), got \(1,\)"),
     "source of source": (
         {"student": [torch.zeros(3, 6)] * 3, "source": (0, 0, 1)},
         ValueError,

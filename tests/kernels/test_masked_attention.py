@@ -173,7 +173,8 @@ def test_large_scores_neither_overflow_nor_lose_the_softmax():
     torch.testing.assert_close(y.double(), want, rtol=1e-3, atol=1e-3 * float(want.abs().max()))
 
 
-def test_bf16_is_no_worse_than_eager(device, backend):
+@pytest.mark.parametrize("masters", [False, True], ids=["bf16 weights", "fp32 weights"])
+def test_bf16_is_no_worse_than_eager(device, backend, masters):
     lengths = [5, 0, 40, 1]
     inputs = inputs_of(46, (3, 32, 64), "all live", device)
     half = {name: t.bfloat16() for name, t in inputs.items()}
@@ -182,10 +183,13 @@ def test_bf16_is_no_worse_than_eager(device, backend):
     formula = partial(plain, lengths=lengths, head_dim=32)
     want, want_grads = gradients(formula, widened, torch.float64, dy)
     eager, eager_grads = gradients(formula, widened, torch.bfloat16, dy)
-    got, got_grads = gradients(op_of(lengths, 32, device), half, torch.bfloat16, dy)
+    wide = {"w_qkv", "b_qkv", "w_out", "b_out", "z_head", "z_mha", "z_hidden"} if masters else set()
+    leaves = {name: (t.float() if name in wide else t.clone()).requires_grad_() for name, t in half.items()}
+    got = op_of(lengths, 32, device)(**leaves)
     assert_no_worse_than_eager(got, eager, want)
-    for name in half:
-        assert_no_worse_than_eager(got_grads[name], eager_grads[name], want_grads[name], name=name)
+    for name, grad in zip(leaves, torch.autograd.grad(got, list(leaves.values()), dy), strict=True):
+        assert grad.dtype == leaves[name].dtype
+        assert_no_worse_than_eager(grad.bfloat16(), eager_grads[name], want_grads[name], name=name)
 
 
 def test_dead_heads_are_never_computed():
@@ -212,7 +216,7 @@ def test_workspaces_of_the_gathered_backend_are_prefixes():
     inputs = inputs_of(200, (4, 8, 29), "one unit", "cpu")
     x, w_qkv, b_qkv, w_out, b_out, *masks = inputs.values()
     weights = (x, w_qkv, b_qkv, w_out, b_out)
-    _, qkv, context, lse = gathered.forward(*weights, bounds([100, 100], "cpu"), 100, 8, *masks, 0.0, None)
+    _, qkv, context, lse, _ = gathered.forward(*weights, bounds([100, 100], "cpu"), 100, 8, *masks, 0.0, None)
     assert (qkv.shape, context.shape, lse.shape) == ((200 * 96,), (200 * 32,), (200 * 4,))
     for workspace, used in ((qkv, 200 * 24), (context, 200 * 8)):
         assert workspace[:used].isfinite().all() and workspace[used:].isnan().all()  # torch.empty gives NaN in tests
@@ -266,7 +270,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "integers": ({"x": torch.zeros(5, 24).int()}, TypeError, "x must be one of .* got torch.int32"),
     "qkv": ({"w_qkv": torch.zeros(24, 24)}, ValueError, r"w_qkv must have shape \(3, 24, 24\), got \(24, 24\)"),
     "rows": ({"w_out": torch.zeros(20, 24)}, ValueError, "w_out must have a multiple of head_dim = 8 rows, got 20"),
-    "dtype": ({"b_out": torch.zeros(24).half()}, TypeError, "b_out must have the dtype of x, .* got torch.float16"),
+    "dtype": ({"b_out": torch.zeros(24).half()}, TypeError, "b_out must have the dtype of w_qkv, .* got torch.float16"),
     "heads": ({"z_head": torch.zeros(24)}, ValueError, r"z_head must have shape \(3\), got \(24,\)"),
     "layer": ({"z_mha": torch.zeros(1)}, ValueError, r"z_mha must have shape \(\), got \(1,\)"),
     "head dim": ({"head_dim": 0}, ValueError, "head_dim must be positive, got 0"),

@@ -86,8 +86,9 @@ def test_fused_gradient_of_an_activation_is_its_derivative(activation):
     torch.testing.assert_close(act.gradient(dh, u), dh * act.derivative(u), rtol=1e-12, atol=1e-13)
 
 
-def test_half_masks_may_stay_in_fp32(device, backend):
-    """bf16 activations and weights under fp32 masks, as gates make them: no worse than eager PyTorch in bf16."""
+@pytest.mark.parametrize("masters", [torch.bfloat16, torch.float32], ids=["half weights", "fp32 masters"])
+def test_half_precision_is_no_worse_than_eager(device, way, masters):
+    """bf16 activations under fp32 masks, as gates make them, and weights of either dtype; gradients in each's own."""
     inputs = inputs_of((64, 64, 256), "all kinds", device)
     masks = {name: t for name, t in inputs.items() if name.startswith("z_")}
     half = {name: t.bfloat16() for name, t in inputs.items() if name not in masks}
@@ -95,17 +96,16 @@ def test_half_masks_may_stay_in_fp32(device, backend):
     dy = torch.randn(64, 64, device=device).bfloat16()
     want, want_grads = gradients(plain, widened, torch.float64, dy)
     eager, eager_grads = gradients(plain, widened, torch.bfloat16, dy)
-    leaf = {name: t.detach().clone().requires_grad_() for name, t in {**half, **masks}.items()}
+    given = {name: t if name == "x" else t.to(masters) for name, t in half.items()} | masks
+    leaf = {name: t.detach().clone().requires_grad_() for name, t in given.items()}
     got = masked_ffn(**leaf)
     got_grads = dict(zip(leaf, torch.autograd.grad(got, list(leaf.values()), dy), strict=True))
     assert_no_worse_than_eager(got, eager, want)
-    for name in half:
-        assert_no_worse_than_eager(got_grads[name], eager_grads[name], want_grads[name], name=name)
-    for name, z in masks.items():
-        live = z != 0
-        assert got_grads[name].dtype == torch.float32 and not got_grads[name][~live].any()
-        expected = want_grads[name][live], eager_grads[name][live]
-        assert_no_worse_than_eager(got_grads[name][live].bfloat16(), expected[1], expected[0], name=name)
+    for name, t in leaf.items():
+        live = t != 0 if name in masks else torch.ones_like(t, dtype=torch.bool)
+        assert got_grads[name].dtype == t.dtype and not got_grads[name][~live].any()
+        expected = eager_grads[name][live], want_grads[name][live]
+        assert_no_worse_than_eager(got_grads[name][live].bfloat16(), *expected, name=name)
 
 
 def test_dead_units_are_never_computed():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cofi_kernels.masked_ffn import reference, workspace
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
@@ -93,6 +94,7 @@ def test_only_live_columns_are_kept(device):
     inputs = inputs_of((20, 31, 97), "one unit", device)
     _, kept = triton_kernels.forward(*inputs.values(), "gelu")
     saved = workspace.views(kept, 20, 97, 31)
+    assert kept.numel() == workspace.triton_numel(inputs["x"], 97)
     for units in (saved.h.t(), saved.derivative.t(), saved.w_up, saved.w_down):
         assert units[:16].isfinite().all() and units[16:].isnan().all()  # torch.empty gives NaN in tests
     assert saved.h[:, 0].any() and not saved.h[:, 1:16].any()
@@ -113,3 +115,23 @@ def test_accepts_tensors_that_are_not_contiguous(device):
     want = results(triton_kernels, inputs, dy, "gelu")
     got = results(triton_kernels, strided, dy.t().contiguous().t(), "gelu")
     assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("masters", [torch.bfloat16, torch.float32], ids=["half weights", "fp32 masters"])
+def test_fakes_of_a_gpu_have_the_shapes_of_the_kernels(masters):
+    inputs = inputs_of((20, 31, 97), "all kinds", "cpu")
+    given = {name: t.to(masters) if name[0] in "wb" else t for name, t in inputs.items()} | {
+        "x": inputs["x"].bfloat16()
+    }
+    dy = torch.randn(20, 31).bfloat16()
+    want = results(triton_kernels, given, dy, "gelu")
+    _, kept = triton_kernels.forward(*given.values(), "gelu")
+    with FakeTensorMode():
+        fake = {name: torch.empty(t.shape, dtype=t.dtype, device="cuda") for name, t in given.items()}
+        y, fake_kept = torch.ops.cofi_kernels.masked_ffn(*fake.values(), "gelu")
+        x, w_up, _, w_down, b_down, *z = fake.values()
+        dy = torch.empty(dy.shape, dtype=dy.dtype, device="cuda")
+        grads = torch.ops.cofi_kernels.masked_ffn_backward(dy, x, w_up, w_down, b_down, *z, "gelu", fake_kept)
+    assert fake_kept.shape == kept.shape
+    for name, got in {"y": y, **dict(zip(NAMES, grads, strict=True))}.items():
+        assert (got.shape, got.dtype, got.device.type) == (want[name].shape, want[name].dtype, "cuda"), name

@@ -178,16 +178,20 @@ def test_statistics_survive_a_large_mean(device, backend):
     assert error < 1e-4  # fp32 holds such values to 6e-5 of their spread
 
 
-def test_bf16_is_no_worse_than_eager(device, backend):
+@pytest.mark.parametrize("masters", [False, True], ids=["bf16 weights", "fp32 weights"])
+def test_bf16_is_no_worse_than_eager(device, backend, masters):
     inputs = inputs_of((64, 96), "live", device)
     half = {name: t.bfloat16() for name, t in inputs.items()}
     dy = torch.randn(64, 96, device=device).bfloat16()
     want, want_grads = gradients(plain, half, torch.float64, dy)
     eager, eager_grads = gradients(plain, half, torch.bfloat16, dy)
-    got, got_grads = gradients(op, half, torch.bfloat16, dy)
+    wide = {"weight", "bias", "z_hidden"} if masters else set()
+    leaves = {name: (t.float() if name in wide else t.clone()).requires_grad_() for name, t in half.items()}
+    got = op(**leaves)
     assert_no_worse_than_eager(got, eager, want)
-    for name in half:
-        assert_no_worse_than_eager(got_grads[name], eager_grads[name], want_grads[name], name=name)
+    for name, grad in zip(leaves, torch.autograd.grad(got, list(leaves.values()), dy), strict=True):
+        assert grad.dtype == leaves[name].dtype
+        assert_no_worse_than_eager(grad.bfloat16(), eager_grads[name], want_grads[name], name=name)
 
 
 def test_compiles_without_graph_break(device, backend):
@@ -232,7 +236,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tokens": ({"x": torch.zeros(3)}, ValueError, r"x must have shape \(tokens, hidden\), got \(3,\)"),
     "residual": ({"residual": torch.zeros(2, 8)}, ValueError, r"residual must have shape \(3, 8\), got \(2, 8\)"),
     "weight": ({"weight": torch.zeros(7)}, ValueError, r"weight must have shape \(8\), got \(7,\)"),
-    "dtype": ({"bias": torch.zeros(8).half()}, TypeError, "bias must have the dtype of x, .* got torch.float16"),
+    "dtype": ({"bias": torch.zeros(8).half()}, TypeError, "bias must have the dtype of weight, .* got torch.float16"),
     "mask": ({"z_hidden": torch.zeros(7)}, ValueError, r"z_hidden must have shape \(8\), got \(7,\)"),
     "layer": ({"z_layer": torch.zeros(1)}, ValueError, r"z_layer must have shape \(\), got \(1,\)"),
     "alone": ({"residual": None, "z_layer": torch.zeros(())}, ValueError, "residual must be given where z_layer is"),

@@ -66,6 +66,9 @@ def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, mas
     n_live = len(layer.rows) // unit_rows
     assert work.n_live.item() == n_live and not work.counters.any()
     assert torch.equal(work.live[:n_live], (layer.rows[::unit_rows] // unit_rows).int())
+    again = tiling.new_work(out.w_in, n_units)
+    folding.list_live(layer.masks, again)
+    assert again.n_live.item() == n_live and torch.equal(again.live[:n_live], work.live[:n_live])
     z_rows = None if layer.masks.unit is None else layer.masks.unit.repeat_interleave(unit_rows)[layer.rows]
     w_out = times(layer.w_out[layer.rows], None if z_rows is None else z_rows[:, None], *layer.masks[1:])
     wanted = {
@@ -114,16 +117,11 @@ def test_products_match_fp64(device, masks, size, n_tokens):
     want = c[:, :n_live].double() @ weights.w_out[:n_live].double() + weights.b_out
     assert_close_to_fp64(out, want, name="project_out")
 
-    dw = torch.full_like(layer.w_in, float("nan"))
-    gradients.weight_gradient(y, x, dw, layer.masks, groups * unit_rows, work, groups)
-    want = torch.zeros(all_rows, n_hidden, dtype=torch.float64, device=device)
-    want[layer.rows_in] = y[:, :n_in].double().t() @ x.double()
-    assert_close_to_fp64(dw.flatten(0, 1), want, name="weight_gradient")
     assert not work.counters.any()
 
 
 @pytest.mark.parametrize("masks, size, n_tokens", CASES.values(), ids=CASES)
-def test_gradients_of_the_projection_match_fp64(device, masks, size, n_tokens):
+def test_gradients_match_fp64(device, masks, size, n_tokens):
     groups, n_units, unit_rows, n_hidden = size
     layer = layer_of(masks, *size, device)
     _, work = folded(layer, torch.float32, n_units)
@@ -132,9 +130,11 @@ def test_gradients_of_the_projection_match_fp64(device, masks, size, n_tokens):
     c[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device)
     d_in = torch.full((n_tokens, padded(groups * n_rows)), float("nan"), device=device)
     d_in[:, : padded(groups * n_live)] = torch.randn(n_tokens, padded(groups * n_live), device=device)
-    dy = torch.randn(n_tokens, n_hidden, device=device) + 1.0
-    dw = torch.full_like(layer.w_out, float("nan"))
-    projection = gradients.projection_gradient(c, dy, dw, layer.w_out, layer.masks, unit_rows, work)
+    x, dy = torch.randn(2, n_tokens, n_hidden, device=device) + 1.0
+    dw_in, dw = torch.full_like(layer.w_in, float("nan")), torch.full_like(layer.w_out, float("nan"))
+    to_in, to_out = gradients.Product(d_in, x, dw_in), gradients.Product(c, dy, dw[None])
+    projection = gradients.weight_gradients(to_in, to_out, layer.w_out, layer.masks, work)
+    assert not work.counters.any()
     db_in = sums.column_blocks(d_in, groups * unit_rows, work)
     z = layer.masks
     to = sums.new_finished(layer.b_in, layer.b_out, z, with_units=groups * unit_rows == 1)
@@ -150,6 +150,9 @@ def test_gradients_of_the_projection_match_fp64(device, masks, size, n_tokens):
     product = unscaled * layer.w_out[layer.rows].double()
     dy_y = z_rows.double() @ product + layer.b_out.double() * dy.double().sum(0)
     assert_close_to_fp64(to.db_out, dy.double().sum(0) * layer_z * hidden_z, name="db_out")
+    want = torch.zeros(groups * n_rows, n_hidden, dtype=torch.float64, device=device)
+    want[layer.rows_in] = d_in[:, : groups * n_live].double().t() @ x.double()
+    assert_close_to_fp64(dw_in.flatten(0, 1), want, name="dw_in")
     want = torch.zeros(groups * n_rows, dtype=torch.float64, device=device)
     want[layer.rows_in] = d_in[:, : groups * n_live].double().sum(0)
     assert_close_to_fp64(to.db_in.flatten(), want, name="db_in")
@@ -161,3 +164,21 @@ def test_gradients_of_the_projection_match_fp64(device, masks, size, n_tokens):
         assert_close_to_fp64(to.dz_layer, torch.where(layer_z == 0, 0.0, (dy_y * hidden_z).sum()), name="dz_layer")
     if z.hidden is not None:
         assert_close_to_fp64(to.dz_hidden, torch.where(hidden_z == 0, 0.0, dy_y * layer_z), name="dz_hidden")
+
+
+@pytest.mark.parametrize("n_tokens, is_cut", [(300, True), (16, False)], ids=["long sum", "short sum"])
+def test_a_long_sum_over_few_tiles_is_cut_into_parts(device, n_tokens, is_cut):
+    """Parts are added in their order: the result repeats bit for bit, and the counters are 0 again."""
+    layer = layer_of("one unit", 1, 97, 1, 31, device)
+    _, work = folded(layer, torch.float32, 97)
+    d_in, c = torch.randn(2, n_tokens, padded(97), device=device)
+    x, dy = torch.randn(2, n_tokens, 31, device=device)
+    runs = []
+    for _ in range(2):
+        dw_in, dw_out = torch.full_like(layer.w_in, float("nan")), torch.full_like(layer.w_out, float("nan"))
+        to_in, to_out = gradients.Product(d_in, x, dw_in), gradients.Product(c, dy, dw_out[None])
+        gradients.weight_gradients(to_in, to_out, layer.w_out, layer.masks, work)
+        runs.append((dw_in, dw_out))
+    assert work.parts.isfinite().any() == is_cut  # torch.empty gives NaN in tests
+    assert not work.counters.any()
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

@@ -106,3 +106,15 @@ def test_configuration_survives_yaml(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.start(config)
     assert run.read_config() == config
+
+
+def test_help_gives_each_flag_once_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        parse_given(["--help"])
+    flags = capsys.readouterr().out.partition("options:")[2]
+    text = " ".join(flags.split())
+    assert "_" not in "".join(re.findall(r"--[\w-]+", text))
+    assert "--sparsity X share of the encoder's weights to remove, in [0, 1) (default: 0.95)" in text
+    assert "(default: None)" not in text and "(default: False)" not in text
+    assert "--no-distill turn --distill off" in text
+    assert "Tasks: sst2, mnli" in text and "Strategies of --matching: fixed, nearest" in text

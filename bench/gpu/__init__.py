@@ -1,0 +1,1 @@
+"""The whole GPU benchmark as one command: python -m bench.gpu."""

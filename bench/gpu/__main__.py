@@ -1,0 +1,74 @@
+"""python -m bench.gpu: the training kernels and whole steps on this GPU: correct first, then timed, in one command.
+
+Writes DIR/<device>/gpu.json after every case and prints the targets, met and missed. --smoke tries the whole program on
+tiny shapes, on a CPU too, where it times nothing that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench import measure
+from bench.gpu import blocks, gates, matching, norm, step
+from bench.gpu.bench import Bench
+from bench.gpu.record import Record
+from bench.gpu.sizes import SMOKE, Sizes
+from cofi_kernels import backends
+
+# name -> what it runs, and the seconds that it takes at most, compilation included (guessed until measured)
+CASES: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "gates": (gates.run, 20),
+    "layer_match": (matching.run, 45),
+    "masked_ffn": (partial(blocks.run, blocks.FFN), 75),
+    "masked_attention": (partial(blocks.run, blocks.ATTENTION), 75),
+    "masked_layer_norm": (norm.run, 30),
+    "step": (step.run, 100),
+    "compiled_step": (step.run_compiled, 130),
+}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases to run")
+    parser.add_argument("--budget-seconds", type=float, default=450.0, help="start no case that may end later")
+    parser.add_argument("--output", type=Path, default=Path("bench/results"), help="directory of <device>/gpu.json")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes; on a CPU too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if measure.device() == "cpu" and not options.smoke:
+        raise SystemExit("bench.gpu needs a CUDA device; --smoke tries the program on a CPU")
+    started = time.monotonic()
+    torch.manual_seed(0)
+    print(backends(), flush=True)
+    bench = Bench(SMOKE if options.smoke else Sizes(), Record(options.output), options.smoke)
+    for name in options.only:
+        run, seconds = CASES[name]
+        left = options.budget_seconds - (time.monotonic() - started)
+        if left < (1 if options.smoke else seconds):
+            bench.record.skip(name, f"{left:.0f} s left, it may take {seconds:.0f} s")
+            continue
+        _attempt(bench, name, run)
+    print(f"\n{bench.record.targets()}\n\n{time.monotonic() - started:.0f} s, {bench.record.path}", flush=True)
+    return 1 if bench.record.failed else 0
+
+
+def _attempt(bench: Bench, name: str, run: Callable[[Bench], None]) -> None:
+    """Run a case; one that fails is recorded and the others go on."""
+    try:
+        run(bench)
+    except Exception as error:
+        bench.record.fail(name, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""A model whose calls are replays of captured CUDA graphs: from packed ids to logits in one submission.
+
+T tokens, B sequences; a bucket has as many or more of both.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cofi.models.output import CompactOutput
+from cofi.models.packed import PackedBatch
+from cofi_kernels.compact_encoder.graphs import Bucket, Capture, Graphs, bucket_of, spare_lengths
+
+if TYPE_CHECKING:
+    from cofi.models.model import CompactModel
+
+_TOKEN_FIELDS = ("last_hidden_state", "start_logits", "end_logits")  # one row a token, others one a sequence
+
+
+class ReplayedModel:
+    """`CompactModel` for inference on packed batches, by replay.
+
+    The weights are those of `model` at the first call of a bucket; call `refresh` after changing them. Weights that
+    moved or that PyTorch counted a write to are noticed without.
+
+    model:      on a CUDA device; it is put into evaluation mode
+    max_graphs: captured graphs kept, each with the memory of its outputs
+    capture:    how a function is captured; CUDA graphs when None
+    """
+
+    def __init__(self, model: CompactModel, *, max_graphs: int = 16, capture: Capture | None = None) -> None:
+        device = model.embeddings.word.weight.device
+        if capture is None and device.type != "cuda":
+            raise ValueError(f"model must be on a CUDA device to be captured, got {device}")
+        self.model = model.eval()
+        self._longest = model.config.max_position_embeddings - model.config.position_offset
+        self._graphs = Graphs(self._run, max_graphs, capture)
+        self._state = self._weights_state()
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Sizes of the graphs held, the one used longest ago first."""
+        return self._graphs.buckets
+
+    def refresh(self) -> None:
+        """Drop the graphs: the next calls capture the weights as they are then."""
+        self._graphs.clear()
+        self._state = self._weights_state()
+
+    def __call__(self, batch: PackedBatch) -> CompactOutput:
+        """As `model(batch=batch)` without gradients: fields (T, ...) and (B, ...), no hidden states but the last.
+
+        Raises ValueError for a batch without tokens, on another device, or of sequences longer than the model takes.
+        """
+        self._check(batch)
+        if self._state != self._weights_state():
+            self.refresh()
+        bucket = bucket_of(batch.n_sequences, batch.n_tokens, batch.max_seqlen, self._longest)
+        outputs = dict(zip(self._fields_of_model(), self._graphs(bucket, pack_inputs(batch, bucket)), strict=True))
+        sizes = {name: batch.n_tokens if name in _TOKEN_FIELDS else batch.n_sequences for name in outputs}
+        fields: dict[str, Any] = {name: out[: sizes[name]] for name, out in outputs.items()}
+        return CompactOutput(**fields)
+
+    def _check(self, batch: PackedBatch) -> None:
+        device = self.model.embeddings.word.weight.device
+        if batch.input_ids.device != device:
+            raise ValueError(f"batch must be on the device of the model, {device}, got {batch.input_ids.device}")
+        if batch.n_tokens == 0 or batch.n_sequences == 0:
+            raise ValueError("batch must hold at least one token")
+        if batch.max_seqlen > self._longest:
+            raise ValueError(f"sequences must have at most {self._longest} tokens, got {batch.max_seqlen}")
+
+    def _run(self, inputs: Tensor, bucket: Bucket) -> tuple[Tensor, ...]:
+        output = self.model(batch=unpack_inputs(inputs, bucket), return_dict=True)
+        return tuple(output[name] for name in self._fields_of_model())
+
+    def _fields_of_model(self) -> tuple[str, ...]:
+        model = self.model
+        if model.qa_outputs is not None:
+            return ("start_logits", "end_logits", "last_hidden_state")
+        heads = (("pooler_output", model.pooler), ("logits", model.classifier))
+        return (*(name for name, module in heads if module is not None), "last_hidden_state")
+
+    def _weights_state(self) -> list[tuple[int, int]]:
+        """Where every weight is and how often it was written to."""
+        parameters = chain(self.model.parameters(), self.model.buffers())
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
+
+
+def pack_inputs(batch: PackedBatch, bucket: Bucket) -> Tensor:
+    """The batch, padded to the bucket, as one int64 tensor: ids, types, positions (T each), bounds (B + 1).
+
+    Tokens to spare are id 0 at position 0, in sequences of their own behind those of the batch.
+    """
+    n_spare = bucket.n_tokens - batch.n_tokens
+    zeros = batch.input_ids.new_zeros(n_spare)
+    tokens = (batch.input_ids, zeros, batch.token_type_ids, zeros, batch.position_ids, zeros)
+    lengths = spare_lengths(bucket.n_sequences - batch.n_sequences, n_spare, bucket.max_seqlen)
+    bounds = torch.tensor(list(accumulate(lengths, initial=batch.n_tokens))[1:], dtype=torch.int64)
+    return torch.cat((*tokens, batch.cu_seqlens.long(), bounds.to(zeros.device, non_blocking=True)))
+
+
+def unpack_inputs(inputs: Tensor, bucket: Bucket) -> PackedBatch:
+    """The padded batch of `pack_inputs`, as views but for the bounds."""
+    ids, types, positions, bounds = inputs.split([bucket.n_tokens] * 3 + [bucket.n_sequences + 1])
+    return PackedBatch(
+        input_ids=ids,
+        token_type_ids=types,
+        position_ids=positions,
+        cu_seqlens=bounds.to(torch.int32),
+        max_seqlen=bucket.max_seqlen,
+    )

@@ -1,0 +1,223 @@
+"""The encoder on a GPU: sublayers launched with the tiles of `plans.py` on weights of `padded.py`.
+
+bf16 and fp16; other dtypes by the reference. T tokens, B sequences, E hidden, stored padded between sublayers.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder import sublayer_kernels as kernels
+from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.compact_encoder.packed import anchor_of, state_of
+from cofi_kernels.compact_encoder.padded import (
+    MOST_HEAD_DIM,
+    MOST_HIDDEN,
+    AttentionWeights,
+    FfnWeights,
+    pad_weights,
+    padded_head_dim,
+    width_of,
+)
+
+_INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
+_known: Any = WeakIdKeyDictionary()  # first weight -> {what it was made for: PaddedEncoder}: gone when the weight is
+
+
+def forward(
+    x: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    weights: list[Tensor],
+    heads: list[int],
+    intermediate: list[int],
+    mha: list[bool],
+    ffn: list[bool],
+    head_dim: int,
+    eps: float,
+    activation: str,
+    precision: str,
+) -> Tensor:
+    """As `reference.forward`."""
+    reason = _too_large(x.shape[1], head_dim)
+    if reason is not None:
+        warnings.warn(f"cofi_kernels: compact_encoder runs on 'reference' here: {reason}", RuntimeWarning, stacklevel=2)
+    if reason is not None or x.dtype not in (torch.bfloat16, torch.float16):
+        sizes = (heads, intermediate, mha, ffn)
+        return reference.forward(x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation, precision)
+    layout = EncoderLayout(
+        tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
+    )
+    return _encoder_of(x, weights, layout)(x, cu_seqlens, max_seqlen)
+
+
+def _too_large(n_hidden: int, head_dim: int) -> str | None:
+    if n_hidden > MOST_HIDDEN:
+        return f"its Triton kernels take at most {MOST_HIDDEN} hidden dims, the model has {n_hidden}"
+    if head_dim > MOST_HEAD_DIM:
+        return f"its Triton kernels take at most {MOST_HEAD_DIM} dims a head, the model has {head_dim}"
+    return None
+
+
+def _encoder_of(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PaddedEncoder:
+    """The padded copy of these weights: made at the first call, and filled anew when a weight has changed.
+
+    It stays where it is as long as the first weight lives, since captured graphs read it.
+    """
+    anchor = anchor_of(weights)
+    key = (layout, x.shape[1], x.dtype, x.device)
+    known: PaddedEncoder | None = None if anchor is None else _known.get(anchor, {}).get(key)
+    if known is None:
+        known = PaddedEncoder(weights, layout, x.shape[1])
+        if anchor is not None and not _is_capturing(x):  # memory of a graph holds the copy only after its replay
+            _known.setdefault(anchor, {})[key] = known
+    elif not known.still_holds(weights):
+        known.fill(weights)
+    return known
+
+
+class PaddedEncoder:
+    """A padded copy of an encoder's weights, on their device, and the launches of its kept sublayers."""
+
+    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
+        self.layout = layout
+        self.width = width_of(n_hidden)
+        self.head_dim = padded_head_dim(layout.head_dim)
+        self.sublayers = pad_weights(weights, layout, self.width)
+        self._state, self._sums = state_of(weights), _sums(weights)
+        self._scale = kernels.LOG2_E * layout.head_dim**-0.5
+
+    def still_holds(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the weights, and the sums of them, are what they were: not every write is counted by PyTorch.
+
+        It reads them all and waits for the answer, which cannot be done while a graph is captured.
+        """
+        if self._state != state_of(weights):
+            return False
+        return _is_capturing(self._sums) or torch.equal(self._sums, _sums(weights))
+
+    def fill(self, weights: Sequence[Tensor]) -> None:
+        """Take other weights of the same layout, in place."""
+        for ours, theirs in zip(self.sublayers, pad_weights(weights, self.layout, self.width), strict=True):
+            for old, new in zip(ours[1:], theirs[1:], strict=True):
+                old.copy_(new)
+        self._state, self._sums = state_of(weights), _sums(weights)
+
+    def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""
+        n_rows, hidden = x.shape
+        if not self.sublayers or n_rows == 0:
+            return x.clone()
+        n_padding = self.width.padded - hidden
+        states = F.pad(x, (0, n_padding)) if n_padding else x.contiguous()
+        cu_seqlens = cu_seqlens.contiguous()
+        with torch.cuda.device_of(x):
+            for i, sublayer in enumerate(self.sublayers):
+                last = i + 1 == len(self.sublayers)
+                out = states.new_empty((n_rows, hidden if last else self.width.padded))
+                if isinstance(sublayer, AttentionWeights):
+                    self._attention(sublayer, states, cu_seqlens, max_seqlen, out)
+                else:
+                    self._ffn(sublayer, states, out)
+                states = out
+        return states
+
+    def _attention(self, w: AttentionWeights, x: Tensor, cu_seqlens: Tensor, max_seqlen: int, out: Tensor) -> None:
+        n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
+        if w.n_heads == 0 or n_sequences == 0 or max_seqlen == 0:
+            self._finish(x.new_empty((0, *x.shape)), x, w.b_out, w.norm, out)
+            return
+        sizes = (w.n_heads, self.head_dim, self.width.padded, _multiprocessors(x.device))
+        plan = plans.plan_attention(n_rows, n_sequences, *sizes)
+        n_parts = -(-w.n_heads // plan.heads_per_part)
+        qkv = _linear(x, w.w_qkv, w.b_qkv, None, plan.project, transposed=True)
+        if plan.mode == "context":
+            part = x.new_empty((n_rows, w.n_heads * self.head_dim))
+            rows, warps = plans.CONTEXT_ROWS, plans.CONTEXT_WARPS
+        else:
+            part = x.new_empty((n_parts if plan.mode == "part" else 0, *x.shape), dtype=torch.float32)
+            rows, warps = plans.ATTENTION_ROWS, plans.ATTENTION_WARPS
+        kernels.attention_kernel[(n_sequences, triton.cdiv(max_seqlen, rows), n_parts)](
+            *(qkv, cu_seqlens, x, w.w_out, w.b_out, w.norm, out, part, n_rows, w.n_heads, plan.heads_per_part),
+            *(self.width.hidden, self.layout.eps, out.shape[1], self._scale, plan.mode, self.head_dim),
+            *(self.width.piece, self.width.n_pieces, rows, plans.ATTENTION_KEYS),
+            num_warps=warps,
+            num_stages=plans.ATTENTION_STAGES,
+        )
+        if plan.mode == "context":
+            part = _linear(part, w.w_out, None, None, plan.out, transposed=False)[None]
+        if plan.mode != "whole":
+            self._finish(part, x, w.b_out, w.norm, out)
+
+    def _ffn(self, w: FfnWeights, x: Tensor, out: Tensor) -> None:
+        if w.n_dims == 0:
+            self._finish(x.new_empty((0, *x.shape)), x, w.b_down, w.norm, out)
+            return
+        plan = plans.plan_ffn(x.shape[0], w.n_dims, self.width.padded, _multiprocessors(x.device))
+        activation = self.layout.activation
+        if plan.mode == "linear":
+            h = _linear(x, w.w_up, w.b_up, activation, plan.up, transposed=True)
+            part = _linear(h, w.w_down, None, None, plan.down, transposed=False)[None]
+            self._finish(part, x, w.b_down, w.norm, out)
+            return
+        n_parts, tile, is_split = plan.parts, plan.tile, plan.mode == "part"
+        part = x.new_empty((n_parts if is_split else 0, *x.shape), dtype=torch.float32)
+        kernels.ffn_kernel[(triton.cdiv(x.shape[0], tile.rows), n_parts)](
+            *(x, w.w_up, w.b_up, w.w_down, w.b_down, w.norm, out, part, x.shape[0], w.n_dims // n_parts),
+            *(self.width.hidden, self.layout.eps, out.shape[1], activation),
+            *(self.width.piece, self.width.n_pieces, tile.rows, tile.dims, is_split),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        if is_split:
+            self._finish(part, x, w.b_down, w.norm, out)
+
+    def _finish(self, parts: Tensor, x: Tensor, bias: Tensor, norm: Tensor, out: Tensor) -> None:
+        rows = plans.sum_rows(x.shape[0])
+        kernels.finish_kernel[(triton.cdiv(x.shape[0], rows),)](
+            *(parts, x, bias, norm, out, x.shape[0], parts.shape[0], self.width.hidden, self.layout.eps, out.shape[1]),
+            *(self.width.piece, self.width.n_pieces, rows),
+            num_warps=4,
+        )
+
+
+def _linear(
+    x: Tensor, w: Tensor, b: Tensor | None, activation: str | None, tile: plans.LinearTile, *, transposed: bool
+) -> Tensor:
+    """activation(x (T, K) @ w + b); w (K, N), or (N, K) where transposed."""
+    depth, n_columns = x.shape[1], w.shape[0 if transposed else 1]
+    out = x.new_empty((x.shape[0], n_columns))
+    kernels.linear_kernel[(triton.cdiv(x.shape[0], tile.rows), triton.cdiv(n_columns, tile.columns))](
+        *(x, w, b, out, x.shape[0], n_columns, depth, activation, transposed),
+        *(tile.rows, tile.columns, plans.depth_of(tile, depth)),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out
+
+
+def _sums(weights: Sequence[Tensor]) -> Tensor:
+    """Of every weight the Euclidean norm, fp32: a few launches for all."""
+    kept = [w.detach() for w in weights if w.numel()]
+    return torch.stack(list(torch._foreach_norm(kept, 2, dtype=torch.float32))) if kept else torch.zeros(0)
+
+
+def _is_capturing(t: Tensor) -> bool:
+    return t.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count

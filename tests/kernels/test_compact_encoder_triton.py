@@ -1,0 +1,214 @@
+"""The encoder's Triton kernels: in the interpreter (or on a GPU) against fp64, every way to launch a sublayer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cofi_kernels import EncoderLayout
+from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder.layout import weight_shapes
+from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
+
+pytest.importorskip("triton")
+from cofi_kernels.compact_encoder import triton_kernels  # noqa: E402
+
+HIDDEN = 29
+# every kind of layer: whole, attention removed, one head, FFN removed, both removed, kept without units
+MIXED = EncoderLayout(
+    heads=(3, 0, 1, 0, 0),
+    intermediate=(131, 7, 0, 0, 0),
+    mha=(True, False, True, False, True),
+    ffn=(True, True, False, False, True),
+    head_dim=8,
+    eps=1e-5,
+    activation="gelu",
+)
+ONE = replace(MIXED, heads=(2,), intermediate=(70,), mha=(True,), ffn=(True,))
+LENGTHS = {
+    "one token": [1],
+    "17 and 3 among empty ones": [0, 17, 0, 0, 3, 0],
+    "128": [128],
+    "130 and 2": [130, 2],
+}
+ATTENTION_MODES = {"whole": 9, "part": 2, "part of one head": 1, "context": 1}  # heads a program
+FFN_MODES = ("whole", "part", "linear")
+
+
+def weights_of(layout: EncoderLayout, n_hidden: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+    shapes = weight_shapes(layout, n_hidden)
+    tensors = [
+        torch.empty(0, device=device) if shape is None else torch.randn(shape, device=device) / max(shape[-1], 1) ** 0.5
+        for shape in shapes
+    ]
+    return [t.to(dtype) for t in tensors]
+
+
+def bounds(lengths: list[int], device: str) -> Tensor:
+    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+
+
+def run(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
+    encoder = triton_kernels.PaddedEncoder(weights, layout, x.shape[1])
+    return encoder(x, bounds(lengths, str(x.device)), max(lengths, default=0))
+
+
+def want(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
+    sizes = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
+    settings = (layout.head_dim, layout.eps, layout.activation, "fp32")
+    return reference.forward(x, bounds(lengths, str(x.device)), max(lengths, default=0), weights, *sizes, *settings)
+
+
+def want64(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
+    return want(x.double(), lengths, [w.double() for w in weights], layout)
+
+
+@pytest.fixture
+def low(device):
+    """The precision of the checks against eager: tl.dot of bf16 is wrong in the interpreter."""
+    return torch.bfloat16 if device == "cuda" else torch.float16
+
+
+@pytest.fixture
+def exact(device):
+    """fp32 is what the interpreter computes exactly; on a GPU the kernels would multiply it in tf32."""
+    return torch.float32 if device == "cpu" else pytest.skip("the kernels serve bf16 and fp16")
+
+
+def force(monkeypatch: pytest.MonkeyPatch, attention: str, ffn: str, rows: int = 16) -> None:
+    """Every sublayer by the launches named, whatever their predicted time."""
+    linear = next(tile for tile in plans.LINEAR_TILES if tile.rows == rows)
+    tile = next(tile for tile in plans.FFN_TILES if tile.rows == min(rows, 32))
+    mode = "part" if attention.startswith("part") else attention
+    heads = ATTENTION_MODES[attention]
+    attend = plans.AttentionPlan(mode, linear, heads, linear)
+    monkeypatch.setattr(plans, "plan_attention", lambda *sizes: attend)
+
+    def feed(n_rows: int, n_dims: int, hidden: int, sm: int) -> plans.FfnPlan:
+        return plans.FfnPlan(ffn, tile, n_dims // 64 if ffn == "part" else 1, linear, linear)
+
+    monkeypatch.setattr(plans, "plan_ffn", feed)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_states_match_fp64_at_every_length(device, exact, lengths):
+    layout = MIXED if sum(lengths) < 100 else ONE
+    x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(layout, HIDDEN, device, exact)
+    assert_close_to_fp64(run(x, lengths, weights, layout), want64(x, lengths, weights, layout))
+
+
+@pytest.mark.parametrize("attention", ATTENTION_MODES)
+def test_every_way_to_attend_matches_fp64(device, exact, monkeypatch, attention):
+    force(monkeypatch, attention, "whole")
+    lengths, layout = [5, 0, 66], replace(ONE, heads=(3,), intermediate=(0,), ffn=(False,))
+    x, weights = torch.randn(71, HIDDEN), weights_of(layout, HIDDEN, device, exact)
+    assert_close_to_fp64(run(x, lengths, weights, layout), want64(x, lengths, weights, layout))
+
+
+@pytest.mark.parametrize("rows", [16, 32, 128])
+@pytest.mark.parametrize("ffn", FFN_MODES)
+def test_every_way_through_the_ffn_matches_fp64(device, exact, monkeypatch, ffn, rows):
+    force(monkeypatch, "whole", ffn, rows)
+    layout = replace(ONE, heads=(0,), intermediate=(131,), mha=(False,))
+    x, weights = torch.randn(35, HIDDEN), weights_of(layout, HIDDEN, device, exact)
+    assert_close_to_fp64(run(x, [35], weights, layout), want64(x, [35], weights, layout))
+
+
+LAYOUTS = {
+    "no layer": replace(ONE, heads=(), intermediate=(), mha=(), ffn=()),
+    "all removed": replace(ONE, heads=(0,), intermediate=(0,), mha=(False,), ffn=(False,)),
+    "no unit": replace(ONE, heads=(0,), intermediate=(0,)),
+    "relu": replace(ONE, activation="relu"),
+    "gelu_new": replace(ONE, activation="gelu_new"),
+    "one dim, one head of 64": replace(ONE, heads=(1,), intermediate=(1,), head_dim=64),
+    "heads of 24": replace(ONE, head_dim=24),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_states_match_fp64_for_every_layout(device, exact, layout):
+    lengths = [5, 12]
+    x, weights = torch.randn(17, HIDDEN), weights_of(layout, HIDDEN, device, exact)
+    y = run(x, lengths, weights, layout)
+    assert_close_to_fp64(y, want64(x, lengths, weights, layout))
+    assert y.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("n_hidden", [1, 64, 65, 128, 300, 764, 1024])
+def test_states_match_fp64_at_every_hidden_size(device, exact, n_hidden):
+    x, weights = torch.randn(18, n_hidden), weights_of(ONE, n_hidden, device, exact)
+    assert_close_to_fp64(run(x, [18], weights, ONE), want64(x, [18], weights, ONE))
+
+
+@pytest.mark.parametrize("attention, ffn", [("whole", "whole"), ("part", "part"), ("context", "linear")])
+def test_low_precision_is_no_worse_than_eager(device, low, monkeypatch, attention, ffn):
+    force(monkeypatch, attention, ffn)
+    lengths = [5, 0, 12]
+    x, weights = torch.randn(17, HIDDEN, device=device).to(low), weights_of(MIXED, HIDDEN, device, low)
+    y, eager = run(x, lengths, weights, MIXED), want(x, lengths, weights, MIXED)
+    assert_no_worse_than_eager(y, eager, want64(x, lengths, weights, MIXED))
+
+
+@pytest.mark.parametrize("attention, ffn", [("whole", "whole"), ("part", "part"), ("context", "linear")])
+def test_rows_of_no_sequence_change_nothing(device, low, monkeypatch, attention, ffn):
+    """Rows and empty sequences to spare behind those of the call, whatever lies there."""
+    force(monkeypatch, attention, ffn)
+    lengths = [2, 4]
+    x, weights = torch.randn(6, HIDDEN, device=device).to(low), weights_of(ONE, HIDDEN, device, low)
+    padded = torch.cat((x, torch.full((3, HIDDEN), float("nan"), device=device, dtype=low)))
+    y = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)(padded, bounds([*lengths, 0, 0], device), 17)
+    assert torch.equal(y[:6], run(x, lengths, weights, ONE))
+
+
+def test_nan_stays_in_its_sequence(device, low):
+    x, weights = torch.randn(17, HIDDEN, device=device).to(low), weights_of(MIXED, HIDDEN, device, low)
+    x[3, 2] = float("nan")
+    is_nan = run(x, [5, 12], weights, MIXED).isnan().all(1)
+    assert is_nan.tolist() == [True] * 5 + [False] * 12
+
+
+def test_bounds_beyond_the_rows_touch_nothing_else(device, low):
+    memory = torch.zeros(40, HIDDEN, device=device).to(low)
+    weights = weights_of(ONE, HIDDEN, device, low)
+    encoder = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)
+    y = encoder(memory[8:16], torch.tensor([-3, 4, 900], dtype=torch.int32, device=device), 900)
+    assert y.isfinite().all() and (memory == 0).all()
+
+
+def call(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
+    sizes = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
+    settings = (layout.head_dim, layout.eps, layout.activation, "fp32")
+    return triton_kernels.forward(x, bounds(lengths, str(x.device)), max(lengths), weights, *sizes, *settings)
+
+
+def test_padded_weights_are_kept_until_one_changes(device, low, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        triton_kernels, "pad_weights", lambda *a, pad=triton_kernels.pad_weights: made.append(1) or pad(*a)
+    )
+    x, weights = torch.randn(4, HIDDEN, device=device).to(low), weights_of(ONE, HIDDEN, device, low)
+    before = call(x, [4], weights, ONE)
+    assert torch.equal(call(x, [4], weights, ONE), before) and len(made) == 1
+    weights[6][0] += 1  # counted by PyTorch
+    counted = call(x, [4], weights, ONE)
+    weights[6].data[1] += 1  # not counted
+    uncounted = call(x, [4], weights, ONE)
+    assert len(made) == 3
+    assert not torch.equal(counted, before) and not torch.equal(uncounted, counted)
+    assert torch.equal(uncounted, run(x, [4], weights, ONE))
+
+
+def test_other_dtypes_go_to_the_reference(device):
+    x, weights = torch.randn(4, HIDDEN, device=device), weights_of(ONE, HIDDEN, device, torch.float32)
+    assert torch.equal(call(x, [4], weights, ONE), want(x, [4], weights, ONE))
+
+
+def test_sizes_that_no_kernel_takes_go_to_the_reference_and_say_so(device, low):
+    layout = replace(ONE, head_dim=65)
+    x, weights = torch.randn(4, HIDDEN, device=device).to(low), weights_of(layout, HIDDEN, device, low)
+    with pytest.warns(RuntimeWarning, match="at most 64 dims a head, the model has 65"):
+        y = call(x, [4], weights, layout)
+    assert torch.equal(y, want(x, [4], weights, layout))

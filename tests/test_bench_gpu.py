@@ -1,0 +1,82 @@
+"""python -m bench.gpu, the whole program on tiny shapes: no number counts here, but a GPU is too dear for a typo."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench.gpu import step
+from bench.gpu.__main__ import CASES, main
+from bench.gpu.record import Record, Target
+
+ROW = {"family", "case", "metric", "unit", "value", "rivals", "floor", "spread"}
+
+
+def result_of(folder) -> dict:
+    (path,) = folder.glob("*/gpu.json")
+    return json.loads(path.read_text())
+
+
+def test_smoke_run_goes_through_every_case(tmp_path, capsys):
+    assert main(["--smoke", "--output", str(tmp_path)]) == 0
+    result = result_of(tmp_path)
+    assert result["failed"] == result["skipped"] == []
+    assert {"device", "cpu", "torch", "triton", "commit", "date"} <= set(result["machine"])
+    assert all(set(row) >= ROW for row in result["rows"])
+    families = {
+        "hard_concrete + expected_size",
+        "layer_match",
+        "masked_ffn",
+        "masked_attention",
+        "masked_layer_norm",
+        "step",
+    }
+    assert {row["family"] for row in result["rows"]} == families
+    assert families - {"step"} <= {row["family"] for row in result["rows"] if row["case"].startswith("correctness")}
+    printed = capsys.readouterr().out
+    for target in (row["target"]["text"] for row in result["rows"] if "target" in row):
+        assert f"| {target} |" in printed
+    if not torch.cuda.is_available():
+        assert "not on a GPU" in printed and "| met |" not in printed
+
+
+def test_what_no_time_is_left_for_is_skipped_and_said(tmp_path, capsys):
+    assert main(["--smoke", "--output", str(tmp_path), "--budget-seconds", "0"]) == 0
+    result = result_of(tmp_path)
+    assert result["rows"] == [] and [item["case"] for item in result["skipped"]] == list(CASES)
+    assert "| step | skipped |" in capsys.readouterr().out
+
+
+def test_a_case_that_fails_leaves_the_others_and_their_rows(tmp_path, monkeypatch):
+    def fail(bench):
+        raise AssertionError("dx: relative error 1")
+
+    monkeypatch.setitem(CASES, "layer_match", (fail, 1))
+    assert main(["--smoke", "--output", str(tmp_path), "--only", "layer_match", "gates"]) == 1
+    result = result_of(tmp_path)
+    assert result["failed"] == [{"case": "layer_match", "why": "AssertionError: dx: relative error 1"}]
+    assert {row["family"] for row in result["rows"]} == {"hard_concrete + expected_size"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_only_smoke_runs(tmp_path):
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        main(["--output", str(tmp_path)])
+
+
+def test_rows_are_on_disk_after_each_case(tmp_path):
+    record = Record(tmp_path, {"device": "NVIDIA H200"})
+    record.add("f", "a", "time", "us", 3.0, target=Target("fast", 2.0))
+    assert result_of(tmp_path)["rows"][0]["target"] == {"text": "fast", "limit": 2.0, "met": False}
+    record.add("f", "b", "time", "us", 1.0, target=Target("faster", 2.0))
+    assert len(result_of(tmp_path)["rows"]) == 2
+    assert "| fast | f, a | 3 us | 2 us | MISSED |" in record.targets()
+    assert "| faster | f, b | 1 us | 2 us | met |" in record.targets()
+
+
+def test_time_of_a_prune_is_the_sum_over_its_schedule():
+    """2 epochs of ramp through half the range of a straight line, 18 at its end."""
+    seconds = step._prune_seconds({1.0: 2.0, 0.4: 0.8, 0.05: 0.1}, rows=3200)
+    assert seconds == pytest.approx(1e-3 * 100 * (2 * 2.0 * (1 + 0.05) / 2 + 18 * 0.1), rel=1e-9)
