@@ -99,7 +99,7 @@ def _compile(case: Case, architecture: int) -> Report:
 def _aligned(
     signature: dict[str, Any], unaligned: Sequence[str], multiples: Sequence[str]
 ) -> Iterator[tuple[int, ...]]:
-    """Places of the pointers and integers that are multiples of 16; of one in a tuple, the tuple's place and its own."""
+    """Places of pointers and integers that are multiples of 16; of one in a tuple, the tuple's place and its own."""
     for place, (argument, kind) in enumerate(signature.items()):
         if argument in unaligned:
             continue
