@@ -1,8 +1,7 @@
-# mypy: disallow-untyped-defs=False, disable-error-code="assignment"
+# mypy: disallow-untyped-defs=False
 """Sublayers of the compact encoder in Triton: what a kernel takes, and what each program computes.
 
-T rows, E hidden dims stored in N_PIECES pieces of PIECE, zeros behind the last; a program's rows are tuples of pieces
-(a block's sizes are powers of two: 768 is 3 x 256, not 1,024). Weights lie as `padded.py` lays them out.
+T rows, E hidden dims stored in pieces, see `pieces.py`. Weights lie as `padded.py` lays them out.
 """
 
 from __future__ import annotations
@@ -12,91 +11,21 @@ import math
 import triton
 import triton.language as tl
 
+from cofi_kernels.compact_encoder.pieces import (
+    add_product,
+    add_rows,
+    add_vectors,
+    load_rows,
+    store_normed,
+    store_part,
+    zeros,
+)
 from cofi_kernels.masked_ffn.activations import CUBIC, TANH_COEFFICIENT
 
 LOG2_E = 1.4426950408889634
 _SQRT_HALF = tl.constexpr(math.sqrt(0.5))
 _TANH = tl.constexpr(2.0 * TANH_COEFFICIENT)  # (1 + tanh(v)) / 2 = sigmoid(2 v)
 _CUBIC = tl.constexpr(CUBIC)
-
-
-@triton.jit
-def _zeros(ROWS: tl.constexpr, PIECE: tl.constexpr, N_PIECES: tl.constexpr):
-    pieces = ()
-    for _ in tl.static_range(N_PIECES):
-        pieces = pieces + (tl.zeros((ROWS, PIECE), tl.float32),)
-    return pieces
-
-
-@triton.jit
-def _load_rows(ptr, row, n_rows, PIECE: tl.constexpr, N_PIECES: tl.constexpr):
-    """Rows `row` of a matrix of padded rows, zeros from n_rows on: (ROWS, PIECE) each."""
-    at = ptr + row.to(tl.int64)[:, None] * (PIECE * N_PIECES) + tl.arange(0, PIECE)[None, :]
-    pieces = ()
-    for p in tl.static_range(N_PIECES):
-        pieces = pieces + (tl.load(at + p * PIECE, mask=(row < n_rows)[:, None], other=0.0),)
-    return pieces
-
-
-@triton.jit
-def _add_product(pieces, a, w_ptr, k, PIECE: tl.constexpr, N_PIECES: tl.constexpr):
-    """pieces + a (ROWS, K) @ rows `k` (K,) of a weight matrix of padded rows."""
-    at = w_ptr + k[:, None] * (PIECE * N_PIECES) + tl.arange(0, PIECE)[None, :]
-    added = ()
-    for p in tl.static_range(N_PIECES):
-        added = added + (tl.dot(a, tl.load(at + p * PIECE), pieces[p]),)
-    return added
-
-
-@triton.jit
-def _add_rows(pieces, others, N_PIECES: tl.constexpr):
-    added = ()
-    for p in tl.static_range(N_PIECES):
-        added = added + (pieces[p] + others[p].to(tl.float32),)
-    return added
-
-
-@triton.jit
-def _add_vectors(pieces, x, b_ptr, PIECE: tl.constexpr, N_PIECES: tl.constexpr):
-    """pieces + bias + residual."""
-    column = tl.arange(0, PIECE)
-    added = ()
-    for p in tl.static_range(N_PIECES):
-        bias = tl.load(b_ptr + p * PIECE + column).to(tl.float32)
-        added = added + (pieces[p] + bias[None, :] + x[p].to(tl.float32),)
-    return added
-
-
-@triton.jit
-def _store_normed(
-    pieces, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE: tl.constexpr, N_PIECES: tl.constexpr
-):
-    """LayerNorm over the true width; norm_ptr: weight, then bias. Columns from out_stride on are dropped."""
-    column = tl.arange(0, PIECE)
-    total = tl.sum(pieces[0], 1)
-    for p in tl.static_range(1, N_PIECES):
-        total += tl.sum(pieces[p], 1)
-    mean = total / hidden
-    squares = mean * 0.0
-    for p in tl.static_range(N_PIECES):
-        centred = tl.where((p * PIECE + column < hidden)[None, :], pieces[p] - mean[:, None], 0.0)
-        squares += tl.sum(centred * centred, 1)
-    scale = tl.rsqrt(squares / hidden + eps)
-    at = out_ptr + row.to(tl.int64)[:, None] * out_stride
-    for p in tl.static_range(N_PIECES):
-        place = p * PIECE + column
-        weight = tl.load(norm_ptr + place).to(tl.float32)
-        bias = tl.load(norm_ptr + PIECE * N_PIECES + place).to(tl.float32)
-        y = (pieces[p] - mean[:, None]) * scale[:, None] * weight[None, :] + bias[None, :]
-        inside = (row < n_rows)[:, None] & (place < out_stride)[None, :]
-        tl.store(at + place[None, :], y.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _store_part(pieces, part_ptr, part, row, n_rows, stop, PIECE: tl.constexpr, N_PIECES: tl.constexpr):
-    at = part_ptr + (part.to(tl.int64) * n_rows + row)[:, None] * (PIECE * N_PIECES) + tl.arange(0, PIECE)[None, :]
-    for p in tl.static_range(N_PIECES):
-        tl.store(at + p * PIECE, pieces[p], mask=(row < stop)[:, None])
 
 
 @triton.jit
@@ -136,8 +65,8 @@ def ffn_kernel(
     """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     first_dim = tl.program_id(1) * n_int
-    x = _load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
-    y = _zeros(BLOCK_M, PIECE, N_PIECES)
+    x = load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
+    y = zeros(BLOCK_M, PIECE, N_PIECES)
     column = tl.arange(0, PIECE)
     for first in range(0, n_int, BLOCK_I):
         dim = first_dim + first + tl.arange(0, BLOCK_I)
@@ -146,12 +75,12 @@ def ffn_kernel(
         for p in tl.static_range(N_PIECES):
             u = tl.dot(x[p], tl.trans(tl.load(up + p * PIECE)), u)
         h = _activate(u + tl.load(b_up_ptr + dim).to(tl.float32)[None, :], ACTIVATION)
-        y = _add_product(y, h.to(w_down_ptr.dtype.element_ty), w_down_ptr, dim, PIECE, N_PIECES)
+        y = add_product(y, h.to(w_down_ptr.dtype.element_ty), w_down_ptr, dim, PIECE, N_PIECES)
     if SPLIT:
-        _store_part(y, part_ptr, tl.program_id(1), row, n_rows, n_rows, PIECE, N_PIECES)
+        store_part(y, part_ptr, tl.program_id(1), row, n_rows, n_rows, PIECE, N_PIECES)
     else:
-        y = _add_vectors(y, x, b_down_ptr, PIECE, N_PIECES)
-        _store_normed(y, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE, N_PIECES)
+        y = add_vectors(y, x, b_down_ptr, PIECE, N_PIECES)
+        store_normed(y, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE, N_PIECES)
 
 
 @triton.jit
@@ -218,7 +147,7 @@ def attention_kernel(
     dim = tl.arange(0, D)
     row = start + query
     first_head = tl.program_id(2) * heads_per_part
-    y = _zeros(BLOCK_M, PIECE, N_PIECES)
+    y = zeros(BLOCK_M, PIECE, N_PIECES)
     for head in range(first_head, tl.minimum(first_head + heads_per_part, n_heads)):
         at = qkv_ptr + query[:, None] * stride + head * D + dim[None, :]
         q = tl.load(at, mask=(query < length)[:, None], other=0.0)
@@ -228,13 +157,13 @@ def attention_kernel(
             place = part_ptr + row.to(tl.int64)[:, None] * (n_heads * D) + head * D + dim[None, :]
             tl.store(place, context, mask=(query < length)[:, None])
         else:
-            y = _add_product(y, context, w_ptr, head * D + dim, PIECE, N_PIECES)
+            y = add_product(y, context, w_ptr, head * D + dim, PIECE, N_PIECES)
     if MODE == "part":
-        _store_part(y, part_ptr, tl.program_id(2), row, n_tokens, end, PIECE, N_PIECES)
+        store_part(y, part_ptr, tl.program_id(2), row, n_tokens, end, PIECE, N_PIECES)
     if MODE == "whole":
-        x = _load_rows(x_ptr, row, end, PIECE, N_PIECES)
-        y = _add_vectors(y, x, b_ptr, PIECE, N_PIECES)
-        _store_normed(y, norm_ptr, out_ptr, row, end, hidden, eps, out_stride, PIECE, N_PIECES)
+        x = load_rows(x_ptr, row, end, PIECE, N_PIECES)
+        y = add_vectors(y, x, b_ptr, PIECE, N_PIECES)
+        store_normed(y, norm_ptr, out_ptr, row, end, hidden, eps, out_stride, PIECE, N_PIECES)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -293,11 +222,11 @@ def finish_kernel(
 ):
     """LayerNorm(sum of the parts (n_parts, n_rows, padded row) in their order + bias + residual)."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    y = _zeros(BLOCK_M, PIECE, N_PIECES)
+    y = zeros(BLOCK_M, PIECE, N_PIECES)
     size = n_rows.to(tl.int64) * (PIECE * N_PIECES)
     for i in range(n_parts):
-        part = _load_rows(part_ptr + i * size, row, n_rows, PIECE, N_PIECES)
-        y = _add_rows(y, part, N_PIECES)
-    x = _load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
-    y = _add_vectors(y, x, b_ptr, PIECE, N_PIECES)
-    _store_normed(y, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE, N_PIECES)
+        part = load_rows(part_ptr + i * size, row, n_rows, PIECE, N_PIECES)
+        y = add_rows(y, part, N_PIECES)
+    x = load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
+    y = add_vectors(y, x, b_ptr, PIECE, N_PIECES)
+    store_normed(y, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE, N_PIECES)

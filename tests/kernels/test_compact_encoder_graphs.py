@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cofi_kernels.compact_encoder.graphs import Bucket, Graphs, Replay, bucket_of, spare_lengths
+from cofi_kernels.compact_encoder.graphs import Bucket, Graphs, bucket_of, spare_lengths
+from tests.kernels.captures import Captures
 
 
 @pytest.mark.parametrize("n_sequences", [1, 2, 3, 8, 31, 128])
@@ -38,23 +39,6 @@ def test_buckets_are_few():
 def test_spare_tokens_that_fit_nowhere_are_refused():
     with pytest.raises(ValueError, match="2 sequences of at most 16 tokens cannot hold 33"):
         spare_lengths(2, 33, 16)
-
-
-class Captures:
-    """Replays that run the function again, and a count of what was captured."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def __call__(self, function, inputs: Tensor) -> Replay:
-        self.sizes.append(inputs.numel())
-        outputs = function(inputs)
-
-        def run() -> None:
-            for old, new in zip(outputs, function(inputs), strict=True):
-                old.copy_(new)
-
-        return Replay(run, inputs, outputs)
 
 
 def double(inputs: Tensor, bucket: Bucket) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from cofi.models import CompactModel, PackedBatch, from_lists
 from cofi.models.replay import ReplayedModel, pack_inputs, unpack_inputs
 from cofi_kernels.compact_encoder.graphs import Bucket, CudaCapture
-from tests.kernels.test_compact_encoder_graphs import Captures
+from tests.kernels.captures import Captures
 
 from .tiny import model_of
 
