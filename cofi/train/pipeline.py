@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.markup import escape
 
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
-from cofi.train.memory import keep_freed_memory
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result
