@@ -131,16 +131,20 @@ class Processes(World):
 
     def _is_said(self, message: str) -> bool:
         """Whether the main process, which found the same error, is the one to print it."""
-        if self.is_main:
-            self._store.set("cofi/error", message)
-            return False
+        patience = timedelta(seconds=SAME_ERROR_SECONDS)
+        heard = [f"cofi/heard/{rank}" for rank in range(1, self.size)]
         try:
-            self._store.wait(["cofi/error"], timedelta(seconds=SAME_ERROR_SECONDS))
+            if self.is_main:
+                self._store.set("cofi/error", message)
+                self._store.wait(heard, patience)
+                return False
+            self._store.wait(["cofi/error"], patience)
             same = self._store.get("cofi/error") == message.encode()
-        except RuntimeError:  # it found none, or is gone
+            self._store.set(heard[self.rank - 1], "")
+        except RuntimeError:  # it is the error of one of them, or one is gone
             return False
         if same:
-            time.sleep(SAME_ERROR_SECONDS / 2)  # torchrun ends all of them when the first one ends
+            time.sleep(SAME_ERROR_SECONDS / 4)  # torchrun ends all of them when the first one ends
         return same
 
     def device_name(self, name: str) -> str:
