@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.print(summary_table(result))
     console.print(
-        f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True, markup=False
+        f"model:  {run.teacher if config.teacher_only else run.model}\nreport: {report}\nresult: {run.result}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     return 0
 

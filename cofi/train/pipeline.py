@@ -14,7 +14,7 @@ from cofi.train.interrupt import SignalGuard
 from cofi.train.memory import keep_freed_memory
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
-from cofi.train.result import teacher_score, write_result
+from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
 
@@ -51,6 +51,8 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {session.device}")
     session.teacher = _teacher(session, inputs)
     score = teacher_score(session)
+    if session.config.teacher_only:
+        return write_teacher_result(session, score)
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
