@@ -75,7 +75,8 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
     session.world.require_same("teacher", lambda: checksum(teacher))
     score = teacher_score(session)
     if session.config.teacher_only:
-        return write_teacher_result(session, score)
+        session.world.leave()
+        return write_teacher_result(session, score) if session.world.is_main else None
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
