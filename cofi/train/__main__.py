@@ -47,7 +47,10 @@ def _show(run: RunDirectory, result: dict[str, Any]) -> int:
     console = Console()
     console.print(summary_table(result))
     console.print(
-        f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True, markup=False
+        f"model:  {run.teacher if config.teacher_only else run.model}\nreport: {report}\nresult: {run.result}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     return 0
 

@@ -29,6 +29,9 @@ class TrainConfig:
         None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be"
     )
     output: str | None = _f(None, "directory of the run; by default runs/<task>")
+    teacher_only: bool = _f(
+        False, "stop when the teacher is there: fine-tuned, evaluated and saved in <output>/teacher"
+    )
     resume: bool = _f(False, "continue the run in --output where it stopped")
     overwrite: bool = _f(False, "delete a run that --output already holds")
     seed: int = _f(57, "seed of initialisation, data order, dropout and gates")
@@ -105,7 +108,7 @@ class TrainConfig:
     log_steps: int = _f(10, "steps between lines in metrics.jsonl")
     save_seconds: float = _f(120.0, "seconds between checkpoints")
     tensorboard: bool = _f(False, "write TensorBoard files as well")
-    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end")
+    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end; 0 leaves it out")
 
     def __post_init__(self) -> None:
         _check_types(self)

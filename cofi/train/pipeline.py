@@ -10,16 +10,16 @@ from typing import Any
 from rich.markup import escape
 
 from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import ALONE, World
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
-from cofi.train.memory import keep_freed_memory
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
-from cofi.train.result import teacher_score, write_result
+from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.selection import checksum
 from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
@@ -74,6 +74,8 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
     session.teacher = teacher = _teacher(session, inputs)
     session.world.require_same("teacher", lambda: checksum(teacher))
     score = teacher_score(session)
+    if session.config.teacher_only:
+        return write_teacher_result(session, score)
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)

@@ -45,18 +45,8 @@ def write_result(
 ) -> dict[str, Any]:
     """Measure, assemble and write result.json. `dense` is the student at its full size."""
     config = session.config
-    session.monitor.message("measuring speed ...")
-    speed = measure_speedup(
-        dense.eval(),
-        small.eval(),
-        lengths=session.validation.lengths.tolist(),
-        batch_sizes=SPEED_BATCH_SIZES,
-        seconds=config.measure_seconds,
-    )
     result = {
-        "task": session.task.name,
-        "metric": session.task.main_metric,
-        "teacher_score": teacher_score,
+        **_head(session, teacher_score),
         "masked_score": best["score"],
         "compact_score": session.scores["finetune"],
         "target_sparsity": config.sparsity,
@@ -69,15 +59,42 @@ def write_result(
         "total_params_after": sum(p.numel() for p in small.parameters()),
         "structure": best["structure"],
         "dense_structure": _dense_structure(dense),
-        **speed,
-        "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
-        "total_seconds": round(session.monitor.seconds, 1),
-        "seed": config.seed,
-        "processes": session.world.size,
-        "versions": versions(),
+        **_speed(session, dense.eval(), small.eval()),
+        **_tail(session),
     }
     session.run.write_result(result)
     return result
+
+
+def write_teacher_result(session: Session, teacher_score: float) -> dict[str, Any]:
+    """result.json of a run that ends with its teacher."""
+    result = {**_head(session, teacher_score), **_tail(session)}
+    session.run.write_result(result)
+    return result
+
+
+def _head(session: Session, teacher_score: float) -> dict[str, Any]:
+    return {"task": session.task.name, "metric": session.task.main_metric, "teacher_score": teacher_score}
+
+
+def _tail(session: Session) -> dict[str, Any]:
+    return {
+        "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
+        "total_seconds": round(session.monitor.seconds, 1),
+        "seed": session.config.seed,
+        "processes": session.world.size,
+        "versions": versions(),
+    }
+
+
+def _speed(session: Session, dense: CompactModel, small: CompactModel) -> dict[str, Any]:
+    """What `measure_speedup` finds on lengths like those of the validation split; nothing where no time is given."""
+    seconds = session.config.measure_seconds
+    if seconds == 0:
+        return {}
+    session.monitor.message("measuring speed ...")
+    lengths = session.validation.lengths.tolist()
+    return measure_speedup(dense, small, lengths=lengths, batch_sizes=SPEED_BATCH_SIZES, seconds=seconds)
 
 
 def _dense_structure(dense: CompactModel) -> dict[str, Any]:
