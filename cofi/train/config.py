@@ -56,9 +56,14 @@ class TrainConfig:
 
     # what may be pruned, and how far
     sparsity: float = _f(0.95, "share of the encoder's weights to remove, in [0, 1)")
+    constraint: Literal["auto", "expected", "kept"] = _f(
+        "auto",
+        "size that is held to the target: expected, of the sampled masks (the paper), or kept, of the masks that are "
+        "exported; auto: expected",
+    )
     mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
     start_sparsity: float = _f(0.0, "where the ramp of the sparsity target starts")
-    sparsity_epsilon: float = _f(0.01, "a model counts once its expected sparsity is within this of the target")
+    sparsity_epsilon: float = _f(0.01, "a model counts once its sparsity is within this of the target")
     init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
     int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
 

@@ -153,3 +153,12 @@ def test_a_run_in_the_way_is_not_touched(flags, tmp_path, capsys):
     assert run_command(lambda: main(flags)) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_kept_size_is_delivered_where_that_is_the_constraint(flags, tmp_path):
+    assert main([*flags, "--constraint", "kept", "--sparsity", "0.5"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["constraint"] == "kept" and result["target_reached"]
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    rows = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "prune"]
+    assert all("kept_sparsity" in row for row in rows)
