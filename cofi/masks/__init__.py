@@ -5,6 +5,7 @@ from cofi.masks.fitting import Shifts, fit
 from cofi.masks.gates import INIT_MEANS, Gates
 from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
 from cofi.masks.lagrangian import Lagrangian, SparsityRamp, ascent_optimizer
+from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
 from cofi.masks.shape import ModelShape
 from cofi.masks.sparsity import expected_sparsity
@@ -18,6 +19,7 @@ __all__ = [
     "Constraint",
     "Gates",
     "Lagrangian",
+    "LatencyModel",
     "LayerMasks",
     "TARGET_UNITS",
     "MaskKind",
@@ -27,6 +29,7 @@ __all__ = [
     "Shifts",
     "SparsityRamp",
     "SparsityTarget",
+    "SpeedupTarget",
     "Structure",
     "ascent_optimizer",
     "expected_sparsity",

@@ -12,7 +12,7 @@ from torch import Tensor
 from cofi.masks.shape import ModelShape
 from cofi.masks.sparsity import sparsity_of
 
-TARGET_UNITS = ("sparsity",)
+TARGET_UNITS = ("sparsity", "speedup")
 Value = TypeVar("Value", float, Tensor)
 
 

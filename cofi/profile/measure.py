@@ -1,0 +1,135 @@
+"""Measuring a profile: every size against a reference, several times over, in turning order."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from cofi.bench.timing import interleaved, synchronizer
+from cofi.masks import LatencyModel, ModelShape, Structure
+from cofi.masks.interpolation import curve, surface
+from cofi.profile.parts import Call, Deployment
+from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
+from cofi.profile.profile import Check, Table, Tables
+
+ROUNDS = 3  # a pass
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size: what it is called, and what makes the call that is timed."""
+
+    key: Key
+    prepare: Callable[[], Call]
+
+
+class Stopwatch:
+    """Times in units of a reference, which runs in turns with each point: a machine that slows down slows both.
+
+    At the end they are milliseconds, by the median of all times of the reference. Points are made for their turn and
+    dropped after it: a table of BERT-base held at once would take 8 GB.
+    """
+
+    def __init__(self, reference: Call, device: torch.device) -> None:
+        self._reference = reference
+        self._wait = synchronizer(device)
+        self._seconds: list[float] = []
+        self._ratios: dict[Key, list[float]] = {}
+
+    def time(self, point: Point) -> None:
+        calls = {"reference": self._reference, "point": point.prepare()}
+        times = interleaved(calls, ROUNDS, warmup=1, synchronize=self._wait)
+        self._seconds.append(times["reference"].median_s)
+        self._ratios.setdefault(point.key, []).append(times["point"].median_s / times["reference"].median_s)
+
+    def ms(self, *key: object) -> float:
+        return 1e3 * statistics.median(self._ratios[key]) * statistics.median(self._seconds)
+
+    def spread(self) -> float:
+        """Median over the points of how far their passes lie apart, as a fraction."""
+        return statistics.median((max(r) - min(r)) / statistics.median(r) for r in self._ratios.values())
+
+
+def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
+    """Everything a profile measures."""
+
+    def sublayers() -> Iterator[Point]:
+        for hidden in hidden_knots(shape):
+            yield Point(("empty", hidden), partial(deployment.empty, hidden))
+            yield Point(("fixed", hidden), partial(deployment.whole, _nothing(shape, hidden)))
+            for heads in head_knots(shape):
+                yield Point(("attention", heads, hidden), partial(deployment.attention, heads, hidden))
+            for dims in dim_knots(shape):
+                yield Point(("ffn", dims, hidden), partial(deployment.ffn, dims, hidden))
+
+    def whole() -> Iterator[Point]:
+        structures = [uniform(shape, scale) for scale in SCALES] + [sample(shape, scale, seed) for scale in CHECKS]
+        for structure in structures:
+            yield Point(("whole", structure), partial(deployment.whole, structure))
+
+    return [*sublayers(), *whole()]
+
+
+def measure(
+    deployment: Deployment, shape: ModelShape, passes: int, seed: int, advance: Callable[[], None]
+) -> tuple[Tables, list[Check], float]:
+    """Time all points `passes` times, `advance` is called after each. Returns tables, checks of them, the spread."""
+    work = points(deployment, shape, seed)
+    reference = deployment.attention(max(1, shape.n_heads // 2), shape.d_hidden)
+    watch = Stopwatch(reference, deployment.device)
+    with torch.inference_mode():
+        for index in range(passes):
+            for point in work if index % 2 == 0 else reversed(work):
+                watch.time(point)
+                advance()
+    tables = as_tables(watch, shape)
+    model = tables.latency_model(shape)
+    checks = []
+    for structure in (sample(shape, scale, seed) for scale in CHECKS):
+        checks.append(Check(structure.to_dict(), model.of_structure(structure), watch.ms("whole", structure)))
+    return tables, checks, watch.spread()
+
+
+def n_points(deployment: Deployment, shape: ModelShape) -> int:
+    return len(points(deployment, shape, 0))
+
+
+def as_tables(watch: Stopwatch, shape: ModelShape) -> Tables:
+    """What was measured as milliseconds of one sublayer, of the fixed part, and of whole models by their parts."""
+    hidden = hidden_knots(shape)
+
+    def table(kind: str, units: list[int]) -> Table:
+        ms = [[_apart(watch, shape, kind, n, e) for e in hidden] for n in units]
+        return Table(units, hidden, ms)
+
+    attention, ffn = table("attention", head_knots(shape)), table("ffn", dim_knots(shape))
+    fixed = [watch.ms("fixed", e) for e in hidden]
+    apart = LatencyModel(
+        shape,
+        surface(attention.units, hidden, attention.ms),
+        surface(ffn.units, hidden, ffn.ms),
+        curve(hidden, fixed),
+        curve([0.0, 1.0], [0.0, 1.0]),
+    )
+    parts, whole = [0.0], [0.0]  # nothing takes no time
+    for structure in (uniform(shape, scale) for scale in SCALES):
+        sum_of_parts = float(apart.parts(apart.as_kept(structure)))
+        if sum_of_parts > parts[-1]:  # in the noise of a tiny model they may come out equal
+            parts.append(sum_of_parts)
+            whole.append(watch.ms("whole", structure))
+    return Tables(attention, ffn, fixed, parts, whole)
+
+
+def _apart(watch: Stopwatch, shape: ModelShape, kind: str, units: int, hidden: int) -> float:
+    """Milliseconds of one sublayer; what the noise of a tiny one turns negative is nothing."""
+    return max(0.0, watch.ms(kind, units, hidden) - watch.ms("empty", hidden)) / shape.n_layers
+
+
+def _nothing(shape: ModelShape, hidden: int) -> Structure:
+    n = shape.n_layers
+    return Structure((0,) * n, (0,) * n, hidden, (False,) * n, (False,) * n)
