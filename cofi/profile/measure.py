@@ -1,4 +1,4 @@
-"""Measuring a profile: every size against a reference, several times over, in turning order."""
+"""Measuring a profile: every size several times over, the passes in turning order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
 from cofi.profile.profile import Check, Table, Tables
 
-ROUNDS = 3  # a pass
+TURNS = 2  # in each pass
 Key = tuple[object, ...]
 
 
@@ -29,30 +29,28 @@ class Point:
 
 
 class Stopwatch:
-    """Times in units of a reference, which runs in turns with each point: a machine that slows down slows both.
+    """The least time of each point over all passes.
 
-    At the end they are milliseconds, by the median of all times of the reference. Points are made for their turn and
-    dropped after it: a table of BERT-base held at once would take 8 GB.
+    What disturbs a shared machine only ever adds, by bursts that slow a few neighbouring points twofold or more: the
+    least of turns that lie minutes apart is the one that was left alone. A point is made for its turn and dropped after
+    it: those of BERT-base held at once would take 8 GB.
     """
 
-    def __init__(self, reference: Call, device: torch.device) -> None:
-        self._reference = reference
+    def __init__(self, device: torch.device) -> None:
         self._wait = synchronizer(device)
-        self._seconds: list[float] = []
-        self._ratios: dict[Key, list[float]] = {}
+        self._seconds: dict[Key, list[float]] = {}
 
     def time(self, point: Point) -> None:
-        calls = {"reference": self._reference, "point": point.prepare()}
-        times = interleaved(calls, ROUNDS, warmup=1, synchronize=self._wait)
-        self._seconds.append(times["reference"].median_s)
-        self._ratios.setdefault(point.key, []).append(times["point"].median_s / times["reference"].median_s)
+        call = point.prepare()
+        turns = [interleaved({"point": call}, 1, warmup=1, synchronize=self._wait) for _ in range(TURNS)]
+        self._seconds.setdefault(point.key, []).append(min(turn["point"].median_s for turn in turns))
 
     def ms(self, *key: object) -> float:
-        return 1e3 * statistics.median(self._ratios[key]) * statistics.median(self._seconds)
+        return 1e3 * min(self._seconds[key])
 
     def spread(self) -> float:
-        """Median over the points of how far their passes lie apart, as a fraction."""
-        return statistics.median((max(r) - min(r)) / statistics.median(r) for r in self._ratios.values())
+        """Median over the points of how far the passes lie apart, as a fraction of the least."""
+        return statistics.median((max(times) - min(times)) / min(times) for times in self._seconds.values())
 
 
 def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
@@ -80,8 +78,7 @@ def measure(
 ) -> tuple[Tables, list[Check], float]:
     """Time all points `passes` times, `advance` is called after each. Returns tables, checks of them, the spread."""
     work = points(deployment, shape, seed)
-    reference = deployment.attention(max(1, shape.n_heads // 2), shape.d_hidden)
-    watch = Stopwatch(reference, deployment.device)
+    watch = Stopwatch(deployment.device)
     with torch.inference_mode():
         for index in range(passes):
             for point in work if index % 2 == 0 else reversed(work):

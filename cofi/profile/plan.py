@@ -29,8 +29,8 @@ def hidden_knots(shape: ModelShape) -> list[int]:
 def _between_panels(shares: tuple[float, ...], size: int) -> list[int]:
     """Sizes half a panel below the edge of one.
 
-    A kernel takes whole panels, so that 305 dims cost what 320 do. Through sizes at the edges a line would say the least
-    that a size could cost; through the middles it is right on average, and off by half a panel at most.
+    A kernel takes whole panels, so that 305 dims cost what 320 do. Through sizes at the edges a line would say the
+    least that a size could cost; through the middles it is right on average, and off by half a panel at most.
     """
     edges = (PANEL * round(share * size / PANEL) for share in shares)
     return sorted({edge - PANEL // 2 for edge in edges if PANEL <= edge <= size - PANEL // 2})
