@@ -9,14 +9,13 @@ from functools import partial
 
 import torch
 
-from cofi.bench.timing import interleaved, synchronizer
+from cofi.bench.timing import no_collection, synchronizer, turn
 from cofi.masks import LatencyModel, ModelShape, Structure
 from cofi.masks.interpolation import curve, surface
 from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
 from cofi.profile.profile import Check, Table, Tables
 
-TURNS = 2  # in each pass
 Key = tuple[object, ...]
 
 
@@ -42,8 +41,9 @@ class Stopwatch:
 
     def time(self, point: Point) -> None:
         call = point.prepare()
-        turns = [interleaved({"point": call}, 1, warmup=1, synchronize=self._wait) for _ in range(TURNS)]
-        self._seconds.setdefault(point.key, []).append(min(turn["point"].median_s for turn in turns))
+        call()  # which packs the weights, or compiles a kernel
+        self._wait()
+        self._seconds.setdefault(point.key, []).append(turn(call, self._wait))
 
     def ms(self, *key: object) -> float:
         return 1e3 * min(self._seconds[key])
@@ -79,7 +79,7 @@ def measure(
     """Time all points `passes` times, `advance` is called after each. Returns tables, checks of them, the spread."""
     work = points(deployment, shape, seed)
     watch = Stopwatch(deployment.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), no_collection():
         for index in range(passes):
             for point in work if index % 2 == 0 else reversed(work):
                 watch.time(point)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class Deployment:
     batch: PackedBatch
     device: torch.device
     precision: str
+
+    @cached_property
+    def _noise(self) -> Tensor:
+        return STD * torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,11 +80,12 @@ class Deployment:
             config.hidden_act,
             self.kernel_precision,
         )
-        generator = torch.Generator().manual_seed(0)
-        weights = [self._weight(shape, generator) for shape in weight_shapes(layout, structure.hidden)]
-        x = self._weight((self.batch.n_tokens, structure.hidden), generator)
+        weights = [self._weight(shape) for shape in weight_shapes(layout, structure.hidden)]
+        x = self._weight((self.batch.n_tokens, structure.hidden))
         return partial(cofi_kernels.compact_encoder, x, self.batch.cu_seqlens, self.batch.max_seqlen, weights, layout)
 
-    def _weight(self, shape: Sequence[int] | None, generator: torch.Generator) -> Tensor:
-        values = torch.empty(0) if shape is None else STD * torch.randn(tuple(shape), generator=generator)
-        return values.to(self.device, self.dtype)
+    def _weight(self, shape: Sequence[int] | None) -> Tensor:
+        """Of its own memory, so that caches hold what they would hold."""
+        size = 0 if shape is None else math.prod(shape)
+        repeated = self._noise.repeat(size // self._noise.numel() + 1)[:size].clone()
+        return repeated.view(-1 if shape is None else tuple(shape)).to(self.device, self.dtype)

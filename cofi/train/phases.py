@@ -123,7 +123,7 @@ def add_gates(session: Session, student: Student) -> None:
     student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    student.constraint = make_constraint(config, shape).to(session.device)
+    student.constraint = make_constraint(config, shape, session.profile).to(session.device)
     student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup)
 
 

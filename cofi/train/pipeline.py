@@ -9,6 +9,7 @@ from rich.markup import escape
 from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import describe, load_profile
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
 from cofi.train.memory import keep_freed_memory
@@ -33,14 +34,19 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
+    profile = load_profile(config, run, inputs.student.config.shape())
     if not config.resume:
         run.start(config)
+        if profile is not None:
+            profile.save(run.profile)
     run.checkpoints.mkdir(exist_ok=True)
     truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
     elapsed = checkpoint["elapsed"] if checkpoint else 0.0
     board = run.tensorboard if config.tensorboard else None
     with SignalGuard() as guard, Monitor(run.metrics, seconds=elapsed, tensorboard=board) as monitor:
-        session = Session(config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard)
+        session = Session(
+            config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, profile=profile
+        )
         if checkpoint is not None:
             session.take_up(checkpoint)
         return _phases(session, inputs)
@@ -49,6 +55,8 @@ def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
     session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {session.device}")
+    if session.profile is not None and session.config.target_speedup is not None:
+        session.monitor.message(describe(session.profile, session.config.target_speedup))
     session.teacher = _teacher(session, inputs)
     score = teacher_score(session)
     dense = initial_student(session, inputs.start)

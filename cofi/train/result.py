@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from typing import Any
 
@@ -10,8 +11,10 @@ import transformers
 
 import cofi_kernels
 from cofi.bench.speedup import measure_speedup
+from cofi.bench.subjects import in_precision
 from cofi.data.predict import evaluate_model
 from cofi.models import CompactModel
+from cofi.train.constraint import same_machine
 from cofi.train.session import Session
 
 SPEED_BATCH_SIZES = (1, 32)
@@ -54,7 +57,7 @@ def write_result(
         "teacher_score": teacher_score,
         "masked_score": best["score"],
         "compact_score": session.scores["finetune"],
-        "target_sparsity": config.sparsity,
+        "target_sparsity": config.sparsity if config.target_speedup is None else None,
         "expected_sparsity": best["expected_sparsity"],
         "sparsity": best["sparsity"],
         "constraint": best["constraint"],
@@ -66,6 +69,7 @@ def write_result(
         "structure": best["structure"],
         "dense_structure": _dense_structure(dense),
         **speed,
+        **_speedup_target(session, best, dense, small),
         "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
         "total_seconds": round(session.monitor.seconds, 1),
         "seed": config.seed,
@@ -73,6 +77,42 @@ def write_result(
     }
     session.run.write_result(result)
     return result
+
+
+def _speedup_target(session: Session, best: dict[str, Any], dense: CompactModel, small: CompactModel) -> dict[str, Any]:
+    """What was asked for, what the profile says of the structure, and what it is: in the profile's own setting."""
+    profile, asked = session.profile, session.config.target_speedup
+    if profile is None or asked is None:
+        return {}
+    latency = profile.latency_model()
+    dense_ms = float(latency({}))
+    before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
+    speed = measure_speedup(
+        before,
+        after,
+        lengths=profile.lengths,
+        batch_sizes=[len(profile.lengths)],
+        seconds=session.config.measure_seconds / 2,
+    )
+    (measured,) = speed["speedup"].values()
+    target = {
+        "requested": asked,
+        "predicted": best["kept_speedup"],
+        "measured": measured,
+        "predicted_ms": {"teacher": dense_ms, "compact": dense_ms / best["kept_speedup"]},
+        "measured_ms": {name: ms for name, times in speed["latency_ms"].items() for ms in times.values()},
+        "batch": {"sequences": len(profile.lengths), "longest": max(profile.lengths)},
+        "precision": profile.precision,
+        "same_machine": same_machine(profile),
+    }
+    return {"target_speedup": target}
+
+
+def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:
+    """The model as a profile runs it; the model itself is not changed."""
+    if on_cpu:
+        return in_precision(copy.deepcopy(model).to("cpu"), precision)  # type: ignore[arg-type]  # see inputs
+    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model  # type: ignore[arg-type]
 
 
 def _dense_structure(dense: CompactModel) -> dict[str, Any]:
