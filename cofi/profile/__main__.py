@@ -49,7 +49,7 @@ def build_parser() -> Parser:
         "--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of the products with weights"
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
-    parser.add_argument("--passes", type=positive, default=6, metavar="N", help="times all is measured (default: 6)")
+    parser.add_argument("--passes", type=positive, default=10, metavar="N", help="times all is measured (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the structures that check the table")
     parser.add_device_flag()
     return parser

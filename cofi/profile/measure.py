@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,23 +54,20 @@ class Stopwatch:
 
 
 def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
-    """Everything a profile measures."""
+    """Everything a profile measures in one pass.
 
-    def sublayers() -> Iterator[Point]:
-        for hidden in hidden_knots(shape):
-            yield Point(("empty", hidden), partial(deployment.empty, hidden))
-            yield Point(("fixed", hidden), partial(deployment.whole, _nothing(shape, hidden)))
-            for heads in head_knots(shape):
-                yield Point(("attention", heads, hidden), partial(deployment.attention, heads, hidden))
-            for dims in dim_knots(shape):
-                yield Point(("ffn", dims, hidden), partial(deployment.ffn, dims, hidden))
-
-    def whole() -> Iterator[Point]:
-        structures = [uniform(shape, scale) for scale in SCALES] + [sample(shape, scale, seed) for scale in CHECKS]
-        for structure in structures:
-            yield Point(("whole", structure), partial(deployment.whole, structure))
-
-    return [*sublayers(), *whole()]
+    Whole models, the dense one among them, come after every hidden size: each prediction is divided by theirs.
+    """
+    structures = [uniform(shape, scale) for scale in SCALES] + [sample(shape, scale, seed) for scale in CHECKS]
+    whole = [Point(("whole", structure), partial(deployment.whole, structure)) for structure in structures]
+    found: list[Point] = []
+    for hidden in hidden_knots(shape):
+        found.append(Point(("empty", hidden), partial(deployment.empty, hidden)))
+        found.append(Point(("fixed", hidden), partial(deployment.whole, _nothing(shape, hidden))))
+        found += [Point(("attention", n, hidden), partial(deployment.attention, n, hidden)) for n in head_knots(shape)]
+        found += [Point(("ffn", n, hidden), partial(deployment.ffn, n, hidden)) for n in dim_knots(shape)]
+        found += whole
+    return found
 
 
 def measure(
