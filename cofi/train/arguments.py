@@ -73,6 +73,8 @@ def parse_given(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def resolve(given: dict[str, Any]) -> TrainConfig:
     """Recipe and flags together. Without a recipe: 'demo' for its own task, 'default' for any other."""
+    if given.get("target_speedup") is not None and "sparsity" in given:
+        raise UserError("--target-speedup takes the place of --sparsity: give one of them")
     recipe = given.get("recipe")
     if recipe is None:
         recipe = "demo" if not {"task", "model", "teacher", "data", "train_file"} & set(given) else "default"

@@ -31,6 +31,11 @@ class Inputs:
     teacher: LoadedModel
     start: CompactModel | None
 
+    @property
+    def student(self) -> CompactModel:
+        """What the student is made from."""
+        return self.teacher.model if self.start is None else self.start
+
 
 def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     """Read data and models. `kept_teacher` is the finished teacher of a run that is continued.

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from cofi.errors import UserError
 from cofi.files import naming
+from cofi.masks import TARGET_UNITS
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
 
@@ -107,8 +108,11 @@ class Monitor:
 
     def _show(self, row: dict[str, Any]) -> None:
         words = [f"loss {row['loss']:.4f}"] if "loss" in row else []
-        if row.get("target_sparsity") is not None:
-            words.append(f"sparsity {row['expected_sparsity']:.3f} of {row['target_sparsity']:.3f}")
+        words += [
+            f"{unit} {row.get(f'kept_{unit}', row[f'expected_{unit}']):.3f} of {row[f'target_{unit}']:.3f}"
+            for unit in TARGET_UNITS
+            if row.get(f"target_{unit}") is not None
+        ]
         words.append(self._score_text())
         status = "  ".join(word for word in words if word)
         if self._bar is not None:

@@ -10,6 +10,7 @@ from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
 from cofi.models import CompactModel
 from cofi.prune import compact, compact_transform
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength, PhaseLoop, Position
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
@@ -53,8 +54,10 @@ def run_prune(session: Session, student: Student) -> dict[str, Any]:
         return Evaluator(session, "prune", student).best.load()
     evaluator = _run(session, "prune", student, session.outputs, config.prune_epochs, config.learning_rate, decay=True)
     if not evaluator.best.found:
+        constraint = student.held_to
+        least = constraint.target.shown(constraint.target.goal - constraint.epsilon)
         session.monitor.message(
-            f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: "
+            f"[yellow]No evaluation reached {least:.3f} {constraint.counts} {constraint.target.unit}: "
             "taking the last state. Prune for longer, ramp up sooner or raise --reg-learning-rate.[/yellow]"
         )
         evaluator.offer_last()
@@ -66,7 +69,7 @@ def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> Co
     config = session.config
     load_student_state(student, best)
     assert student.gates is not None
-    masks = student.gates.deterministic().detach()
+    masks = student.gates.deterministic(best.get("shifts")).detach()
     small = Student(compact(student.model, masks))
     _freeze_embeddings(session, small.model)
     small.distiller = _new_distiller(session, small.model)
@@ -120,7 +123,8 @@ def add_gates(session: Session, student: Student) -> None:
     student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    student.ramp = SparsityRamp(config.sparsity, config.start_sparsity, warmup)
+    student.constraint = make_constraint(config, shape, session.profile).to(session.device)
+    student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup)
 
 
 def _freeze_embeddings(session: Session, model: CompactModel) -> None:

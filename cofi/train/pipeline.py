@@ -13,7 +13,9 @@ from cofi.errors import UserError
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
+from cofi.profile.profile import Profile
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import describe, load_profile
 from cofi.train.distributed import ALONE, World
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
@@ -46,18 +48,25 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
     checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
+    profile = load_profile(config, run, inputs.student.config.shape())
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
-    world.decide(lambda: _prepare(config, run, checkpoint))  # all have read what they need by now
+    world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
     with SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
-        session = Session(config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, world)
+        session = Session(
+            config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, world, profile=profile
+        )
         if checkpoint is not None:
             session.take_up(checkpoint)
         return _phases(session, inputs)
 
 
-def _prepare(config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] | None) -> None:
+def _prepare(
+    config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] | None, profile: Profile | None
+) -> None:
     if not config.resume:
         run.start(config)
+        if profile is not None:
+            profile.save(run.profile)
     run.checkpoints.mkdir(exist_ok=True)
     truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
 
@@ -95,6 +104,8 @@ def _announce(session: Session, inputs: Inputs) -> None:
     rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
     where = str(session.device) if session.world.size == 1 else f"{session.world.size} x {session.device.type}"
     session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {where}")
+    if session.profile is not None and session.config.target_speedup is not None:
+        session.monitor.message(describe(session.profile, session.config.target_speedup))
     if session.world.size > 1 and session.device.type == "cuda" and session.config.cuda_graphs:
         session.monitor.message(
             "steps run without CUDA graphs: several processes exchange numbers in the middle of one"

@@ -11,6 +11,7 @@ from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.profile.profile import Profile
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig, changes
 from cofi.train.distributed import ALONE, World
@@ -25,7 +26,8 @@ PHASES = ("teacher", "distil", "prune", "finetune")
 
 @dataclass
 class Session:
-    """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from."""
+    """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from,
+    `profile` what a target speedup is counted by."""
 
     config: TrainConfig
     run: RunDirectory
@@ -42,6 +44,7 @@ class Session:
     scores: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     resumed: dict[str, Any] | None = None
+    profile: Profile | None = None
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Continue from `checkpoint`."""

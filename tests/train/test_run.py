@@ -170,3 +170,12 @@ def test_no_time_for_measuring_leaves_the_speed_out(flags, tmp_path):
     assert main([*flags, "--measure-seconds", "0"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert "speedup" not in result and "compact_score" in result
+
+
+def test_kept_size_is_delivered_where_that_is_the_constraint(flags, tmp_path):
+    assert main([*flags, "--constraint", "kept", "--sparsity", "0.5"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["constraint"] == "kept" and result["target_reached"]
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    rows = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "prune"]
+    assert all("kept_sparsity" in row for row in rows)
