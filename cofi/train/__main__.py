@@ -39,10 +39,10 @@ def _run(argv: Sequence[str] | None, world: World) -> int:
                 f"stopped by {stop}; saved. Continue with: {how} -m cofi.train --output {run.root} --resume\n"
             )
         return EXIT_SIGNAL + stop.signum
-    return 0 if result is None else _show(run, result)
+    return 0 if result is None else _show(config, run, result)
 
 
-def _show(run: RunDirectory, result: dict[str, Any]) -> int:
+def _show(config: TrainConfig, run: RunDirectory, result: dict[str, Any]) -> int:
     report = write_report(run.root)
     console = Console()
     console.print(summary_table(result))
