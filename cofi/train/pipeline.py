@@ -75,24 +75,20 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
     session.world.require_same("teacher", lambda: checksum(teacher))
     score = teacher_score(session)
     if session.config.teacher_only:
-        return write_teacher_result(session, score) if _goes_on_alone(session) else None
+        session.world.leave()
+        return write_teacher_result(session, score) if session.world.is_main else None
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
     best = run_prune(session, student)
     small = run_finetune(session, student, best)
-    if not _goes_on_alone(session):
+    session.world.leave()
+    if not session.world.is_main:
         return None
     save_model(small, inputs.tokenizer, session.run.model)
     result = write_result(session, score, best, student.model, small)
     session.run.remove_teacher_outputs()
     return result
-
-
-def _goes_on_alone(session: Session) -> bool:
-    """After the training: the main process measures and writes, the others are done."""
-    session.world.leave()
-    return session.world.is_main
 
 
 def _announce(session: Session, inputs: Inputs) -> None:
