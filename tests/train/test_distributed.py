@@ -111,6 +111,12 @@ def test_any_number_of_processes_goes_on_with_a_run(whole, tmp_path):
     assert_same_curve(tmp_path / "run", run, 40)
 
 
+def test_a_run_that_ends_with_its_teacher(whole, tmp_path):
+    flags = changed(whole[0], output=tmp_path / "run", teacher_epochs=1)
+    assert run_together(train_command, [*flags, "--teacher-only"], folder=tmp_path).codes == [0, 0]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+
+
 def saved_step(run: Path) -> int:
     return int(torch.load(run / "checkpoints" / "last.pt")["global_step"])
 
