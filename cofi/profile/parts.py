@@ -47,28 +47,39 @@ class Deployment:
     def attention(self, heads: int, hidden: int) -> Call:
         """As many attention sublayers as the model has layers, nothing else."""
         n = self.config.num_hidden_layers
-        return self._encoder(Structure((heads,) * n, (0,) * n, hidden, (True,) * n, (False,) * n))
+        return self.encoder(Structure((heads,) * n, (0,) * n, hidden, (True,) * n, (False,) * n))
 
     def ffn(self, dims: int, hidden: int) -> Call:
         """As many FFN sublayers as the model has layers, nothing else."""
         n = self.config.num_hidden_layers
-        return self._encoder(Structure((0,) * n, (dims,) * n, hidden, (False,) * n, (True,) * n))
+        return self.encoder(Structure((0,) * n, (dims,) * n, hidden, (False,) * n, (True,) * n))
 
     def empty(self, hidden: int) -> Call:
         """The call of an encoder without a sublayer."""
         n = self.config.num_hidden_layers
-        return self._encoder(Structure((0,) * n, (0,) * n, hidden, (False,) * n, (False,) * n))
+        return self.encoder(Structure((0,) * n, (0,) * n, hidden, (False,) * n, (False,) * n))
 
     def whole(self, structure: Structure) -> Call:
         """A whole model: embeddings, encoder, head."""
-        config = copy.deepcopy(compact_config(self.config, structure))
+        return self._model(compact_config(self.config, structure))
+
+    def bare(self) -> Call:
+        """The model without a sublayer: embeddings, head, and the call. Also of a model that is pruned."""
+        removed = {"num_attention_heads": 0, "intermediate_size": 0}
+        removed |= {"attention_bias_only": False, "ffn_bias_only": False}
+        layers = {layer: dict(removed) for layer in range(self.config.num_hidden_layers)}
+        return self._model(CompactConfig.from_dict({**self.config.to_dict(), "per_layer_config": layers}))
+
+    def _model(self, config: CompactConfig) -> Call:
+        config = copy.deepcopy(config)
         config.inference_precision = self.kernel_precision
         with torch.random.fork_rng(devices=[]):
             model = CompactModel(config).eval()
         torch.nn.Module.to(model, self.device, self.dtype)
         return partial(model, batch=self.batch)
 
-    def _encoder(self, structure: Structure) -> Call:
+    def encoder(self, structure: Structure) -> Call:
+        """The layers of `structure`, nothing else."""
         config = self.config
         layout = EncoderLayout(
             structure.heads,
