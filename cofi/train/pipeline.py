@@ -12,6 +12,7 @@ from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
 from cofi.train.memory import keep_freed_memory
+from cofi.train.methods import pruning_of
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result, write_teacher_result
@@ -56,8 +57,9 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
-    best = run_prune(session, student)
-    small = run_finetune(session, student, best)
+    pruning = pruning_of(session.config)
+    best = run_prune(session, student, pruning.give_gates, pruning.prune_epochs)
+    small = run_finetune(session, student, best, pruning.finetune_epochs)
     save_model(small, inputs.tokenizer, session.run.model)
     result = write_result(session, score, best, student.model, small)
     session.run.remove_teacher_outputs()
