@@ -19,7 +19,7 @@ ROWS = (
     ("cofi.masks",),
     ("cofi_kernels",),
 )
-SHARED = ("cofi.errors", "cofi.files")  # for every part of cofi
+SHARED = ("cofi.errors", "cofi.files", "cofi.memory")  # for every part of cofi
 STARTUP = "cofi.startup"  # for cofi itself and its command line
 COMMAND_LINE = "cofi.cli"  # for the commands and every other __main__.py
 TENSORS_ONLY = ("cofi.masks", "cofi_kernels")  # no Hugging Face: usable without it

@@ -15,6 +15,7 @@ from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_mod
 from cofi.bench.timing import interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
 from cofi.train.session import pick_device, set_threads
 
 
@@ -84,6 +85,7 @@ def _caption(machine: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     set_threads(options.threads)
+    keep_freed_memory()
     device = pick_device(options.device)
     models = load_models(options.directory, options.dense, device)
     _check_lengths(options.seq_len, models.longest)

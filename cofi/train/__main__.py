@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
@@ -14,21 +15,34 @@ from cofi.errors import UserError
 from cofi.report import summary_table, write_report
 from cofi.train.arguments import check_resumed, parse_given, resolve
 from cofi.train.config import TrainConfig
+from cofi.train.distributed import World, launched_world
 from cofi.train.interrupt import Interrupted
 from cofi.train.pipeline import train
 from cofi.train.rundir import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config, run = _open_run(parse_given(argv))
+    with launched_world() as world:
+        return _run(argv, world)
+
+
+def _run(argv: Sequence[str] | None, world: World) -> int:
+    given = parse_given(argv)
+    config, run = world.decide(lambda: _open_run(given))
     disable_progress_bar()  # transformers' own, for writing one file
     try:
-        result = train(config, run)
+        result = train(config, run, world)
     except Interrupted as stop:
-        sys.stderr.write(
-            f"stopped by {stop}; saved. Continue with: python -m cofi.train --output {run.root} --resume\n"
-        )
+        if world.is_main:
+            how = "python" if world.size == 1 else "torchrun ..."
+            sys.stderr.write(
+                f"stopped by {stop}; saved. Continue with: {how} -m cofi.train --output {run.root} --resume\n"
+            )
         return EXIT_SIGNAL + stop.signum
+    return 0 if result is None else _show(run, result)
+
+
+def _show(run: RunDirectory, result: dict[str, Any]) -> int:
     report = write_report(run.root)
     console = Console()
     console.print(summary_table(result))

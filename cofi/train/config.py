@@ -80,7 +80,7 @@ class TrainConfig:
     )
 
     # optimisation
-    batch_size: int = _f(32, "sentences (windows for question answering) a step")
+    batch_size: int = _f(32, "sentences (windows for question answering) a step, over all processes together")
     eval_batch_size: int = _f(64, "sentences a batch in evaluation")
     teacher_learning_rate: float = _f(5e-5, "fine-tuning of the teacher")
     learning_rate: float = _f(2e-5, "weights, while distilling and pruning")

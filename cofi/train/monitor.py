@@ -27,10 +27,12 @@ PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at mos
 
 
 class Monitor:
-    """Progress of one run. Use as a context manager; `seconds` counts over interruptions."""
+    """Progress of one run. Use as a context manager; `seconds` counts over interruptions. quiet: shows nothing."""
 
-    def __init__(self, metrics: Path, *, seconds: float = 0.0, tensorboard: Path | None = None) -> None:
-        self.console = Console(stderr=True)
+    def __init__(
+        self, metrics: Path, *, seconds: float = 0.0, tensorboard: Path | None = None, quiet: bool = False
+    ) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
         self._start = time.monotonic() - seconds
         self._path = metrics
         self._file = open(metrics, "ab")  # noqa: SIM115  # lives as long as the run; closed in __exit__
@@ -47,7 +49,7 @@ class Monitor:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
 
     def __enter__(self) -> Monitor:

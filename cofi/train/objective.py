@@ -14,6 +14,7 @@ from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
 from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
+from cofi.train.distributed import ALONE, World
 from cofi.train.randomness import counter_state, step_random
 from cofi.train.teacher import Target, Teacher
 
@@ -78,13 +79,16 @@ def repeated_states(live: Tensor) -> tuple[int, ...] | Tensor:
 
 
 class Objective:
-    """The loss of one phase as a function of batch and step."""
+    """The loss of one phase as a function of batch and step; of several processes each has a part, and these add up."""
 
-    def __init__(self, phase: str, task_kind: str, config: TrainConfig, teacher: Teacher | None) -> None:
+    def __init__(
+        self, phase: str, task_kind: str, config: TrainConfig, teacher: Teacher | None, world: World = ALONE
+    ) -> None:
         self.phase = phase
         self.task_kind = task_kind
         self.config = config
         self.teacher = teacher
+        self.world = world
 
     def __call__(self, student: Student, batch: TaskBatch, step: int) -> StepLoss:
         inputs = self.inputs(student, step, batch.packed.input_ids.device)
@@ -97,7 +101,8 @@ class Objective:
     def inputs(self, student: Student, step: int, device: torch.device) -> StepInputs:
         """The inputs of step `step`: the only values of a step that come from the host, with its batch."""
         gates, dropout = (
-            counter_state(self.config.seed, f"{self.phase}/{name}", step, device) for name in ("gates", "dropout")
+            counter_state(self.config.seed, f"{self.phase}/{stream}", step, device)
+            for stream in ("gates", self.world.stream("dropout"))
         )
         target = None if student.ramp is None else torch.tensor(student.ramp(step), device=device)
         return StepInputs(gates, dropout, target)
@@ -132,8 +137,9 @@ class Objective:
     ) -> StepLoss:
         if target is None:
             assert output.loss is not None
-            return StepLoss(output.loss, {"prediction_loss": output.loss.detach()})
-        prediction = prediction_loss(
+            loss = batch.share.sentences * output.loss
+            return StepLoss(loss, {"prediction_loss": loss.detach()})
+        prediction = batch.share.sentences * prediction_loss(
             self.task_kind,
             output,
             target,
@@ -141,7 +147,7 @@ class Objective:
             cu_seqlens=batch.packed.bounds,
             max_seqlen=batch.packed.max_seqlen,
         )
-        loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
+        fit = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:
             assert output.hidden_states is not None
             live = student.live_layers(masks)
@@ -152,16 +158,18 @@ class Objective:
                 rng,
                 repeated_states(live),
                 batch.packed.n_valid_tokens,
+                batch.share.tokens,
+                self.world.total,
             )
-            loss.total = loss.total + self.config.layer_weight * layer
-            loss.parts["layer_loss"] = layer.detach()
-        return loss
+            fit.total = fit.total + self.config.layer_weight * layer
+            fit.parts["layer_loss"] = layer.detach()
+        return fit
 
     def _add_penalty(self, student: Student, loss: StepLoss, inputs: StepInputs) -> None:
         assert student.gates is not None and student.lagrangian is not None and inputs.target_sparsity is not None
         sparsity = expected_sparsity(student.gates)
         penalty = student.lagrangian(sparsity, inputs.target_sparsity)
-        loss.total = loss.total + penalty
+        loss.total = loss.total + float(self.world.is_main) * penalty  # it is of no process's share: one counts it
         loss.parts.update(
             lagrangian_loss=penalty.detach(),
             expected_sparsity=sparsity.detach(),

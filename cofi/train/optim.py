@@ -125,6 +125,11 @@ class PhaseOptimizers:
         self._base_rate = float(weights.param_groups[0]["initial_lr"])
 
     @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is stepped, in a fixed order."""
+        return [p for optimizer in self.all.values() for group in optimizer.param_groups for p in group["params"]]
+
+    @property
     def learning_rate(self) -> float:
         """Of the next step, from the schedule: on a GPU the optimizer's own would have to be waited for."""
         return float(self._base_rate * self.schedule.lr_lambdas[0](self.schedule.last_epoch))

@@ -106,7 +106,7 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     if lowered is not None:  # it is frozen: a copy, as the one in fp32 is evaluated and copied to the student
         teacher = copy.deepcopy(teacher).to(lowered)  # type: ignore[arg-type]  # as in initial_student
     session.outputs, message = make_teacher(
-        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs
+        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs, session.world
     )
     session.monitor.message(message)
 
@@ -186,9 +186,17 @@ def _run(
         session.resumed = None
     elif phase == "finetune" or length.steps == 0:
         evaluator(position)  # the cut model before any training is a candidate too
-    objective = Objective(phase, session.task.kind, config, teacher)
+    objective = Objective(phase, session.task.kind, config, teacher, session.world)
     loop = PhaseLoop(
-        phase, config, session.train, length, session.monitor, session.guard, evaluate=evaluator, save=save
+        phase,
+        config,
+        session.train,
+        length,
+        session.monitor,
+        session.guard,
+        evaluate=evaluator,
+        save=save,
+        world=session.world,
     )
     loop.run(student, objective, optimizers, position)
     if length.steps == 0:

@@ -23,7 +23,12 @@ def teacher_score(session: Session) -> float:
         assert session.teacher is not None
         size = session.config.eval_batch_size
         result = evaluate_model(
-            session.teacher, session.validation, session.task, batch_size=size, device=session.device
+            session.teacher,
+            session.validation,
+            session.task,
+            batch_size=size,
+            device=session.device,
+            team=session.world,
         )
         session.scores["teacher"] = result.score
     session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
@@ -77,6 +82,7 @@ def _tail(session: Session) -> dict[str, Any]:
         "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
         "total_seconds": round(session.monitor.seconds, 1),
         "seed": session.config.seed,
+        "processes": session.world.size,
         "versions": versions(),
     }
 

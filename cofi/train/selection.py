@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cofi.data.predict import evaluate_model
 from cofi.errors import UserError
 from cofi.masks import Masks, expected_sparsity, sparsity
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
+from cofi.train.distributed import ALONE, World
 from cofi.train.loop import Position, diverged
 from cofi.train.objective import Student
 from cofi.train.session import Session
@@ -46,18 +48,24 @@ def load_student_state(student: Student, state: dict[str, Any]) -> None:
             ) from error
 
 
+def checksum(model: nn.Module) -> int:
+    """The sum of the weights' bits, which has one value in whatever order it is made."""
+    return int(sum(p.detach().view(torch.int32).sum() for p in model.parameters()))
+
+
 class Best:
     """The best eligible state of a phase, on disk. A strictly better score replaces it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, world: World = ALONE) -> None:
+        self.path, self.world = path, world
         self.score = -math.inf
 
     def offer(self, score: float, content: Callable[[], dict[str, Any]]) -> bool:
         if not score > self.score:
             return False
         self.score = score
-        save_checkpoint(self.path, {"score": score, **content()})
+        if self.world.is_main:
+            save_checkpoint(self.path, {"score": score, **content()})
         return True
 
     @property
@@ -65,6 +73,7 @@ class Best:
         return self.score > -math.inf
 
     def load(self) -> dict[str, Any]:
+        self.world.wait()
         return load_checkpoint(self.path)
 
 
@@ -74,11 +83,12 @@ class Evaluator:
     def __init__(self, session: Session, phase: str, student: Student, steps_per_epoch: int = 1) -> None:
         self.session, self.phase, self.student = session, phase, student
         self.steps_per_epoch = steps_per_epoch
-        self.best = Best(session.run.checkpoints / f"best_{phase}.pt")
+        self.best = Best(session.run.checkpoints / f"best_{phase}.pt", session.world)
         self.last_score = math.nan
 
     def __call__(self, position: Position) -> None:
         session, student = self.session, self.student
+        session.world.require_same("weights", lambda: checksum(student.model))
         masks, facts = self.masks()
         result = evaluate_model(
             student.model,
@@ -87,6 +97,7 @@ class Evaluator:
             batch_size=session.config.eval_batch_size,
             masks=masks,
             device=session.device,
+            team=session.world,
         )
         if not result.finite:
             raise diverged(self.phase, "model's outputs became infinite or NaN", position)

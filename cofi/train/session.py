@@ -13,6 +13,7 @@ from cofi.errors import UserError
 from cofi.models import CompactModel
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig, changes
+from cofi.train.distributed import ALONE, World
 from cofi.train.interrupt import SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
@@ -34,6 +35,7 @@ class Session:
     validation: TokenizedSplit
     monitor: Monitor
     guard: SignalGuard
+    world: World = ALONE
     teacher: CompactModel | None = None
     outputs: Teacher | None = None
     global_step: int = 0
@@ -56,6 +58,9 @@ class Session:
         return self.resumed if self.resumed is not None and self.resumed["phase"] == phase else None
 
     def save(self, phase: str, content: dict[str, Any]) -> None:
+        """Write the checkpoint to continue from. Nothing in it is of one process, so any number of them can."""
+        if not self.world.is_main:
+            return
         save_checkpoint(
             self.run.last,
             {
