@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -39,15 +40,15 @@ def _run(argv: Sequence[str] | None, world: World) -> int:
                 f"stopped by {stop}; saved. Continue with: {how} -m cofi.train --output {run.root} --resume\n"
             )
         return EXIT_SIGNAL + stop.signum
-    return 0 if result is None else _show(run, result)
+    return 0 if result is None else _show(run, result, kept=run.teacher if config.teacher_only else run.model)
 
 
-def _show(run: RunDirectory, result: dict[str, Any]) -> int:
+def _show(run: RunDirectory, result: dict[str, Any], *, kept: Path) -> int:
     report = write_report(run.root)
     console = Console()
     console.print(summary_table(result))
     console.print(
-        f"model:  {run.teacher if config.teacher_only else run.model}\nreport: {report}\nresult: {run.result}",
+        f"model:  {kept}\nreport: {report}\nresult: {run.result}",
         highlight=False,
         soft_wrap=True,
         markup=False,

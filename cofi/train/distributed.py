@@ -101,7 +101,10 @@ class World:
         """Until all processes are here, and what the main one wrote before is on the disk."""
 
     def leave(self) -> None:
-        """The end of working together; each may go on alone."""
+        """The end of working together, when all are here; each may go on alone, or end.
+
+        One that ended while the main process still saves would have torchrun stop that.
+        """
 
 
 ALONE = World()

@@ -152,7 +152,6 @@ class PhaseLoop:
             self.save(position)
             self._saved_at = time.monotonic()
         if signum:
-            self.world.wait()  # one that left at once would have the others stopped while they save
             raise Interrupted(signum)
 
     def _check(self, position: Position, loss: StepLoss) -> None:

@@ -68,7 +68,7 @@ def _process(rank: int, size: int, port: int, folder: Path, work: Callable[..., 
 def without_measuring(patch: pytest.MonkeyPatch) -> None:
     """Leave out the measurement of speed and the report, three quarters of a tiny run."""
     patch.setattr("cofi.train.result.measure_speedup", lambda *_, **__: {"speedup": {}})
-    patch.setattr("cofi.train.__main__._show", lambda *_: 0)
+    patch.setattr("cofi.train.__main__._show", lambda *_, **__: 0)
 
 
 def whole_command(flags: list[str]) -> int:
