@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     ("cofi.train", "cofi.evaluate", "cofi.export", "cofi.bench", "cofi.profile", "cofi.sweep"),
     ("cofi.report",),
-    ("cofi.distill", "cofi.prune", "cofi.data"),
+    ("cofi.distill", "cofi.prune", "cofi.data", "cofi.baselines"),
     ("cofi.models",),
     ("cofi.masks",),
     ("cofi_kernels",),

@@ -15,7 +15,7 @@ from cofi.cli import Parser
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.sweep.plan import Grid, variant_settings
-from cofi.sweep.variants import VARIANTS
+from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import parse_given
 from cofi.train.config import flag
 
@@ -33,6 +33,8 @@ OWN = {
 EPILOG = (
     "Every other flag of cofi.train may be given too and holds for all runs (python -m cofi.train --help). Variants: "
     + "; ".join(f"{name}: {variant.meaning}" for name, variant in VARIANTS.items())
+    + "; all of a kind: "
+    + "; ".join(f"{name} ({', '.join(members)})" for name, members in GROUPS.items())
     + ". Without --tasks nothing is trained: the points that are there are measured (--measure), listed and drawn."
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cofi.errors import UserError
-from cofi.sweep.variants import VARIANTS
+from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import resolve
 from cofi.train.config import TrainConfig
 
@@ -99,12 +99,13 @@ def variant_settings(names: list[str], own: Mapping[str, dict[str, Any]]) -> dic
 
     Raises UserError for an unknown name, or an own variant that takes a built-in name.
     """
-    taken = sorted(own.keys() & VARIANTS.keys())
+    taken = sorted(own.keys() & {*VARIANTS, *GROUPS})
     if taken:
         raise UserError(f"--variant must not take the name of a built-in variant, got {taken[0]!r}")
     known = {**{name: variant.settings for name, variant in VARIANTS.items()}, **own}
-    names = names or list(own) or ["default"]
+    given = names or list(own) or ["default"]
+    names = [name for one in given for name in GROUPS.get(one, (one,))]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UserError(f"--variants must be of {', '.join(known)}, got {unknown[0]!r}")
+        raise UserError(f"--variants must be of {', '.join([*known, *GROUPS])}, got {unknown[0]!r}")
     return {name: known[name] for name in names}

@@ -1,4 +1,4 @@
-"""Variants of a run: named sets of settings, the ablations of the paper among them. One line each."""
+"""Variants of a run: named sets of settings, among them the ablations of the paper and the baselines. One line each."""
 
 from __future__ import annotations
 
@@ -26,4 +26,17 @@ VARIANTS: dict[str, Variant] = {
     "no-distill": Variant({"distill": False}, "train on the labels alone"),
     "fixed-matching": Variant({"matching": "fixed"}, "a student layer learns from the teacher layer of its depth"),
     "no-finetune": Variant({"finetune_epochs": 0.0}, "stop after pruning"),
+    "drop-top-layers": Variant({"method": "drop-top-layers"}, "baseline: keep the lowest layers"),
+    "drop-every-other-layer": Variant({"method": "drop-every-other-layer"}, "baseline: keep evenly spaced layers"),
+    "prune-heads": Variant({"method": "prune-heads"}, "baseline: heads by importance, as many in every layer"),
+    "prune-ffn": Variant({"method": "prune-ffn"}, "baseline: intermediate dims by importance, as many in every layer"),
+    "fisher": Variant({"method": "fisher"}, "baseline: heads and dims of all layers by Fisher scores"),
+    "small-student": Variant(
+        {"method": "small-student", "freeze_embeddings": False}, "baseline: a fixed small student of TinyBERT's shape"
+    ),
+    "movement": Variant({"method": "movement"}, "baseline: heads and dims by movement scores"),
+}
+GROUPS = {
+    "ablations": tuple(name for name in VARIANTS if name.startswith("no-")) + ("fixed-matching",),
+    "baselines": tuple(name for name, variant in VARIANTS.items() if "method" in variant.settings),
 }

@@ -8,6 +8,7 @@ from math import inf
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cofi.baselines import METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.masks import parse_kinds
@@ -58,6 +59,7 @@ class TrainConfig:
     group_by_length: bool = _f(False, "put texts of similar length in one batch")
 
     # what may be pruned, and how far
+    method: str = _f("cofi", "how it is found out what to cut; the others are baselines, with as many epochs in all")
     sparsity: float = _f(0.95, "share of the encoder's weights to remove, in [0, 1)")
     target_speedup: float | None = _f(
         None, "instead of --sparsity: how many times as fast as the dense model to be, by --device-profile"
@@ -130,6 +132,8 @@ class TrainConfig:
                 f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
                 f"got {self.sparsity_warmup_epochs}"
             )
+        if self.method not in METHODS:
+            raise UserError(f"--method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.matching not in STRATEGIES:
             raise UserError(f"--matching must be one of {', '.join(STRATEGIES)}, got {self.matching!r}")
         try:

@@ -133,6 +133,8 @@ class Objective:
         loss = self._fit(student, batch, output, target, masks, rng)
         if student.lagrangian is not None:
             self._add_penalty(student, loss, inputs)
+        elif student.gates is not None:
+            loss.parts["expected_sparsity"] = expected_sparsity(student.gates).detach()
         return loss
 
     def _fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from cofi.distill import STRATEGIES, LayerDistillation
@@ -46,13 +47,15 @@ def run_distil(session: Session, model: CompactModel) -> Student:
     return student
 
 
-def run_prune(session: Session, student: Student) -> dict[str, Any]:
+def run_prune(
+    session: Session, student: Student, give_gates: Callable[[Session, Student], None], epochs: float
+) -> dict[str, Any]:
     """Learn the masks. Returns the best state under the sparsity condition: tensors, score, sparsities, structure."""
     config = session.config
-    add_gates(session, student)
+    give_gates(session, student)
     if session.is_past("prune"):
         return Evaluator(session, "prune", student).best.load()
-    evaluator = _run(session, "prune", student, session.outputs, config.prune_epochs, config.learning_rate, decay=True)
+    evaluator = _run(session, "prune", student, session.outputs, epochs, config.learning_rate, decay=True)
     if not evaluator.best.found:
         constraint = student.held_to
         least = constraint.target.shown(constraint.target.goal - constraint.epsilon)
@@ -64,7 +67,7 @@ def run_prune(session: Session, student: Student) -> dict[str, Any]:
     return evaluator.best.load()
 
 
-def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> CompactModel:
+def run_finetune(session: Session, student: Student, best: dict[str, Any], epochs: float) -> CompactModel:
     """Cut the model to what the masks keep and train that further; the best state is the result."""
     config = session.config
     load_student_state(student, best)
@@ -78,9 +81,7 @@ def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> Co
         small.distiller.transform.weight.data.copy_(compact_transform(transform.weight.data, masks))
         small.distiller.transform.bias.data.copy_(transform.bias.data)
     decay = config.finetune_schedule == "linear"
-    evaluator = _run(
-        session, "finetune", small, session.outputs, config.finetune_epochs, config.finetune_learning_rate, decay=decay
-    )
+    evaluator = _run(session, "finetune", small, session.outputs, epochs, config.finetune_learning_rate, decay=decay)
     load_student_state(small, evaluator.best.load())
     return small.model
 

@@ -19,6 +19,7 @@ from cofi.train.constraint import describe, load_profile
 from cofi.train.distributed import ALONE, World
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
+from cofi.train.methods import pruning_of
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.result import teacher_score, write_result, write_teacher_result
@@ -89,8 +90,9 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
-    best = run_prune(session, student)
-    small = run_finetune(session, student, best)
+    pruning = pruning_of(session.config)
+    best = run_prune(session, student, pruning.give_gates, pruning.prune_epochs)
+    small = run_finetune(session, student, best, pruning.finetune_epochs)
     session.world.leave()
     if not session.world.is_main:
         return None
