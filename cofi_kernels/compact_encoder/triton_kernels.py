@@ -16,8 +16,9 @@ import triton
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder import costs, plans, reference
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
+from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.packed import anchor_of, state_of
 from cofi_kernels.compact_encoder.padded import (
@@ -128,17 +129,33 @@ class PaddedEncoder:
                 if isinstance(sublayer, AttentionWeights):
                     self._attention(sublayer, states, cu_seqlens, max_seqlen, out)
                 else:
-                    self._ffn(sublayer, states, out)
+                    self._ffn(sublayer, states, cu_seqlens.numel() - 1, out)
                 states = out
         return states
+
+    def launches(self, n_rows: int, n_sequences: int, device: torch.device) -> list[list[Launch]]:
+        """What a call of T = n_rows tokens in B = n_sequences launches, a list for each kept sublayer."""
+        at, gpu = Rows(n_rows, n_sequences), gpu_of(device)
+        hidden = self.width.padded
+        found: list[list[Launch]] = []
+        for w in self.sublayers:
+            if isinstance(w, AttentionWeights) and w.n_heads:
+                heads = plans.AttentionSize(w.n_heads, self.head_dim, hidden)
+                found.append(plans.attention_launches(plans.plan_attention(at, heads, gpu), at, heads, gpu))
+            elif isinstance(w, FfnWeights) and w.n_dims:
+                dims = plans.FfnSize(w.n_dims, hidden)
+                found.append(plans.ffn_launches(plans.plan_ffn(at, dims, gpu), at, dims, gpu))
+            else:
+                found.append([costs.finish(n_rows, hidden, 0, costs.PART, plans.sum_rows(n_rows), gpu)])
+        return found
 
     def _attention(self, w: AttentionWeights, x: Tensor, cu_seqlens: Tensor, max_seqlen: int, out: Tensor) -> None:
         n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
         if w.n_heads == 0 or n_sequences == 0 or max_seqlen == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_out, w.norm, out)
             return
-        sizes = (w.n_heads, self.head_dim, self.width.padded, _multiprocessors(x.device))
-        plan = plans.plan_attention(n_rows, n_sequences, *sizes)
+        size = plans.AttentionSize(w.n_heads, self.head_dim, self.width.padded)
+        plan = plans.plan_attention(Rows(n_rows, n_sequences), size, gpu_of(x.device))
         n_parts = -(-w.n_heads // plan.heads_per_part)
         qkv = _linear(x, w.w_qkv, w.b_qkv, None, plan.project, transposed=True)
         if plan.mode == "context":
@@ -159,11 +176,12 @@ class PaddedEncoder:
         if plan.mode != "whole":
             self._finish(part, x, w.b_out, w.norm, out)
 
-    def _ffn(self, w: FfnWeights, x: Tensor, out: Tensor) -> None:
+    def _ffn(self, w: FfnWeights, x: Tensor, n_sequences: int, out: Tensor) -> None:
         if w.n_dims == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_down, w.norm, out)
             return
-        plan = plans.plan_ffn(x.shape[0], w.n_dims, self.width.padded, _multiprocessors(x.device))
+        size = plans.FfnSize(w.n_dims, self.width.padded)
+        plan = plans.plan_ffn(Rows(x.shape[0], n_sequences), size, gpu_of(x.device))
         activation = self.layout.activation
         if plan.mode == "linear":
             h = _linear(x, w.w_up, w.b_up, activation, plan.up, transposed=True)
@@ -192,7 +210,7 @@ class PaddedEncoder:
 
 
 def _linear(
-    x: Tensor, w: Tensor, b: Tensor | None, activation: str | None, tile: plans.LinearTile, *, transposed: bool
+    x: Tensor, w: Tensor, b: Tensor | None, activation: str | None, tile: LinearTile, *, transposed: bool
 ) -> Tensor:
     """activation(x (T, K) @ w + b); w (K, N), or (N, K) where transposed."""
     depth, n_columns = x.shape[1], w.shape[0 if transposed else 1]
@@ -217,7 +235,7 @@ def _is_capturing(t: Tensor) -> bool:
 
 
 @functools.cache
-def _multiprocessors(device: torch.device) -> int:
+def gpu_of(device: torch.device) -> Gpu:
     if device.type != "cuda":
-        return _INTERPRETED_MULTIPROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return Gpu(_INTERPRETED_MULTIPROCESSORS)
+    return Gpu(torch.cuda.get_device_properties(device).multi_processor_count)

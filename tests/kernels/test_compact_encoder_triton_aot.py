@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from cofi_kernels.compact_encoder import plans
+from cofi_kernels.compact_encoder.costs import FfnTile, LinearTile
 from tests.kernels import aot
 
 pytest.importorskip("triton")
@@ -26,7 +27,7 @@ def launch(warps: int, stages: int) -> dict[str, int]:
     return {"num_warps": warps, "num_stages": stages}
 
 
-def linear(tile: plans.LinearTile, *, up: bool) -> aot.Case:
+def linear(tile: LinearTile, *, up: bool) -> aot.Case:
     """The up-projection with GELU, or the down-projection."""
     arguments = {
         **pointers("x_ptr w_ptr"),
@@ -61,7 +62,7 @@ def attention(mode: str, row: dict[str, int]) -> aot.Case:
     return aot.Case(MODULE + "attention_kernel", arguments, launch(warps, plans.ATTENTION_STAGES), {"MODE": mode})
 
 
-def ffn(tile: plans.FfnTile, row: dict[str, int]) -> aot.Case:
+def ffn(tile: FfnTile, row: dict[str, int]) -> aot.Case:
     arguments = {
         **pointers("x_ptr w_up_ptr b_up_ptr w_down_ptr b_down_ptr norm_ptr out_ptr"),
         **{"part_ptr": "*fp32", "n_rows": "i32", "n_int": "i32", **NORM, "ACTIVATION": None, **row},
