@@ -73,7 +73,7 @@ def test_targets_are_printed_as_tables(smoke_run):
 
 
 def test_a_rung_that_errs_is_not_timed_and_the_result_says_so(tmp_path, monkeypatch):
-    def wrong(subject: Subject):
+    def wrong(subject: Subject, states: bool):
         call = engines.launches(subject)
 
         def run():

@@ -97,7 +97,7 @@ def _together(session: Session, call: _Model, alone: _Model, subjects: list[Subj
 
 
 def _one(rung: str, subject: Subject) -> float:
-    call = RUNGS[rung].make(subject)
+    call = RUNGS[rung].make(subject, True)
     poison(subject.device)
     first = _fields(call())
     worst = check(subject, first)

@@ -17,20 +17,24 @@ Call = Callable[[], CompactOutput]
 
 
 class Rung(NamedTuple):
-    """make: a call from a batch on the device to the model's output; captured: replayed as a graph when it is timed."""
+    """make: a call from a batch on the device to the model's output, with the states or, as it is timed, logits alone.
 
-    make: Callable[[Subject], Call]
+    captured: replayed as a graph when it is timed
+    """
+
+    make: Callable[[Subject, bool], Call]
     captured: bool
 
 
-def launches(subject: Subject) -> Call:
+def launches(subject: Subject, states: bool = False) -> Call:
     """The model called as any PyTorch module: embeddings, the fused sublayers, pooler and head, launch by launch."""
     return torch.no_grad()(lambda: subject.model(batch=subject.batch.packed))
 
 
-def replay(subject: Subject) -> Call:
+def replay(subject: Subject, states: bool = False) -> Call:
     """`ReplayedModel` as users call it: its bookkeeping, copies into and out of the bucket's buffers included."""
-    replayed = ReplayedModel(subject.model, capture=None if subject.device.type == "cuda" else run_again)
+    capture = None if subject.device.type == "cuda" else run_again
+    replayed = ReplayedModel(subject.model, outputs=None if states else ("logits",), capture=capture)
     return lambda: replayed(subject.batch.packed)
 
 

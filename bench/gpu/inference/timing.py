@@ -72,7 +72,7 @@ class Contest:
             if name in self.session.refused:
                 self.left_out[name] = f"not correct: {self.session.refused[name]}"
                 continue
-            call = rung.make(subject)
+            call = rung.make(subject, False)
             self._add(name, lambda call=call: call().logits, rung.captured, subject, self.rungs)
 
     def add_rivals(self, subject: Subject, rivals: dict[str, Rival]) -> None:
