@@ -26,6 +26,7 @@ WIDE_FFN_TILES = (FfnTile(16, 16, 8, 2),)  # of more than 768 hidden dims: sums 
 ATTENTION_KEYS = 64
 ATTENTION_ROWS, ATTENTION_WARPS, ATTENTION_STAGES = 16, 8, 2  # with whole rows of the output: 32 of them spill
 CONTEXT_ROWS, CONTEXT_WARPS = 64, 4
+PAD_ROWS = 8
 
 
 class AttentionPlan(NamedTuple):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
@@ -30,6 +29,7 @@ from cofi_kernels.compact_encoder.padded import (
     padded_head_dim,
     width_of,
 )
+from cofi_kernels.dependent import launch_options
 
 _INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
 _known: Any = WeakIdKeyDictionary()  # first weight -> {what it was made for: PaddedEncoder}: gone when the weight is
@@ -119,10 +119,9 @@ class PaddedEncoder:
         n_rows, hidden = x.shape
         if not self.sublayers or n_rows == 0:
             return x.clone()
-        n_padding = self.width.padded - hidden
-        states = F.pad(x, (0, n_padding)) if n_padding else x.contiguous()
-        cu_seqlens = cu_seqlens.contiguous()
+        x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         with torch.cuda.device_of(x):
+            states = self._pad(x)
             for i, sublayer in enumerate(self.sublayers):
                 last = i + 1 == len(self.sublayers)
                 out = states.new_empty((n_rows, hidden if last else self.width.padded))
@@ -132,6 +131,17 @@ class PaddedEncoder:
                     self._ffn(sublayer, states, cu_seqlens.numel() - 1, out)
                 states = out
         return states
+
+    def _pad(self, x: Tensor) -> Tensor:
+        n_rows, hidden = x.shape
+        if hidden == self.width.padded:
+            return x
+        out = x.new_empty((n_rows, self.width.padded))
+        rows = plans.PAD_ROWS
+        kernels.pad_kernel[(triton.cdiv(n_rows, rows),)](
+            *(x, out, n_rows, hidden, self.width.padded, rows), num_warps=4, **launch_options(x.device)
+        )
+        return out
 
     def launches(self, n_rows: int, n_sequences: int, device: torch.device) -> list[list[Launch]]:
         """What a call of T = n_rows tokens in B = n_sequences launches, a list for each kept sublayer."""
@@ -170,6 +180,7 @@ class PaddedEncoder:
             *(self.width.piece, self.width.n_pieces, rows, plans.ATTENTION_KEYS),
             num_warps=warps,
             num_stages=plans.ATTENTION_STAGES,
+            **launch_options(x.device),
         )
         if plan.mode == "context":
             part = _linear(part, w.w_out, None, None, plan.out, transposed=False)[None]
@@ -196,6 +207,7 @@ class PaddedEncoder:
             *(self.width.piece, self.width.n_pieces, tile.rows, tile.dims, is_split),
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **launch_options(x.device),
         )
         if is_split:
             self._finish(part, x, w.b_down, w.norm, out)
@@ -206,6 +218,7 @@ class PaddedEncoder:
             *(parts, x, bias, norm, out, x.shape[0], parts.shape[0], self.width.hidden, self.layout.eps, out.shape[1]),
             *(self.width.piece, self.width.n_pieces, rows),
             num_warps=4,
+            **launch_options(x.device),
         )
 
 
@@ -220,6 +233,7 @@ def _linear(
         *(tile.rows, tile.columns, plans.depth_of(tile, depth)),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **launch_options(x.device),
     )
     return out
 
