@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cofi_kernels import checks
 from cofi_kernels.first_token_head import reference
-from cofi_kernels.implementations import cpu
+from cofi_kernels.implementations import cpu, triton, unverified
 from cofi_kernels.library import define_op
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -70,7 +70,7 @@ _forward = define_op(
     "first_token_head(Tensor x, Tensor bounds, Tensor? w_pooler, Tensor? b_pooler, str activation, Tensor? w_out, "
     "Tensor? b_out) -> (Tensor, Tensor)",
     reference=reference.forward,
-    implementations=[cpu(__package__, "forward")],
+    implementations=[cpu(__package__, "forward"), unverified(triton(__package__, "forward"))],
     fake=_fake,
     backward=_refuse_gradient,
     setup_context=lambda ctx, inputs, output: None,
