@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cofi.data.batches import TaskBatch
 from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
-from cofi.masks import Constraint, Gates, Lagrangian, Masks, SparsityRamp, SparsityTarget
+from cofi.masks import Constraint, Gates, Lagrangian, Masks, SparsityRamp, SparsityTarget, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import ALONE, World
