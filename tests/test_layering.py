@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom. The commands see everything, one another too.
 ROWS = (
-    ("cofi.train", "cofi.evaluate", "cofi.export", "cofi.bench", "cofi.profile", "cofi.sweep"),
+    ("cofi.train", "cofi.evaluate", "cofi.export", "cofi.bench", "cofi.profile", "cofi.sweep", "cofi.compare"),
     ("cofi.report",),
     ("cofi.distill", "cofi.prune", "cofi.data", "cofi.baselines"),
     ("cofi.models",),

@@ -44,8 +44,9 @@ def tiny(checkpoint: Path, two_tasks: Path, output: Path) -> list[str]:
 
 
 @pytest.fixture
-def words(checkpoint, two_tasks, tmp_path) -> list[str]:
-    """A sweep of two points in tmp_path/sweep."""
+def words(checkpoint, two_tasks, tmp_path, monkeypatch) -> list[str]:
+    """A sweep of two points in tmp_path/sweep, without the pages of its runs: those take longer than the runs."""
+    monkeypatch.setattr(running, "write_report", lambda run: None)
     return tiny(checkpoint, two_tasks, tmp_path / "sweep")
 
 
@@ -80,7 +81,8 @@ def count_steps(monkeypatch) -> list[str]:
     return taken
 
 
-def test_a_sweep_leaves_table_plots_and_small_run_directories(words, tmp_path, capsys):
+def test_a_sweep_leaves_table_plots_and_small_run_directories(checkpoint, two_tasks, tmp_path, capsys):
+    words = tiny(checkpoint, two_tasks, tmp_path / "sweep")
     results = tmp_path / "docs" / "tiny"
     assert main([*words, "--seeds", "1", "2", "--results", str(results)]) == 0
     found = points(tmp_path / "sweep")
