@@ -76,11 +76,8 @@ class Explanation:
         }
 
 
-def explain(model: CompactModel, batch: PackedBatch, case: str, measured_ms: float) -> Explanation:
-    """Predict and measure every sublayer of `model` on `batch`. Call under inference mode.
-
-    measured_ms: what the whole model takes for this batch
-    """
+def explain(model: CompactModel, batch: PackedBatch, case: str) -> Explanation:
+    """Predict and measure every sublayer of `model` on `batch`, and the whole. Call under inference mode."""
     layout = model.layout
     rates, deployment = measure_rates(model, batch), deployment_of(model, batch)
     clock = Clock(model.device)
@@ -94,7 +91,8 @@ def explain(model: CompactModel, batch: PackedBatch, case: str, measured_ms: flo
                 if kept:
                     seconds = clock.seconds(_alone(model, x, batch, layer, kind)) - empty_s
                     found.append(_sublayer(model, batch, rates, layer, kind, max(seconds, 0.0)))
-    return Explanation(case, rates, found, measured_ms)
+        whole_s = clock.seconds(lambda: model(batch=batch))
+    return Explanation(case, rates, found, 1e3 * whole_s)
 
 
 def _alone(model: CompactModel, x: torch.Tensor, batch: PackedBatch, layer: int, kind: str) -> Call:

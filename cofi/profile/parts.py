@@ -70,6 +70,7 @@ class Deployment:
         layers = {layer: dict(removed) for layer in range(self.config.num_hidden_layers)}
         return self._model(CompactConfig.from_dict({**self.config.to_dict(), "per_layer_config": layers}))
 
+    @torch.inference_mode(mode=False)
     def _model(self, config: CompactConfig) -> Call:
         config = copy.deepcopy(config)
         config.inference_precision = self.kernel_precision
@@ -78,6 +79,7 @@ class Deployment:
         torch.nn.Module.to(model, self.device, self.dtype)
         return partial(model, batch=self.batch)
 
+    @torch.inference_mode(mode=False)  # weights made under it would be packed anew at every call
     def encoder(self, structure: Structure) -> Call:
         """The layers of `structure`, nothing else."""
         config = self.config

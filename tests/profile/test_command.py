@@ -139,3 +139,13 @@ def test_a_profile_in_the_way_is_not_replaced(checkpoint, tmp_path, capsys, _fas
     assert "replace it with --overwrite" in capsys.readouterr().err and output.read_text() == "mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert json.loads(output.read_text())["format"] == 1
+
+
+def test_weights_are_packed_once_not_at_every_call():
+    """Under inference mode, where all is timed, weights that were made there would be packed again and again."""
+    parts = deployment()
+    with torch.inference_mode():
+        for call in (parts.ffn(8, 32), parts.attention(2, 32)):
+            assert not any(weight.is_inference() for weight in call.args[3])
+        model = parts.bare().func
+        assert not any(weight.is_inference() for weight in model.parameters())
