@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cofi.bench.explain import Explanation, explain, sublayer_table, total_table
 from cofi.bench.results import Case, to_rows, to_table
-from cofi.bench.subjects import COMPACT, Inputs, Models, Subject, find_subjects, load_models
+from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_models
 from cofi.bench.timing import interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
@@ -63,10 +63,7 @@ def measure(
                 )
                 case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in subjects})
                 cases.append(case)
-                measured_ms = 1e3 * timings[COMPACT].median_s
-                explanations.append(
-                    explain(models.compact, from_lists(ids.tolist()).to(device), case.name, measured_ms)
-                )
+                explanations.append(explain(models.compact, from_lists(ids.tolist()).to(device), case.name))
     return cases, explanations
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 import cofi_kernels
 from cofi.bench.rates import Clock, Rates, deployment_of, measure_rates, weight_bytes
 from cofi.bench.timing import no_collection
-from cofi.masks import Structure
 from cofi.models import CompactModel, PackedBatch
 from cofi.profile.parts import Call
 from cofi_kernels import EncoderLayout
@@ -76,25 +75,23 @@ class Explanation:
         }
 
 
-def explain(model: CompactModel, batch: PackedBatch, case: str, measured_ms: float) -> Explanation:
-    """Predict and measure every sublayer of `model` on `batch`. Call under inference mode.
-
-    measured_ms: what the whole model takes for this batch
-    """
+def explain(model: CompactModel, batch: PackedBatch, case: str) -> Explanation:
+    """Predict and measure every sublayer of `model` on `batch`, and the whole. Call under inference mode."""
     layout = model.layout
     rates, deployment = measure_rates(model, batch), deployment_of(model, batch)
     clock = Clock(model.device)
     x = torch.full((batch.n_tokens, model.config.hidden_size), 0.01, device=model.device, dtype=model.dtype)
-    none = Structure((0,), (0,), x.shape[1], (False,), (False,))
     found: list[Sublayer] = []
     with no_collection():
-        empty_s = clock.seconds(deployment.encoder(none))
+        base_s = clock.base(deployment, x.shape[1], rates.ffn_rows_s)
+        whole_s = clock.seconds(lambda: model(batch=batch))
         for layer in range(layout.n_layers):
             for kind, kept in (("attention", layout.mha[layer]), ("ffn", layout.ffn[layer])):
                 if kept:
-                    seconds = clock.seconds(_alone(model, x, batch, layer, kind)) - empty_s
+                    seconds = clock.seconds(_alone(model, x, batch, layer, kind)) - base_s
                     found.append(_sublayer(model, batch, rates, layer, kind, max(seconds, 0.0)))
-    return Explanation(case, rates, found, measured_ms)
+        whole_s = min(whole_s, clock.seconds(lambda: model(batch=batch)))  # before and after: a burst may last
+    return Explanation(case, rates, found, 1e3 * whole_s)
 
 
 def _alone(model: CompactModel, x: torch.Tensor, batch: PackedBatch, layer: int, kind: str) -> Call:

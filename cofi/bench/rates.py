@@ -25,7 +25,8 @@ DIMS = 512  # of the FFN that gives the rate: weights of 3 MB at 768 hidden dims
 HEADS = 4
 SHORT, LONG = 8, 64  # tokens of the sequences whose difference gives the rate inside heads
 PEAK_ROWS = 1024
-TURNS = 3  # the least of them counts
+TURNS = 4  # the least of them counts
+MORE = 3  # sublayers of an encoder, from which those of one are taken
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
@@ -54,7 +55,7 @@ class Rates:
 
 
 class Clock:
-    """Seconds of a call, and what is left of one after the call of an encoder without a sublayer."""
+    """Seconds of a call, and of one sublayer within a call."""
 
     def __init__(self, device: torch.device) -> None:
         self._wait = synchronizer(device)
@@ -64,11 +65,17 @@ class Clock:
         self._wait()
         return min(turn(call, self._wait) for _ in range(TURNS))
 
-    def each(self, deployment: Deployment, structure: Structure) -> float:
-        """Seconds of one of the sublayers of `structure`, which are alike."""
-        empty = self.seconds(deployment.encoder(_nothing(structure.hidden)))
-        found = self.seconds(deployment.encoder(structure)) - empty
-        return max(found, 1e-9) / (sum(structure.mha) + sum(structure.ffn))
+    def each(self, deployment: Deployment, single: Structure) -> float:
+        """Seconds that the sublayer of `single`, which has one, adds to an encoder: of MORE of them less those of one.
+
+        An encoder without any is no zero to count from: nothing of it is packed, and its call is a slower one.
+        """
+        times = [self.seconds(deployment.encoder(repeated(single, n))) for n in (1, MORE)]
+        return max(times[1] - times[0], 1e-9) / (MORE - 1)
+
+    def base(self, deployment: Deployment, hidden: int, rows_s: float) -> float:
+        """Seconds of the call of an encoder, its sublayers left out; rows_s: of an FFN without a unit."""
+        return max(self.seconds(deployment.encoder(bias_only(hidden))) - rows_s, 0.0)
 
 
 def deployment_of(model: CompactModel, batch: PackedBatch) -> Deployment:
@@ -85,10 +92,10 @@ def measure_rates(model: CompactModel, batch: PackedBatch) -> Rates:
     clock = Clock(model.device)
     with no_collection():
         hidden = deployment.config.hidden_size
-        fixed = clock.seconds(deployment.bare())
         one = replace(deployment, batch=_batch(1, 1).to(model.device))
         attention_call, ffn_call = _without_units(clock, one, hidden)
         attention_rows, ffn_rows = _without_units(clock, deployment, hidden)
+        fixed = max(clock.seconds(deployment.bare()) - ffn_rows, 0.0)
         ffn = _ffn_rate(clock, deployment, hidden, ffn_rows)
         projections, core = _attention_rates(clock, deployment, hidden, attention_rows)
         large = replace(deployment, batch=_batch(PEAK_ROWS // LONG, LONG).to(model.device))
@@ -106,21 +113,20 @@ def weight_bytes(units: int, hidden: int, precision: str) -> int:
 
 def _without_units(clock: Clock, deployment: Deployment, hidden: int) -> tuple[float, float]:
     """Seconds of an attention and of an FFN sublayer that only adds its bias and normalizes."""
-    none, off, on = (0,) * 4, (False,) * 4, (True,) * 4
-    attention = clock.each(deployment, Structure(none, none, hidden, on, off))
-    return attention, clock.each(deployment, Structure(none, none, hidden, off, on))
+    attention = clock.each(deployment, Structure((0,), (0,), hidden, (True,), (False,)))
+    return attention, clock.each(deployment, bias_only(hidden))
 
 
 def _ffn_rate(clock: Clock, deployment: Deployment, hidden: int, rows_s: float) -> float:
     """Operations a second of an FFN on the batch."""
-    found = clock.each(deployment, Structure((0, 0), (DIMS, DIMS), hidden, (False,) * 2, (True,) * 2))
+    found = clock.each(deployment, Structure((0,), (DIMS,), hidden, (False,), (True,)))
     return 4 * deployment.batch.n_tokens * hidden * DIMS / max(found - rows_s, 1e-9)
 
 
 def _attention_rates(clock: Clock, deployment: Deployment, hidden: int, rows_s: float) -> tuple[float, float]:
     """Operations a second of the projections, and inside the heads: by sequences of two lengths."""
     n_tokens, width = deployment.batch.n_tokens, HEADS * deployment.config.head_dim
-    structure = Structure((HEADS,) * 2, (0,) * 2, hidden, (True,) * 2, (False,) * 2)
+    structure = Structure((HEADS,), (0,), hidden, (True,), (False,))
     per_token: dict[int, float] = {}
     for length in (SHORT, LONG):
         lengths = [length] * max(1, n_tokens // length)
@@ -145,13 +151,19 @@ def _bandwidth(
 
     deployment = deployment_of(model, one)
     calls = attention_call_s * sum(layout.mha) + ffn_call_s * sum(layout.ffn)
-    seconds = clock.seconds(run) - clock.seconds(deployment.encoder(_nothing(hidden))) - calls
+    seconds = clock.seconds(run) - clock.base(deployment, hidden, ffn_call_s) - calls
     width = 2 * layout.head_dim * sum(layout.heads) + sum(layout.intermediate)
     return max(weight_bytes(width, hidden, deployment.precision), 1) / max(seconds, 1e-9)
 
 
-def _nothing(hidden: int) -> Structure:
-    return Structure((0,), (0,), hidden, (False,), (False,))
+def bias_only(hidden: int) -> Structure:
+    """One FFN that adds its bias and normalizes."""
+    return Structure((0,), (0,), hidden, (False,), (True,))
+
+
+def repeated(single: Structure, n: int) -> Structure:
+    """The one layer of `single`, n times over."""
+    return Structure(single.heads * n, single.intermediate * n, single.hidden, single.mha * n, single.ffn * n)
 
 
 def _batch(n_sequences: int, length: int) -> PackedBatch:

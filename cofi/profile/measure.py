@@ -62,8 +62,8 @@ def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
     whole = [Point(("whole", structure), partial(deployment.whole, structure)) for structure in structures]
     found: list[Point] = []
     for hidden in hidden_knots(shape):
-        found.append(Point(("empty", hidden), partial(deployment.empty, hidden)))
-        found.append(Point(("fixed", hidden), partial(deployment.whole, _nothing(shape, hidden))))
+        found.append(Point(("single", hidden), partial(deployment.single, hidden)))
+        found.append(Point(("fixed", hidden), partial(deployment.whole, _least(shape, hidden))))
         found += [Point(("attention", n, hidden), partial(deployment.attention, n, hidden)) for n in head_knots(shape)]
         found += [Point(("ffn", n, hidden), partial(deployment.ffn, n, hidden)) for n in dim_knots(shape)]
         found += whole
@@ -102,7 +102,7 @@ def as_tables(watch: Stopwatch, shape: ModelShape) -> Tables:
         return Table(units, hidden, ms)
 
     attention, ffn = table("attention", head_knots(shape)), table("ffn", dim_knots(shape))
-    fixed = [watch.ms("fixed", e) for e in hidden]
+    fixed = [max(0.0, watch.ms("fixed", e) - _bias_only(watch, shape, e)) for e in hidden]
     apart = LatencyModel(
         shape,
         surface(attention.units, hidden, attention.ms),
@@ -121,9 +121,16 @@ def as_tables(watch: Stopwatch, shape: ModelShape) -> Tables:
 
 def _apart(watch: Stopwatch, shape: ModelShape, kind: str, units: int, hidden: int) -> float:
     """Milliseconds of one sublayer; what the noise of a tiny one turns negative is nothing."""
-    return max(0.0, watch.ms(kind, units, hidden) - watch.ms("empty", hidden)) / shape.n_layers
+    call = watch.ms("single", hidden) - _bias_only(watch, shape, hidden)
+    return max(0.0, watch.ms(kind, units, hidden) - call) / shape.n_layers
 
 
-def _nothing(shape: ModelShape, hidden: int) -> Structure:
+def _bias_only(watch: Stopwatch, shape: ModelShape, hidden: int) -> float:
+    """Milliseconds that an FFN without a unit adds: by those of all layers and of one."""
+    more = watch.ms("ffn", 0, hidden) - watch.ms("single", hidden)
+    return max(0.0, more / max(1, shape.n_layers - 1))
+
+
+def _least(shape: ModelShape, hidden: int) -> Structure:
     n = shape.n_layers
-    return Structure((0,) * n, (0,) * n, hidden, (False,) * n, (False,) * n)
+    return Structure((0,) * n, (0,) * n, hidden, (False,) * n, (True,) + (False,) * (n - 1))

@@ -54,22 +54,21 @@ class Deployment:
         n = self.config.num_hidden_layers
         return self.encoder(Structure((0,) * n, (dims,) * n, hidden, (False,) * n, (True,) * n))
 
-    def empty(self, hidden: int) -> Call:
-        """The call of an encoder without a sublayer."""
-        n = self.config.num_hidden_layers
-        return self.encoder(Structure((0,) * n, (0,) * n, hidden, (False,) * n, (False,) * n))
+    def single(self, hidden: int) -> Call:
+        """An encoder of one FFN sublayer without a unit: the least there is, as one without any takes a slower way."""
+        return self.encoder(Structure((0,), (0,), hidden, (False,), (True,)))
 
     def whole(self, structure: Structure) -> Call:
         """A whole model: embeddings, encoder, head."""
         return self._model(compact_config(self.config, structure))
 
     def bare(self) -> Call:
-        """The model without a sublayer: embeddings, head, and the call. Also of a model that is pruned."""
-        removed = {"num_attention_heads": 0, "intermediate_size": 0}
-        removed |= {"attention_bias_only": False, "ffn_bias_only": False}
-        layers = {layer: dict(removed) for layer in range(self.config.num_hidden_layers)}
+        """The model with one FFN sublayer without a unit: embeddings, head, and the call. Also of a pruned model."""
+        removed = {"num_attention_heads": 0, "intermediate_size": 0, "attention_bias_only": False}
+        layers = {n: removed | {"ffn_bias_only": n == 0} for n in range(self.config.num_hidden_layers)}
         return self._model(CompactConfig.from_dict({**self.config.to_dict(), "per_layer_config": layers}))
 
+    @torch.inference_mode(mode=False)
     def _model(self, config: CompactConfig) -> Call:
         config = copy.deepcopy(config)
         config.inference_precision = self.kernel_precision
@@ -78,6 +77,7 @@ class Deployment:
         torch.nn.Module.to(model, self.device, self.dtype)
         return partial(model, batch=self.batch)
 
+    @torch.inference_mode(mode=False)  # weights made under it would be packed anew at every call
     def encoder(self, structure: Structure) -> Call:
         """The layers of `structure`, nothing else."""
         config = self.config

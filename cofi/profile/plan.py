@@ -10,7 +10,7 @@ PANEL = 16  # columns a kernel computes together, at least: 16 floats of AVX-512
 HEADS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 DIMS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of the intermediate dims
 HIDDEN = (1 / 8, 1 / 2, 3 / 4)  # of the hidden dims
-SCALES = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the heads and intermediate dims of a whole model
+SCALES = (1 / 12, 1 / 6, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the heads and intermediate dims of a whole model
 CHECKS = (0.12, 0.3, 0.6)  # about this much of the units is left in the structures that test the finished table
 
 
@@ -37,10 +37,10 @@ def _between_panels(shares: tuple[float, ...], size: int) -> list[int]:
 
 
 def uniform(shape: ModelShape, scale: float) -> Structure:
-    """Every layer with this share of its heads and intermediate dims; no sublayer at all where that is nothing."""
-    heads, dims = (round(scale * size) for size in (shape.n_heads, shape.d_int))
+    """Every layer with this share of its heads and intermediate dims, at least one of each."""
+    heads, dims = (max(1, round(scale * size)) for size in (shape.n_heads, shape.d_int))
     n = shape.n_layers
-    return Structure((heads,) * n, (dims,) * n, shape.d_hidden, (heads > 0,) * n, (dims > 0,) * n)
+    return Structure((heads,) * n, (dims,) * n, shape.d_hidden, (True,) * n, (True,) * n)
 
 
 def sample(shape: ModelShape, scale: float, seed: int) -> Structure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 
@@ -64,10 +65,11 @@ def test_every_point_computes_what_it_says():
     """Sizes by the sublayers that run: a removed one passes x on, a kept one does not."""
     parts = deployment()
     with torch.inference_mode():
-        x = parts.empty(20)()
-        assert x.shape == (13, 20) and torch.equal(x, parts.empty(20)())
-        for call in (parts.attention(0, 20), parts.attention(3, 20), parts.ffn(0, 20), parts.ffn(40, 20)):
-            assert call().shape == (13, 20) and not torch.allclose(call(), x)
+        calls = [parts.single(20), parts.attention(0, 20), parts.attention(3, 20), parts.ffn(40, 20)]
+        states = [call() for call in calls]
+        assert all(state.shape == (13, 20) for state in states)
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations(states, 2))
+        assert [call.args[4].n_layers for call in calls] == [1, 2, 2, 2]
         structure = Structure((1, 0), (0, 7), 30, (True, False), (False, True))
         assert parts.whole(structure)().logits.shape == (2, 2)
 
@@ -87,7 +89,7 @@ def test_tables_are_the_least_times_less_the_empty_call(monkeypatch):
             units = cost["attention"] * sum(s.heads) + cost["ffn"] * sum(s.intermediate)
             kept = 0.05 * (sum(s.mha) + sum(s.ffn))
             return 1e-3 * 2 * (0.2 * s.hidden / 32 + units * s.hidden / 32 + kept)
-        return 1e-3 * (0.1 if kind == "empty" else 0.2 * sizes[0] / 32)
+        return 1e-3 * (0.1 + 0.05 if kind == "single" else 0.05 + 0.2 * sizes[0] / 32)
 
     for slow in (1.0, 7.0, 1.1):
         for point in points(parts, shape, 0):
@@ -139,3 +141,13 @@ def test_a_profile_in_the_way_is_not_replaced(checkpoint, tmp_path, capsys, _fas
     assert "replace it with --overwrite" in capsys.readouterr().err and output.read_text() == "mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert json.loads(output.read_text())["format"] == 1
+
+
+def test_weights_are_packed_once_not_at_every_call():
+    """Under inference mode, where all is timed, weights that were made there would be packed again and again."""
+    parts = deployment()
+    with torch.inference_mode():
+        for call in (parts.ffn(8, 32), parts.attention(2, 32)):
+            assert not any(weight.is_inference() for weight in call.args[3])
+        model = parts.bare().func
+        assert not any(weight.is_inference() for weight in model.parameters())

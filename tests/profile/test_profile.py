@@ -120,8 +120,8 @@ class TestPlan:
             assert all((n > 0) == kept for n, kept in zip(s.heads + s.intermediate, s.mha + s.ffn, strict=True))
             assert max(s.heads) <= 12 and max(s.intermediate) <= 3072 and 576 <= s.hidden <= 768
 
-    def test_a_whole_model_of_nothing_has_no_sublayer(self):
-        assert not any(uniform(BERT, 0.0).mha + uniform(BERT, 0.0).ffn)
+    def test_whole_models_have_every_sublayer(self):
+        assert uniform(BERT, 0.01).heads == (1,) * 12 and all(uniform(BERT, 0.01).ffn)
         assert uniform(BERT, 1.0).heads == (12,) * 12
 
 
