@@ -10,7 +10,7 @@ namespace cofi::compact_encoder {
 namespace {
 
 constexpr int kFewestStageBlocks = 2 * kWarpBlocks;
-constexpr int64_t kMostSequences = 1 << 30;
+constexpr int64_t kMostRows = 1 << 30;
 
 int blocks_of(int n) { return ceil_div(n, kBlockWidth); }
 
@@ -58,6 +58,9 @@ bool lay_out(const Program& program, const Gpu& gpu, Tile* tile) {
   return true;
 }
 
+// All are cut into tiles at once, with 4 bytes of shared memory each beside a list of the tiles.
+int64_t most_sequences(const Gpu& gpu) { return gpu.shared_bytes / 8; }
+
 std::string refusal_of(const Shape& shape, const Gpu& gpu, const Batch& batch) {
   if (blocks_of(shape.hidden) > kPassBlocks) {
     return "takes at most " + std::to_string(kPassBlocks * kBlockWidth) + " hidden dims, the model has " +
@@ -67,7 +70,11 @@ std::string refusal_of(const Shape& shape, const Gpu& gpu, const Batch& batch) {
     return "takes at most " + std::to_string(kMaxHeadBlocks * kBlockWidth) + " dims a head, the model has " +
            std::to_string(shape.head_dim);
   }
-  if (batch.rows > kMostSequences || batch.sequences > kMostSequences) return "takes at most 2^30 tokens and sequences";
+  if (batch.rows > kMostRows) return "takes at most 2^30 tokens, the batch has " + std::to_string(batch.rows);
+  if (batch.sequences > most_sequences(gpu)) {
+    return "takes at most " + std::to_string(most_sequences(gpu)) + " sequences, the batch has " +
+           std::to_string(batch.sequences);
+  }
   return "no tile of whole sequences of up to " + std::to_string(batch.max_seqlen) + " tokens fits into " +
          std::to_string(gpu.shared_bytes) + " bytes of shared memory of " + std::to_string(gpu.max_cluster) +
          " thread blocks";
@@ -79,9 +86,9 @@ Plan refuse(const std::string& why) {
   return plan;
 }
 
-bool takes(const Shape& shape, const Batch& batch) {
+bool takes(const Shape& shape, const Gpu& gpu, const Batch& batch) {
   return blocks_of(shape.hidden) <= kPassBlocks && blocks_of(shape.head_dim) <= kMaxHeadBlocks &&
-         batch.rows <= kMostSequences && batch.sequences <= kMostSequences;
+         batch.rows <= kMostRows && batch.sequences <= most_sequences(gpu);
 }
 
 }  // namespace
@@ -138,7 +145,7 @@ std::vector<Stage> make_stages(const Program& program, const Tile& tile) {
 
 Plan make_plan_of(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_groups, int cluster, int heads) {
   Plan plan{};
-  if (!takes(shape, batch)) return refuse(refusal_of(shape, gpu, batch));
+  if (!takes(shape, gpu, batch)) return refuse(refusal_of(shape, gpu, batch));
   Tile& tile = plan.tile;
   tile.row_groups = row_groups;
   tile.cluster = cluster;
@@ -159,7 +166,7 @@ Plan make_plan_of(const Shape& shape, const Gpu& gpu, const Batch& batch, int ro
 
 Plan make_plan(const Shape& shape, const Gpu& gpu, const Batch& batch) {
   Plan best = refuse(refusal_of(shape, gpu, batch));
-  if (!takes(shape, batch)) return best;
+  if (!takes(shape, gpu, batch)) return best;
   const int heads = std::max(1, most_heads(shape));
   for (const int row_groups : {2, 4}) {
     for (int cluster = 1; cluster <= std::min(kMaxCluster, gpu.max_cluster); cluster *= 2) {

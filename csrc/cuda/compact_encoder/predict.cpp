@@ -1,6 +1,7 @@
 #include "cuda/compact_encoder/predict.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cuda/compact_encoder/tiles.h"
 
@@ -23,7 +24,8 @@ constexpr double kRowBytesPerUs = 40e3;  // states of a tile in and out
 // Bytes that go through shared memory: every warp reads all rows' inputs, and a block of weights is written and read.
 double product_us(const Tile& tile, double row, double depth, double bytes_per_us) {
   const double rows = rows_of(tile), warps = std::min<double>(kWarps, row);
-  const double flops = 2.0 * rows * row * depth * kBlockWidth * kBlockWidth;
+  const double slowest = std::ceil(row / kWarps) * kWarps;  // all wait for the warp that has most blocks of columns
+  const double flops = 2.0 * rows * slowest * depth * kBlockWidth * kBlockWidth;
   const double shared = depth * (warps * rows * kBlockWidth * kElement + 2 * row * kBlockBytes);
   return std::max({flops / kFlopsPerUs, shared / kSharedBytesPerUs, row * depth * kBlockBytes / bytes_per_us});
 }
