@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from cofi_kernels import EncoderLayout
+from cofi_kernels.masked_ffn.activations import ACTIVATIONS
+
 ROOT = Path(__file__).resolve().parents[2]
 H200 = (132, 232_448, 8)  # multiprocessors, bytes of shared memory of a thread block, thread blocks of a cluster
 A100 = (108, 166_912, 1)
@@ -45,3 +48,9 @@ def emulated_encoder() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def plan_of(module: Any, layout: EncoderLayout, hidden: int, gpu: object, batch: object, tile: object = None) -> Any:
+    counts = {"heads": layout.heads, "intermediate": layout.intermediate, "mha": layout.mha, "ffn": layout.ffn}
+    settings = {"head_dim": layout.head_dim, "eps": layout.eps, "activation": [*ACTIVATIONS].index(layout.activation)}
+    return module.encoder_plan(hidden=hidden, **settings, **counts, gpu=gpu, batch=batch, tile=tile)

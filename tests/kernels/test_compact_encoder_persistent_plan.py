@@ -12,8 +12,8 @@ import torch
 
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder.fragments import pack_fragments
-from tests.kernels.emulated import A100, H200, emulated_encoder
-from tests.kernels.test_compact_encoder_persistent import MIXED, plan_of, weights_of
+from tests.kernels.emulated import A100, H200, emulated_encoder, plan_of
+from tests.kernels.test_compact_encoder_persistent import MIXED, weights_of
 
 
 def structure(heads: tuple[int, ...], dims: tuple[int, ...]) -> EncoderLayout:

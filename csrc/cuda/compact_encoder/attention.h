@@ -179,6 +179,7 @@ COFI_KERNEL void store_context(M& m, const Arguments& a, int at, int stride, int
       }
     }
   }
+  m.sync_warp();
 }
 
 // 16 rows of a head, sequence by sequence: what a sequence holds, were it NaN, does not reach the rows of another.

@@ -200,6 +200,7 @@ class ClusterOfBlocks : public Gpu80<T> {
     return static_cast<int>(number);
   }
   __device__ __forceinline__ void sync_cluster() {
+    __syncwarp();  // .aligned: a warp's lanes come together
     asm volatile(
         "barrier.cluster.arrive.release.aligned;\n"
         "barrier.cluster.wait.acquire.aligned;" ::

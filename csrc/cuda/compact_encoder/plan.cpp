@@ -91,6 +91,32 @@ bool takes(const Shape& shape, const Gpu& gpu, const Batch& batch) {
          batch.rows <= kMostRows && batch.sequences <= most_sequences(gpu);
 }
 
+// All of a plan but its stages, which need not be known to compare it with others.
+Plan draft(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_groups, int cluster, int heads) {
+  Plan plan{};
+  if (!takes(shape, gpu, batch)) return refuse(refusal_of(shape, gpu, batch));
+  Tile& tile = plan.tile;
+  tile.row_groups = row_groups;
+  tile.cluster = cluster;
+  tile.heads = heads;
+  plan.clusters = static_cast<int>(
+      std::max<int64_t>(1, std::min<int64_t>(gpu.multiprocessors / cluster, 2 * (batch.rows / tile_rows(tile)) + 1)));
+  tile.max_tiles = tiles_of_cluster(tile, batch, plan.clusters);
+  plan.program = make_program(shape);
+  const bool fits = batch.max_seqlen <= tile_rows(tile) && cluster <= gpu.max_cluster &&
+                    3 * heads * plan.program.model.head_blocks <= kPassBlocks && lay_out(plan.program, gpu, &tile) &&
+                    batch.sequences * 4 <= tile.tiles;
+  if (!fits) return refuse(refusal_of(shape, gpu, batch));
+  plan.predicted_us = predict_us(plan, gpu, batch);
+  return plan;
+}
+
+Plan with_stages(Plan plan) {
+  if (plan.refusal.empty()) plan.stages = make_stages(plan.program, plan.tile);
+  plan.program.model.n_stages = static_cast<int32_t>(plan.stages.size());
+  return plan;
+}
+
 }  // namespace
 
 Program make_program(const Shape& shape) {
@@ -144,40 +170,22 @@ std::vector<Stage> make_stages(const Program& program, const Tile& tile) {
 }
 
 Plan make_plan_of(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_groups, int cluster, int heads) {
-  Plan plan{};
-  if (!takes(shape, gpu, batch)) return refuse(refusal_of(shape, gpu, batch));
-  Tile& tile = plan.tile;
-  tile.row_groups = row_groups;
-  tile.cluster = cluster;
-  tile.heads = heads;
-  plan.clusters = static_cast<int>(
-      std::max<int64_t>(1, std::min<int64_t>(gpu.multiprocessors / cluster, 2 * (batch.rows / tile_rows(tile)) + 1)));
-  tile.max_tiles = tiles_of_cluster(tile, batch, plan.clusters);
-  plan.program = make_program(shape);
-  const bool fits = batch.max_seqlen <= tile_rows(tile) && cluster <= gpu.max_cluster &&
-                    3 * heads * plan.program.model.head_blocks <= kPassBlocks && lay_out(plan.program, gpu, &tile) &&
-                    batch.sequences * 4 <= tile.tiles;
-  if (!fits) return refuse(refusal_of(shape, gpu, batch));
-  plan.stages = make_stages(plan.program, tile);
-  plan.program.model.n_stages = static_cast<int32_t>(plan.stages.size());
-  plan.predicted_us = predict_us(plan, gpu, batch);
-  return plan;
+  return with_stages(draft(shape, gpu, batch, row_groups, cluster, heads));
 }
 
 Plan make_plan(const Shape& shape, const Gpu& gpu, const Batch& batch) {
   Plan best = refuse(refusal_of(shape, gpu, batch));
-  if (!takes(shape, gpu, batch)) return best;
   const int heads = std::max(1, most_heads(shape));
   for (const int row_groups : {2, 4}) {
     for (int cluster = 1; cluster <= std::min(kMaxCluster, gpu.max_cluster); cluster *= 2) {
       for (int group = 1; group <= heads; ++group) {
-        Plan plan = make_plan_of(shape, gpu, batch, row_groups, cluster, group);
+        Plan plan = draft(shape, gpu, batch, row_groups, cluster, group);
         if (!plan.refusal.empty()) break;  // more heads at once need more
         if (!best.refusal.empty() || plan.predicted_us < best.predicted_us) best = std::move(plan);
       }
     }
   }
-  return best;
+  return with_stages(std::move(best));
 }
 
 }  // namespace cofi::compact_encoder

@@ -37,6 +37,7 @@ class Ring {
     const int slot = used_ % kStages;
     if (M::kBulk) {
       m_.barrier_wait(full(a_.tile, slot), used_ / kStages & 1);
+      m_.sync_warp();  // one lane was busy with the copies: what follows is for warps that are together
     } else {
       m_.template wait_copies<kStages - 1>();
     }
