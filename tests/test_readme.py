@@ -11,6 +11,7 @@ import pytest
 from cofi import evaluate
 from cofi.bench import __main__ as bench
 from cofi.export import __main__ as export
+from cofi.profile import __main__ as profile
 from cofi.report import __main__ as report
 from cofi.train.arguments import build_parser as train_parser
 from cofi.train.arguments import parse_given, resolve
@@ -21,6 +22,7 @@ PARSERS = {
     "evaluate": lambda words: evaluate.build_parser().parse(words),
     "bench": lambda words: bench.parse(words),
     "export": lambda words: export.build_parser().parse(words),
+    "profile": lambda words: profile.build_parser().parse(words),
     "report": lambda words: report.build_parser().parse(words),
 }
 
