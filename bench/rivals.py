@@ -47,7 +47,7 @@ class PaddedModel(nn.Module):
 
     def forward(self, input_ids: Tensor, valid: Tensor | None) -> Tensor:
         tables = self.embeddings
-        positions = torch.arange(input_ids.shape[1])
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = tables.word(input_ids) + tables.position(positions) + tables.token_type.weight[0]
         x = F.layer_norm(x, x.shape[2:], tables.norm.weight, tables.norm.bias, tables.eps)
         x = padded_encoder(x, valid, self.encoder, self.layout)

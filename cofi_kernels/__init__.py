@@ -8,6 +8,7 @@ from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.op import compact_encoder
 from cofi_kernels.counter_rng.op import counter_dropout, counter_uniform
 from cofi_kernels.expected_size.op import expected_size
+from cofi_kernels.first_token_head.op import first_token_head
 from cofi_kernels.hard_concrete.op import deterministic_masks, hard_concrete, keep_probability, live_indices
 from cofi_kernels.layer_match.op import layer_match
 from cofi_kernels.library import backends, force_backend
@@ -27,6 +28,7 @@ __all__ = [
     "counter_uniform",
     "deterministic_masks",
     "expected_size",
+    "first_token_head",
     "force_backend",
     "hard_concrete",
     "keep_probability",

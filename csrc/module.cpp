@@ -21,6 +21,9 @@ void bind(pybind11::module_&);
 namespace cofi::dots {
 void bind(pybind11::module_&);
 }
+namespace cofi::first_token_head {
+void bind(pybind11::module_&);
+}
 namespace cofi::hard_concrete {
 void bind(pybind11::module_&);
 }
@@ -64,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
   cofi::compact_encoder::bind(m);
   cofi::counter_rng::bind(m);
   cofi::dots::bind(m);
+  cofi::first_token_head::bind(m);
   cofi::hard_concrete::bind(m);
   cofi::masked_layer_norm::bind(m);
   cofi::products::bind(m);

@@ -1,5 +1,6 @@
 """python -m bench.gpu: the training kernels and whole steps on this GPU: correct first, then timed, in one command.
 
+With --inference the pruned encoder instead: see `python -m bench.gpu --inference --help`.
 Writes DIR/<device>/gpu.json after every case and prints the targets, met and missed. --smoke tries the whole program on
 tiny shapes, on a CPU too, where it times nothing that counts.
 """
@@ -18,6 +19,7 @@ import torch
 from bench import measure
 from bench.gpu import blocks, gates, matching, norm, step
 from bench.gpu.bench import Bench
+from bench.gpu.inference import run as inference
 from bench.gpu.record import Record
 from bench.gpu.sizes import SMOKE, Sizes
 from cofi_kernels import backends
@@ -32,10 +34,12 @@ CASES: dict[str, tuple[Callable[[Bench], None], float]] = {
     "step": (step.run, 100),
     "compiled_step": (step.run_compiled, 130),
 }
+INFERENCE = "--inference"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument(INFERENCE, action="store_true", help="the pruned encoder, with options of its own")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases to run")
     parser.add_argument("--budget-seconds", type=float, default=450.0, help="start no case that may end later")
     parser.add_argument("--output", type=Path, default=Path("bench/results"), help="directory of <device>/gpu.json")
@@ -44,6 +48,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if INFERENCE in arguments:
+        return inference.main([argument for argument in arguments if argument != INFERENCE])
     options = parse(arguments)
     if measure.device() == "cpu" and not options.smoke:
         raise SystemExit("bench.gpu needs a CUDA device; --smoke tries the program on a CPU")

@@ -15,10 +15,14 @@ from bench import measure
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 4 asks of one row: its value at most `limit`, in the row's unit."""
+    """What an issue asks of one row: its value at most `limit`, or at least, in the row's unit."""
 
     text: str
     limit: float
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
 
 
 @dataclass
@@ -30,11 +34,12 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    file: str = "gpu.json"
 
     @property
     def path(self) -> Path:
         name = re.sub(r"[^a-z0-9]+", "-", str(self.machine["device"]).lower()).strip("-")
-        return self.folder / name / "gpu.json"
+        return self.folder / name / self.file
 
     def add(
         self,
@@ -62,7 +67,8 @@ class Record:
             **more,
         }
         if target is not None:
-            row["target"] = {"text": target.text, "limit": target.limit, "met": value <= target.limit}
+            row["target"] = {"text": target.text, "limit": target.limit, "met": target.met(value)}
+            row["target"] |= {"at_least": True} if target.at_least else {}
         self.rows.append(row)
         self.save()
         print(_line(row), flush=True)
@@ -85,7 +91,7 @@ class Record:
 
     def targets(self) -> str:
         """The rows with a target as a Markdown table, then what is missing."""
-        lines = ["| target | case | measured | at most | |", "| --- | --- | --- | --- | --- |"]
+        lines = ["| target | case | measured | limit | |", "| --- | --- | --- | --- | --- |"]
         on_gpu = self.machine["device"] != "cpu"
         for row in (row for row in self.rows if "target" in row):
             target = row["target"]

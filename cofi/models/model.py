@@ -163,8 +163,8 @@ class CompactModel(PreTrainedModel):
             masks.check(self.config.shape())
         x = self.embeddings(batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0])
         if not (keep or self.training or masks is not None or torch.is_grad_enabled()):
-            weights = self.encoder_weights()
-            return [cofi_kernels.compact_encoder(x, batch.cu_seqlens, batch.max_seqlen, weights, self.layout)]
+            sequences = (batch.cu_seqlens, batch.max_seqlen)
+            return [cofi_kernels.compact_encoder(x, *sequences, self.encoder_weights(), self.layout, overwrite_x=True)]
         if self.layout.precision != "fp32" and not self.training:
             warnings.warn(_NOT_QUANTIZED.format(self.layout.precision), RuntimeWarning, stacklevel=3)
         states = [x]
@@ -192,6 +192,8 @@ class CompactModel(PreTrainedModel):
         fields: dict[str, Tensor] = {}
         if self.pooler is None and self.classifier is None:
             return fields
+        if sites is None and not torch.is_grad_enabled():
+            return self._infer_head(x, batch)
         features = x[batch.bounds[:-1].long()]
         if self.pooler is not None:
             features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
@@ -200,6 +202,19 @@ class CompactModel(PreTrainedModel):
         if self.classifier is not None:
             fields["logits"] = self.classifier(self._drop(features, sites, -1))
         return fields
+
+    def _infer_head(self, x: Tensor, batch: PackedBatch) -> dict[str, Tensor]:
+        """What pooler and classifier give, as one kernel."""
+        pooler, classifier = self.pooler, self.classifier
+        pooled, logits = cofi_kernels.first_token_head(
+            x,
+            batch.bounds,
+            *((None, None) if pooler is None else (pooler.weight, pooler.bias)),
+            *((None, None) if classifier is None else (classifier.weight, classifier.bias)),
+            activation="tanh" if pooler is None else self.config.pooler,
+        )
+        fields = {} if pooler is None else {"pooler_output": pooled}
+        return fields if classifier is None else fields | {"logits": logits}
 
     def _drop(self, x: Tensor, sites: Tensor | None, site: int) -> Tensor:
         p = self.config.head_dropout

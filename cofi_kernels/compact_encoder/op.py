@@ -19,7 +19,13 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def compact_encoder(
-    x: Tensor, cu_seqlens: Tensor, max_seqlen: int, weights: Sequence[Tensor], layout: EncoderLayout
+    x: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    weights: Sequence[Tensor],
+    layout: EncoderLayout,
+    *,
+    overwrite_x: bool = False,
 ) -> Tensor:
     """All layers of a pruned encoder as one call, for inference.
 
@@ -27,6 +33,8 @@ def compact_encoder(
     cu_seqlens: int32 (B + 1,) from 0 to T, sequences may be empty; max_seqlen: at least the longest
     weights: 12 a layer in the order of LAYER_WEIGHTS, shaped as `masked_attention` and `masked_ffn` take them, with
         the masks folded in; tensors of size zero for removed sublayers
+    overwrite_x: x is not needed any more: its memory may become the result's. On a CPU a second buffer of that size
+        doubles what the C library hands back to the system and gets back, page by page, at every call
     returns the last layer's states (T, E), without a gradient.
     Raises ValueError or TypeError for a wrong count, shape, dtype or device (precisions below fp32 are for a CPU), and
     RuntimeError where a gradient is asked for: train with the masked ops.
@@ -38,7 +46,7 @@ def compact_encoder(
         raise ValueError(f"layout.precision must be 'fp32' on a {x.device.type} device, got {layout.precision!r}")
     packed = _packed_before(x, weights, layout)
     if packed is not None:
-        return packed(x, cu_seqlens, max_seqlen)
+        return packed(x, cu_seqlens, max_seqlen, overwrite_x)
     _check_weights(weights, layout, x)
     counts = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
     settings = (layout.head_dim, layout.eps, layout.activation, layout.precision)

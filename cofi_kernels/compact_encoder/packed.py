@@ -46,11 +46,14 @@ class PackedEncoder:
         """Whether some elements of the weights are what they were. Only while they are where `state` says."""
         return bool(self._samples.hold())
 
-    def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """x (T, E) fp32 -> (T, E). Raises ValueError where cu_seqlens does not describe T rows."""
+    def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int, overwrite_x: bool = False) -> Tensor:
+        """x (T, E) fp32 -> (T, E), which is x itself where that may be overwritten.
+
+        Raises ValueError where cu_seqlens does not describe T rows.
+        """
         check_bounds(cu_seqlens.tolist(), max_seqlen, x.shape[0])
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
-        out = torch.empty_like(x)
+        out = x if overwrite_x else torch.empty_like(x)
         self._native.run(
             x.data_ptr(), cu_seqlens.data_ptr(), cu_seqlens.numel() - 1, out.data_ptr(), torch.get_num_threads()
         )

@@ -1,10 +1,7 @@
 """Which launches a sublayer takes for a number of rows, with what tiles: the least of a predicted time.
 
-The prediction is a few numbers of a Hopper GPU and the bytes and flops that a program needs; the README has its sums.
-It only ranks: what it predicts was never measured. Every tile named here compiles for sm_80, sm_90 and sm_100 without
-spills.
-
-T rows in B sequences, E the padded hidden size, D the padded head dim.
+`costs.py` has the numbers, the README its sums. It only ranks: what it predicts was never measured. Every tile named
+here compiles for sm_80, sm_90 and sm_100 without spills.
 """
 
 from __future__ import annotations
@@ -12,34 +9,10 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-LAUNCH_US = 1.3  # of one kernel in a replayed graph
-START_US = 1.5  # until a program's first tile has come from L2
-MULTIPROCESSOR_BYTES_PER_US = 80_000  # that one multiprocessor draws from L2
-L2_BYTES_PER_US = 5_500_000  # that all of them draw together
-FLOPS_PER_US = 3_000_000  # of one multiprocessor's tensor cores at half their rate
-MEMORY_BYTES_PER_US = 4_300_000
-ELEMENT = 2  # bytes of bf16 and fp16
+from cofi_kernels.compact_encoder import costs
+from cofi_kernels.compact_encoder.costs import FfnTile, Gpu, Launch, LinearTile, Rows
+
 _MOST_PARTS = 16
-
-
-class LinearTile(NamedTuple):
-    """A program's part of a product, and how it is launched."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-class FfnTile(NamedTuple):
-    """Whole rows, and the intermediate dims looked at together."""
-
-    rows: int
-    dims: int
-    warps: int
-    stages: int
-
 
 LINEAR_TILES = (
     LinearTile(16, 64, 64, 4, 4),
@@ -53,6 +26,7 @@ WIDE_FFN_TILES = (FfnTile(16, 16, 8, 2),)  # of more than 768 hidden dims: sums 
 ATTENTION_KEYS = 64
 ATTENTION_ROWS, ATTENTION_WARPS, ATTENTION_STAGES = 16, 8, 2  # with whole rows of the output: 32 of them spill
 CONTEXT_ROWS, CONTEXT_WARPS = 64, 4
+PAD_ROWS = 8
 
 
 class AttentionPlan(NamedTuple):
@@ -74,47 +48,90 @@ class FfnPlan(NamedTuple):
     down: LinearTile
 
 
-@functools.lru_cache(maxsize=4096)
-def plan_attention(n_rows: int, n_sequences: int, n_heads: int, head_dim: int, hidden: int, sm: int) -> AttentionPlan:
-    """For T = n_rows in B = n_sequences of like length, on a GPU of `sm` multiprocessors."""
-    width = n_heads * head_dim
-    _, project = _best_linear(n_rows, 3 * width, hidden, sm)
-    out_us, out = _best_linear(n_rows, hidden, width, sm)
-    length = -(-n_rows // max(n_sequences, 1))
-    head_bytes, head_flops = 2 * length * head_dim * ELEMENT, 4 * length * head_dim
-    row_bytes, row_flops = head_dim * hidden * ELEMENT, 2 * head_dim * hidden
+class AttentionSize(NamedTuple):
+    """Heads, and the padded sizes of a head and of a row."""
 
-    def launch(rows: int, heads: int, own_rows: bool) -> float:
-        programs = -(-length // rows) * n_sequences * -(-n_heads // heads)
-        n_bytes, flops = head_bytes + row_bytes * own_rows, rows * (head_flops + row_flops * own_rows)
-        return _launch_us(programs, heads * n_bytes, heads * flops, sm)
-
-    context = launch(CONTEXT_ROWS, 1, False) + out_us + _sum_us(n_rows, hidden, 1, ELEMENT)
-    found = [(context, "context", 1)]
-    for heads in range(1, n_heads + 1):
-        parts = -(-n_heads // heads)
-        added = 0.0 if parts == 1 else _sum_us(n_rows, hidden, parts, 4)
-        found.append((launch(ATTENTION_ROWS, heads, True) + added, "whole" if parts == 1 else "part", heads))
-    _, mode, heads = min(found)
-    return AttentionPlan(mode, project, heads, out)
+    n_heads: int
+    head_dim: int
+    hidden: int
 
 
-@functools.lru_cache(maxsize=4096)
-def plan_ffn(n_rows: int, n_dims: int, hidden: int, sm: int) -> FfnPlan:
-    """For n_dims intermediate dims, a multiple of 64."""
-    up_us, up = _best_linear(n_rows, n_dims, hidden, sm)
-    down_us, down = _best_linear(n_rows, hidden, n_dims, sm)
-    tiles = ffn_tiles(hidden)
-    found = [(up_us + down_us + _sum_us(n_rows, hidden, 1, ELEMENT), "linear", 1, tiles[0])]
+class FfnSize(NamedTuple):
+    """Intermediate dims, a multiple of 64, and the padded size of a row."""
+
+    n_dims: int
+    hidden: int
+
+
+def attention_launches(plan: AttentionPlan, at: Rows, size: AttentionSize, gpu: Gpu) -> list[Launch]:
+    """What `plan` launches, in order."""
+    width = size.n_heads * size.head_dim
+    is_context = plan.mode == "context"
+    rows = CONTEXT_ROWS if is_context else ATTENTION_ROWS
+    n_parts = 1 if is_context else -(-size.n_heads // plan.heads_per_part)
+    launches = [
+        costs.linear(at.rows, 3 * width, size.hidden, plan.project, gpu, "q, k, v"),
+        costs.attention(at, *size, plan.mode, plan.heads_per_part, rows, gpu),
+    ]
+    if is_context:
+        launches.append(costs.linear(at.rows, size.hidden, width, plan.out, gpu, "projection"))
+    return launches if plan.mode == "whole" else [*launches, _sum(at, size.hidden, n_parts, is_context, gpu)]
+
+
+def ffn_launches(plan: FfnPlan, at: Rows, size: FfnSize, gpu: Gpu) -> list[Launch]:
+    """What `plan` launches, in order."""
+    if plan.mode == "linear":
+        up = costs.linear(at.rows, size.n_dims, size.hidden, plan.up, gpu, "up")
+        down = costs.linear(at.rows, size.hidden, size.n_dims, plan.down, gpu, "down")
+        return [up, down, _sum(at, size.hidden, 1, True, gpu)]
+    launch = costs.ffn(at, *size, plan.tile, plan.parts, gpu)
+    return [launch] if plan.mode == "whole" else [launch, _sum(at, size.hidden, plan.parts, False, gpu)]
+
+
+def _sum(at: Rows, hidden: int, parts: int, is_low: bool, gpu: Gpu) -> Launch:
+    return costs.finish(at.rows, hidden, parts, costs.ELEMENT if is_low else costs.PART, sum_rows(at.rows), gpu)
+
+
+def attention_candidates(at: Rows, size: AttentionSize, gpu: Gpu) -> list[AttentionPlan]:
+    """A plan for every number of heads a program, and one without the projection; their products as `best_linear`."""
+    width = size.n_heads * size.head_dim
+    project = best_linear(at.rows, 3 * width, size.hidden, gpu)
+    out = best_linear(at.rows, size.hidden, width, gpu)
+    whole = [
+        AttentionPlan("whole" if heads == size.n_heads else "part", project, heads, out)
+        for heads in range(1, size.n_heads + 1)
+    ]
+    return [AttentionPlan("context", project, 1, out), *whole]
+
+
+def ffn_candidates(at: Rows, size: FfnSize, gpu: Gpu) -> list[FfnPlan]:
+    """A plan for every tile and number of parts, and one of plain products."""
+    up = best_linear(at.rows, size.n_dims, size.hidden, gpu)
+    down = best_linear(at.rows, size.hidden, size.n_dims, gpu)
+    tiles = ffn_tiles(size.hidden)
+    found = [FfnPlan("linear", tiles[0], 1, up, down)]
     for tile in tiles:
-        blocks = -(-n_rows // tile.rows)
-        for parts in _divisors(n_dims // 64):
-            weights = 2 * hidden * (n_dims // parts)
-            added = 0.0 if parts == 1 else _sum_us(n_rows, hidden, parts, 4)
-            us = _launch_us(blocks * parts, weights * ELEMENT, 2 * tile.rows * weights, sm) + added
-            found.append((us, "whole" if parts == 1 else "part", parts, tile))
-    _, mode, parts, tile = min(found)
-    return FfnPlan(mode, tile, parts, up, down)
+        for parts in _divisors(size.n_dims // 64):
+            found.append(FfnPlan("whole" if parts == 1 else "part", tile, parts, up, down))
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_attention(at: Rows, size: AttentionSize, gpu: Gpu) -> AttentionPlan:
+    return min(attention_candidates(at, size, gpu), key=lambda plan: total_us(attention_launches(plan, at, size, gpu)))
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_ffn(at: Rows, size: FfnSize, gpu: Gpu) -> FfnPlan:
+    return min(ffn_candidates(at, size, gpu), key=lambda plan: total_us(ffn_launches(plan, at, size, gpu)))
+
+
+def total_us(launches: list[Launch]) -> float:
+    return sum(launch.us for launch in launches)
+
+
+def best_linear(n_rows: int, n_columns: int, depth: int, gpu: Gpu) -> LinearTile:
+    return min(LINEAR_TILES, key=lambda tile: costs.linear(n_rows, n_columns, depth, tile, gpu).us)
 
 
 def ffn_tiles(hidden: int) -> tuple[FfnTile, ...]:
@@ -133,24 +150,3 @@ def depth_of(tile: LinearTile, depth: int) -> int:
 
 def _divisors(n: int) -> list[int]:
     return [d for d in range(1, _MOST_PARTS + 1) if n % d == 0]
-
-
-def _best_linear(n_rows: int, n_columns: int, depth: int, sm: int) -> tuple[float, LinearTile]:
-    def us(tile: LinearTile) -> float:
-        programs = -(-n_rows // tile.rows) * -(-n_columns // tile.columns)
-        n_bytes, flops = (tile.rows + tile.columns) * depth * ELEMENT, 2 * tile.rows * tile.columns * depth
-        return _launch_us(programs, n_bytes, flops, sm)
-
-    return min((us(tile), tile) for tile in LINEAR_TILES)
-
-
-def _launch_us(programs: int, n_bytes: int, flops: int, sm: int) -> float:
-    """`programs` of so many bytes and flops each, spread over the multiprocessors."""
-    rounds = -(-programs // sm)
-    rate = min(MULTIPROCESSOR_BYTES_PER_US, L2_BYTES_PER_US / max(1, min(programs, sm)))
-    return LAUNCH_US + START_US + rounds * max(n_bytes / rate, flops / FLOPS_PER_US)
-
-
-def _sum_us(n_rows: int, hidden: int, parts: int, element: int) -> float:
-    """Writing the parts and the launch that adds them: it reads them and the residual, and writes the rows."""
-    return LAUNCH_US + START_US + n_rows * hidden * (2 * parts * element + 2 * ELEMENT) / MEMORY_BYTES_PER_US

@@ -20,6 +20,7 @@ from cofi_kernels.compact_encoder.pieces import (
     store_part,
     zeros,
 )
+from cofi_kernels.dependent import wait_for_inputs
 from cofi_kernels.masked_ffn.activations import CUBIC, TANH_COEFFICIENT
 
 LOG2_E = 1.4426950408889634
@@ -58,11 +59,13 @@ def ffn_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_I: tl.constexpr,
     SPLIT: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """A block of rows through up, activation, down, bias, residual and LayerNorm; or a part of the sum over dims.
 
     n_int: dims of a program, a multiple of BLOCK_I; SPLIT: program (i, j) stores the sum over the j-th dims alone.
     """
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     first_dim = tl.program_id(1) * n_int
     x = load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
@@ -130,12 +133,14 @@ def attention_kernel(
     N_PIECES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Program (b, i, j): the i-th block of queries of sequence b, the j-th heads_per_part heads.
 
     MODE: "whole" adds the output projection of all heads, bias and residual, and normalises; "part" stores the
     projection of its heads in part j; "context" stores what the heads give, (T, H D), into `part_ptr`.
     """
+    wait_for_inputs(DEPENDENT)
     start = tl.minimum(tl.maximum(tl.load(cu_seqlens_ptr + tl.program_id(0)), 0), n_tokens)
     end = tl.minimum(tl.load(cu_seqlens_ptr + tl.program_id(0) + 1), n_tokens)
     length = end - start
@@ -180,8 +185,10 @@ def linear_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """activation(x (n_rows, depth) @ w (depth, n_columns) + b). TRANSPOSED: w is (n_columns, depth); b may be None."""
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_inside, column_inside = row < n_rows, column < n_columns
@@ -219,8 +226,10 @@ def finish_kernel(
     PIECE: tl.constexpr,
     N_PIECES: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """LayerNorm(sum of the parts (n_parts, n_rows, padded row) in their order + bias + residual)."""
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     y = zeros(BLOCK_M, PIECE, N_PIECES)
     size = n_rows.to(tl.int64) * (PIECE * N_PIECES)
@@ -230,3 +239,18 @@ def finish_kernel(
     x = load_rows(x_ptr, row, n_rows, PIECE, N_PIECES)
     y = add_vectors(y, x, b_ptr, PIECE, N_PIECES)
     store_normed(y, norm_ptr, out_ptr, row, n_rows, hidden, eps, out_stride, PIECE, N_PIECES)
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def pad_kernel(
+    x_ptr, out_ptr, n_rows, hidden: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, DEPENDENT: tl.constexpr
+):
+    """Rows of `hidden` dims to rows of WIDTH, zeros behind."""
+    wait_for_inputs(DEPENDENT)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    at = row.to(tl.int64)[:, None]
+    for start in tl.static_range(0, WIDTH, 64):
+        column = start + tl.arange(0, 64)
+        inside = (row < n_rows)[:, None]
+        x = tl.load(x_ptr + at * hidden + column[None, :], mask=inside & (column < hidden)[None, :], other=0.0)
+        tl.store(out_ptr + at * WIDTH + column[None, :], x, mask=inside)

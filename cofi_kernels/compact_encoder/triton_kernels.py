@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder import costs, plans, reference
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
+from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
 from cofi_kernels.compact_encoder.kept import KeptCopies, Witness
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.padded import (
@@ -27,6 +27,7 @@ from cofi_kernels.compact_encoder.padded import (
     padded_head_dim,
     width_of,
 )
+from cofi_kernels.dependent import launch_options
 
 _INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
 
@@ -93,27 +94,53 @@ class PaddedEncoder:
         n_rows, hidden = x.shape
         if not self.sublayers or n_rows == 0:
             return x.clone()
-        n_padding = self.width.padded - hidden
-        states = F.pad(x, (0, n_padding)) if n_padding else x.contiguous()
-        cu_seqlens = cu_seqlens.contiguous()
+        x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         with torch.cuda.device_of(x):
+            states = self._pad(x)
             for i, sublayer in enumerate(self.sublayers):
                 last = i + 1 == len(self.sublayers)
                 out = states.new_empty((n_rows, hidden if last else self.width.padded))
                 if isinstance(sublayer, AttentionWeights):
                     self._attention(sublayer, states, cu_seqlens, max_seqlen, out)
                 else:
-                    self._ffn(sublayer, states, out)
+                    self._ffn(sublayer, states, cu_seqlens.numel() - 1, out)
                 states = out
         return states
+
+    def _pad(self, x: Tensor) -> Tensor:
+        n_rows, hidden = x.shape
+        if hidden == self.width.padded:
+            return x
+        out = x.new_empty((n_rows, self.width.padded))
+        rows = plans.PAD_ROWS
+        kernels.pad_kernel[(triton.cdiv(n_rows, rows),)](
+            *(x, out, n_rows, hidden, self.width.padded, rows), num_warps=4, **launch_options(x.device)
+        )
+        return out
+
+    def launches(self, n_rows: int, n_sequences: int, device: torch.device) -> list[list[Launch]]:
+        """What a call of T = n_rows tokens in B = n_sequences launches, a list for each kept sublayer."""
+        at, gpu = Rows(n_rows, n_sequences), gpu_of(device)
+        hidden = self.width.padded
+        found: list[list[Launch]] = []
+        for w in self.sublayers:
+            if isinstance(w, AttentionWeights) and w.n_heads:
+                heads = plans.AttentionSize(w.n_heads, self.head_dim, hidden)
+                found.append(plans.attention_launches(plans.plan_attention(at, heads, gpu), at, heads, gpu))
+            elif isinstance(w, FfnWeights) and w.n_dims:
+                dims = plans.FfnSize(w.n_dims, hidden)
+                found.append(plans.ffn_launches(plans.plan_ffn(at, dims, gpu), at, dims, gpu))
+            else:
+                found.append([costs.finish(n_rows, hidden, 0, costs.PART, plans.sum_rows(n_rows), gpu)])
+        return found
 
     def _attention(self, w: AttentionWeights, x: Tensor, cu_seqlens: Tensor, max_seqlen: int, out: Tensor) -> None:
         n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
         if w.n_heads == 0 or n_sequences == 0 or max_seqlen == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_out, w.norm, out)
             return
-        sizes = (w.n_heads, self.head_dim, self.width.padded, _multiprocessors(x.device))
-        plan = plans.plan_attention(n_rows, n_sequences, *sizes)
+        size = plans.AttentionSize(w.n_heads, self.head_dim, self.width.padded)
+        plan = plans.plan_attention(Rows(n_rows, n_sequences), size, gpu_of(x.device))
         n_parts = -(-w.n_heads // plan.heads_per_part)
         qkv = _linear(x, w.w_qkv, w.b_qkv, None, plan.project, transposed=True)
         if plan.mode == "context":
@@ -128,17 +155,19 @@ class PaddedEncoder:
             *(self.width.piece, self.width.n_pieces, rows, plans.ATTENTION_KEYS),
             num_warps=warps,
             num_stages=plans.ATTENTION_STAGES,
+            **launch_options(x.device),
         )
         if plan.mode == "context":
             part = _linear(part, w.w_out, None, None, plan.out, transposed=False)[None]
         if plan.mode != "whole":
             self._finish(part, x, w.b_out, w.norm, out)
 
-    def _ffn(self, w: FfnWeights, x: Tensor, out: Tensor) -> None:
+    def _ffn(self, w: FfnWeights, x: Tensor, n_sequences: int, out: Tensor) -> None:
         if w.n_dims == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_down, w.norm, out)
             return
-        plan = plans.plan_ffn(x.shape[0], w.n_dims, self.width.padded, _multiprocessors(x.device))
+        size = plans.FfnSize(w.n_dims, self.width.padded)
+        plan = plans.plan_ffn(Rows(x.shape[0], n_sequences), size, gpu_of(x.device))
         activation = self.layout.activation
         if plan.mode == "linear":
             h = _linear(x, w.w_up, w.b_up, activation, plan.up, transposed=True)
@@ -153,6 +182,7 @@ class PaddedEncoder:
             *(self.width.piece, self.width.n_pieces, tile.rows, tile.dims, is_split),
             num_warps=tile.warps,
             num_stages=tile.stages,
+            **launch_options(x.device),
         )
         if is_split:
             self._finish(part, x, w.b_down, w.norm, out)
@@ -163,11 +193,12 @@ class PaddedEncoder:
             *(parts, x, bias, norm, out, x.shape[0], parts.shape[0], self.width.hidden, self.layout.eps, out.shape[1]),
             *(self.width.piece, self.width.n_pieces, rows),
             num_warps=4,
+            **launch_options(x.device),
         )
 
 
 def _linear(
-    x: Tensor, w: Tensor, b: Tensor | None, activation: str | None, tile: plans.LinearTile, *, transposed: bool
+    x: Tensor, w: Tensor, b: Tensor | None, activation: str | None, tile: LinearTile, *, transposed: bool
 ) -> Tensor:
     """activation(x (T, K) @ w + b); w (K, N), or (N, K) where transposed."""
     depth, n_columns = x.shape[1], w.shape[0 if transposed else 1]
@@ -177,6 +208,7 @@ def _linear(
         *(tile.rows, tile.columns, plans.depth_of(tile, depth)),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **launch_options(x.device),
     )
     return out
 
@@ -185,7 +217,7 @@ _kept: KeptCopies[PaddedEncoder] = KeptCopies(PaddedEncoder)
 
 
 @functools.cache
-def _multiprocessors(device: torch.device) -> int:
+def gpu_of(device: torch.device) -> Gpu:
     if device.type != "cuda":
-        return _INTERPRETED_MULTIPROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return Gpu(_INTERPRETED_MULTIPROCESSORS)
+    return Gpu(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import checks
-from cofi_kernels.implementations import cpu
+from cofi_kernels.implementations import cpu, triton, unverified
 from cofi_kernels.library import define_op
 from cofi_kernels.token_embedding import reference
 
@@ -63,7 +63,7 @@ _forward = define_op(
     "token_embedding(Tensor ids, Tensor positions, Tensor? types, Tensor word, Tensor position, Tensor? token_type, "
     "Tensor weight, Tensor bias, float eps) -> Tensor",
     reference=reference.forward,
-    implementations=[cpu(__package__, "forward")],
+    implementations=[cpu(__package__, "forward"), unverified(triton(__package__, "forward"))],
     fake=lambda ids, positions, types, word, *_: word.new_empty((ids.shape[0], word.shape[1])),
     backward=_refuse_gradient,
     setup_context=lambda ctx, inputs, output: None,

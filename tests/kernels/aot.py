@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 90, 100)
+DEPENDENT_ARCHITECTURES = (90, 100)  # that know dependent launches, see cofi_kernels/dependent.py
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # of a block, CUDA programming guide
 REGISTER_LIMIT = 255  # of a thread
 
@@ -59,6 +60,8 @@ class Report:
     registers: int
     local_bytes: int  # per thread: what did not fit in registers
     shared_bytes: int
+    is_dependent: bool  # it waits for the kernel in front of it
+    waits_first: bool  # before it reads or writes memory
 
 
 def compile_cases(cases: Sequence[Case]) -> list[Report]:
@@ -73,10 +76,12 @@ def compile_cases(cases: Sequence[Case]) -> list[Report]:
 
 
 def assert_fits(report: Report) -> None:
-    """No spills, and shared memory that a block can have."""
+    """No spills, shared memory that a block can have, and no access to memory before a dependent kernel waits."""
     assert report.local_bytes == 0, f"{report} spills"
     assert 0 < report.registers <= REGISTER_LIMIT, report
     assert report.shared_bytes <= SHARED_LIMIT_BYTES[report.architecture], report
+    assert report.is_dependent == ("DEPENDENT=True" in report.case), report
+    assert report.waits_first or not report.is_dependent, report
 
 
 def _compile(case: Case, architecture: int) -> Report:
@@ -93,7 +98,8 @@ def _compile(case: Case, architecture: int) -> Report:
     source = ASTSource(getattr(import_module(module), name), signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
     registers, local_bytes = _resources(compiled.asm["cubin"])
-    return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared)
+    waits = _waits(compiled.asm["ptx"])
+    return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared, *waits)
 
 
 def _aligned(
@@ -107,6 +113,13 @@ def _aligned(
             yield from ((place, inner) for inner, name in enumerate(kind) if name.startswith("*"))
         elif kind.startswith("*") or argument in multiples:
             yield (place,)
+
+
+def _waits(ptx: str) -> tuple[bool, bool]:
+    """Whether a kernel waits for the one in front of it, and whether that comes before any access to global memory."""
+    wait = ptx.find("griddepcontrol.wait")
+    access = re.search(r"\b(ld|st|atom|red)\.global|cp\.async", ptx)
+    return wait >= 0, wait >= 0 and (access is None or wait < access.start())
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

@@ -209,3 +209,13 @@ def test_rejects_bounds_after_packing():
         compact_encoder(x, bounds([5]), 5, weights, LAYOUT)
     with torch.no_grad(), pytest.raises(ValueError, match="cu_seqlens must ascend"):
         compact_encoder(x, torch.tensor([0, 5, 4], dtype=torch.int32), 5, weights, LAYOUT)
+
+
+@torch.no_grad()
+def test_overwrites_x_where_it_may():
+    lengths, weights = [3, 17, 1], weights_of(LAYOUT, HIDDEN)
+    x = torch.randn(sum(lengths), HIDDEN)
+    kept, want = x.clone(), run(x, lengths, weights)
+    assert torch.equal(x, kept)
+    got = compact_encoder(x, bounds(lengths), max(lengths), weights, LAYOUT, overwrite_x=True)
+    assert torch.equal(got, want) and got.data_ptr() == x.data_ptr()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder.costs import Gpu, Rows
 from cofi_kernels.compact_encoder.layout import weight_shapes
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 
@@ -94,8 +97,8 @@ def force(monkeypatch: pytest.MonkeyPatch, attention: str, ffn: str, rows: int =
     attend = plans.AttentionPlan(mode, linear, heads, linear)
     monkeypatch.setattr(plans, "plan_attention", lambda *sizes: attend)
 
-    def feed(n_rows: int, n_dims: int, hidden: int, sm: int) -> plans.FfnPlan:
-        return plans.FfnPlan(ffn, tile, n_dims // 64 if ffn == "part" else 1, linear, linear)
+    def feed(at: Rows, size: plans.FfnSize, gpu: Gpu) -> plans.FfnPlan:
+        return plans.FfnPlan(ffn, tile, size.n_dims // 64 if ffn == "part" else 1, linear, linear)
 
     monkeypatch.setattr(plans, "plan_ffn", feed)
 
@@ -208,3 +211,27 @@ def test_sizes_that_no_kernel_takes_go_to_the_reference_and_say_so(device, low):
     with pytest.warns(RuntimeWarning, match="at most 64 dims a head, the model has 65"):
         y = call(x, [4], weights, layout)
     assert torch.equal(y, want(x, [4], weights, layout))
+
+
+@pytest.mark.parametrize("attention, ffn", [("whole", "whole"), ("part", "part"), ("context", "linear")])
+def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, ffn):
+    """Names and programs in their order, as the accounting of the benchmark has them."""
+    force(monkeypatch, attention, ffn)
+    made = []
+
+    class Counted:
+        def __init__(self, name: str, kernel: Any) -> None:
+            self.name, self.kernel = name, kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            made.append((self.name, math.prod(grid)))
+            return self.kernel[grid]
+
+    for name in ("linear_kernel", "attention_kernel", "ffn_kernel", "finish_kernel"):
+        kernels = triton_kernels.kernels
+        monkeypatch.setattr(kernels, name, Counted(name, getattr(kernels, name)))
+    x, weights = torch.randn(32, HIDDEN, device=device).to(low), weights_of(MIXED, HIDDEN, device, low)
+    encoder = triton_kernels.PaddedEncoder(weights, MIXED, HIDDEN)
+    encoder(x, bounds([16, 16], device), 16)
+    planned = [launch for sublayer in encoder.launches(32, 2, x.device) for launch in sublayer]
+    assert [(launch.kernel, launch.programs) for launch in planned] == made

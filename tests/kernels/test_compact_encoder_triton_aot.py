@@ -5,9 +5,12 @@ Widths are run-time values but for the hidden size: 760, 764 and 768 dims are si
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cofi_kernels.compact_encoder import plans
+from cofi_kernels.compact_encoder.costs import FfnTile, LinearTile
 from tests.kernels import aot
 
 pytest.importorskip("triton")
@@ -26,13 +29,13 @@ def launch(warps: int, stages: int) -> dict[str, int]:
     return {"num_warps": warps, "num_stages": stages}
 
 
-def linear(tile: plans.LinearTile, *, up: bool) -> aot.Case:
+def linear(tile: LinearTile, *, up: bool) -> aot.Case:
     """The up-projection with GELU, or the down-projection."""
     arguments = {
         **pointers("x_ptr w_ptr"),
         "b_ptr": "*bf16" if up else None,
         **{"out_ptr": "*bf16", "n_rows": "i32", "n_columns": "i32", "depth": "i32", "ACTIVATION": None},
-        **{"TRANSPOSED": up, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "BLOCK_K": tile.depth},
+        **{"TRANSPOSED": up, "BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "BLOCK_K": tile.depth, "DEPENDENT": False},
     }
     strings = {"ACTIVATION": "gelu"} if up else {}
     options = launch(tile.warps, tile.stages)
@@ -56,16 +59,17 @@ def attention(mode: str, row: dict[str, int]) -> aot.Case:
         },
         **row,
         **{"BLOCK_M": plans.CONTEXT_ROWS if is_context else plans.ATTENTION_ROWS, "BLOCK_N": plans.ATTENTION_KEYS},
+        "DEPENDENT": False,
     }
     warps = plans.CONTEXT_WARPS if is_context else plans.ATTENTION_WARPS
     return aot.Case(MODULE + "attention_kernel", arguments, launch(warps, plans.ATTENTION_STAGES), {"MODE": mode})
 
 
-def ffn(tile: plans.FfnTile, row: dict[str, int]) -> aot.Case:
+def ffn(tile: FfnTile, row: dict[str, int]) -> aot.Case:
     arguments = {
         **pointers("x_ptr w_up_ptr b_up_ptr w_down_ptr b_down_ptr norm_ptr out_ptr"),
         **{"part_ptr": "*fp32", "n_rows": "i32", "n_int": "i32", **NORM, "ACTIVATION": None, **row},
-        **{"BLOCK_M": tile.rows, "BLOCK_I": tile.dims, "SPLIT": False},
+        **{"BLOCK_M": tile.rows, "BLOCK_I": tile.dims, "SPLIT": False, "DEPENDENT": False},
     }
     options = launch(tile.warps, tile.stages)
     return aot.Case(MODULE + "ffn_kernel", arguments, options, {"ACTIVATION": "gelu"})
@@ -74,9 +78,20 @@ def ffn(tile: plans.FfnTile, row: dict[str, int]) -> aot.Case:
 def finish(rows: int) -> aot.Case:
     arguments = {
         **{"part_ptr": "*fp32", **pointers("x_ptr b_ptr norm_ptr out_ptr"), "n_rows": "i32", "n_parts": "i32"},
-        **{**NORM, **WIDE_ROW, "BLOCK_M": rows},
+        **{**NORM, **WIDE_ROW, "BLOCK_M": rows, "DEPENDENT": False},
     }
     return aot.Case(MODULE + "finish_kernel", arguments, launch(4, 3))
+
+
+def pad() -> aot.Case:
+    arguments = {"x_ptr": "*bf16", "out_ptr": "*bf16", "n_rows": "i32", "hidden": 764, "WIDTH": 768}
+    return aot.Case(MODULE + "pad_kernel", {**arguments, "BLOCK_M": plans.PAD_ROWS, "DEPENDENT": False}, launch(4, 3))
+
+
+def dependent(case: aot.Case) -> aot.Case:
+    """Launched before the kernel in front of it has ended."""
+    arguments = {**case.arguments, "DEPENDENT": True}
+    return replace(case, arguments=arguments, architectures=aot.DEPENDENT_ARCHITECTURES)
 
 
 CASES = [  # the largest tiles: smaller ones need less
@@ -87,7 +102,10 @@ CASES = [  # the largest tiles: smaller ones need less
     *(ffn(tile, ROW) for tile in plans.FFN_TILES),
     *(ffn(tile, WIDE_ROW) for tile in plans.WIDE_FFN_TILES),
     finish(4),
+    pad(),
 ]
+CASES += [dependent(case) for case in (attention("whole", ROW), ffn(plans.FFN_TILES[0], ROW), finish(1), pad())]
+CASES += [dependent(linear(plans.LINEAR_TILES[-1], up=True))]
 
 
 def test_the_largest_tiles_compile_for_every_architecture_without_spills():

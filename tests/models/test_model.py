@@ -65,7 +65,7 @@ def test_both_routes_agree(pruned):
 def test_route_is_chosen_by_what_is_asked(monkeypatch):
     model, inputs, calls = model_of(), padded_inputs(), []
     original = cofi_kernels.compact_encoder
-    monkeypatch.setattr(cofi_kernels, "compact_encoder", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(cofi_kernels, "compact_encoder", lambda *a, **k: calls.append(1) or original(*a, **k))
     with torch.no_grad():
         model(**inputs)
     assert len(calls) == 1

@@ -60,6 +60,31 @@ def test_changed_weights_are_noticed():
     assert len(captures.sizes) == 3
 
 
+def test_replaced_modules_are_noticed():
+    model = model_of(head="classification")
+    replayed = ReplayedModel(model, capture=Captures())
+    batch = batch_of([4, 12])
+    replayed(batch)
+    for layer in (torch.nn.Linear(24, 3), torch.nn.Linear(24, 2)):
+        model.classifier = layer
+        assert_same(replayed, model, batch)
+    model.classifier.bias = torch.nn.Parameter(torch.ones(2))
+    assert_same(replayed, model, batch)
+
+
+def test_outputs_are_those_asked_for():
+    model = model_of(head="classification")
+    replayed = ReplayedModel(model, outputs=("logits",), capture=Captures())
+    batch = batch_of([4, 12])
+    got = replayed(batch)
+    assert list(got.keys()) == ["logits"]
+    with torch.no_grad():
+        torch.testing.assert_close(got.logits, model(batch=batch).logits)
+    for outputs in (("start_logits",), ()):
+        with pytest.raises(ValueError, match="outputs must name some of pooler_output, logits, last_hidden_state"):
+            ReplayedModel(model, outputs=outputs, capture=Captures())
+
+
 def test_refresh_drops_the_graphs():
     replayed = ReplayedModel(model_of(), capture=Captures())
     replayed(batch_of([4]))
@@ -67,10 +92,11 @@ def test_refresh_drops_the_graphs():
     assert replayed.buckets == ()
 
 
-def test_inputs_survive_the_packing():
-    batch, bucket = batch_of([3, 4]), Bucket(5, 16, 8)
+@pytest.mark.parametrize("empty", [0, 1])
+def test_inputs_survive_the_packing(empty):
+    batch, bucket = batch_of([3, 4]), Bucket(4 + empty, 16, 8)
     padded = unpack_inputs(pack_inputs(batch, bucket), bucket)
-    assert padded.cu_seqlens.tolist() == [0, 3, 7, 7, 8, 16]
+    assert padded.cu_seqlens.tolist() == [0, 3, 7, *[7] * empty, 8, 16]
     for name in ("input_ids", "token_type_ids", "position_ids"):
         rows = getattr(padded, name)
         assert torch.equal(rows[:7], getattr(batch, name)) and (rows[7:] == 0).all()

@@ -103,7 +103,7 @@ int64_t Encoder::chunk_tokens(int64_t tokens, int threads) const {
 void Encoder::run(const float* x, const int32_t* bounds, int64_t sequences, float* out, int threads) const {
   const int64_t tokens = sequences > 0 ? bounds[sequences] - bounds[0] : 0;
   if (tokens == 0) return;
-  std::memcpy(out, x, tokens * hidden_ * sizeof(float));
+  if (out != x) std::memcpy(out, x, tokens * hidden_ * sizeof(float));
   threads = static_cast<int>(std::clamp<int64_t>(tokens * weights_ / kLeastWork, 1, std::max(threads, 1)));
   const int64_t wanted = chunk_tokens(tokens, threads);
   std::vector<int64_t> cuts = {0};  // sequences at which chunks begin

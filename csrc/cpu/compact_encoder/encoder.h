@@ -33,7 +33,7 @@ class Encoder {
   Encoder(const Settings& settings, const std::vector<LayerSize>& sizes, const std::vector<LayerWeights>& weights,
           int threads);
 
-  // x (tokens, hidden) -> out, which may not overlap. bounds: (sequences + 1,) from 0 to tokens, ascending.
+  // x (tokens, hidden) -> out, the same memory or none of it. bounds: (sequences + 1,) from 0 to tokens, ascending.
   // Any number of threads may call it at once. Throws std::bad_alloc where its workspace does not fit.
   void run(const float* x, const int32_t* bounds, int64_t sequences, float* out, int threads) const;
 

@@ -1,0 +1,1 @@
+"""The pruned encoder on a GPU, from packed ids to logits: python -m bench.gpu --inference."""

@@ -1,0 +1,1 @@
+"""The dense layer and the classifier on the first token of every sequence, for inference. See README.md."""
