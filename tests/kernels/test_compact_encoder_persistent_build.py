@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "csrc/cuda/compact_encoder/encoder.cu"
 ARCHITECTURES = {"sm_80": "arch=compute_80,code=sm_80", "sm_90a": "arch=compute_90a,code=sm_90a"}
-MOST_SPILLED_BYTES = 700  # of 64 rows, at the borders of stages and around LayerNorm: 508 on sm_80, 660 on sm_90a
+MOST_SPILLED_BYTES = 700  # of 64 rows, at the borders of stages and around LayerNorm: 508 on sm_80, 664 on sm_90a
 
 Instruction = tuple[int, str]
 

@@ -29,7 +29,7 @@ def states(session: Session, dtype: torch.dtype) -> None:
         for lengths in (list(session.sizes.ragged), even, [1]):
             subject = session.subject(name, batches.make(_words(lengths), lengths, structure.vocabulary, 1), dtype)
             for rung in RUNGS:
-                if rung not in session.refused:
+                if rung not in session.refused and RUNGS[rung].why_not(subject) is None:
                     what = f"{name}, {subject.batch.name}, {_short(dtype)}"
                     _judge(session, rung, what, functools.partial(_one, rung, subject))
 

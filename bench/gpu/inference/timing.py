@@ -72,6 +72,10 @@ class Contest:
             if name in self.session.refused:
                 self.left_out[name] = f"not correct: {self.session.refused[name]}"
                 continue
+            reason = rung.why_not(subject)
+            if reason is not None:
+                self.left_out[name] = reason
+                continue
             call = rung.make(subject, False)
             self._add(name, lambda call=call: call().logits, rung.captured, subject, self.rungs)
 
