@@ -25,7 +25,6 @@ PARSERS = {
     "evaluate": lambda words: evaluate.build_parser().parse(words),
     "bench": lambda words: bench.parse(words),
     "export": lambda words: export.build_parser().parse(words),
-    "profile": lambda words: profile.build_parser().parse(words),
     "report": lambda words: report.build_parser().parse(words),
     "profile": lambda words: profile.build_parser().parse(words),
     "sweep": lambda words: sweep.parse(words if "--tasks" in words else [*words, "--tasks", "rte"]),
