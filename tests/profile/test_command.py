@@ -74,7 +74,7 @@ def test_every_point_computes_what_it_says():
         assert parts.whole(structure)().logits.shape == (2, 2)
 
 
-def test_tables_are_the_least_times_less_the_empty_call(monkeypatch):
+def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
     """Times made up from the sizes come back from the tables; a burst in one pass does not reach them."""
     parts, shape = deployment(), SHAPE
     cost = {"attention": 0.3, "ffn": 0.02}
