@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from bench.gpu.inference.subject import Subject
 from cofi.models.output import CompactOutput
 from cofi.models.replay import ReplayedModel
 from cofi_kernels.compact_encoder.graphs import Replay
+from cofi_kernels.launching import launching
 
 Call = Callable[[], CompactOutput]
 
@@ -20,10 +22,12 @@ class Rung(NamedTuple):
     """make: a call from a batch on the device to the model's output, with the states or, as it is timed, logits alone.
 
     captured: replayed as a graph when it is timed
+    tunes:    it measures many ways to launch first, which takes long in an interpreter
     """
 
     make: Callable[[Subject, bool], Call]
     captured: bool
+    tunes: bool = False
 
 
 def launches(subject: Subject, states: bool = False) -> Call:
@@ -31,17 +35,36 @@ def launches(subject: Subject, states: bool = False) -> Call:
     return torch.no_grad()(lambda: subject.model(batch=subject.batch.packed))
 
 
-def replay(subject: Subject, states: bool = False) -> Call:
+def replay(subject: Subject, states: bool = False, **options: bool) -> Call:
     """`ReplayedModel` as users call it: its bookkeeping, copies into and out of the bucket's buffers included."""
     capture = None if subject.device.type == "cuda" else run_again
-    replayed = ReplayedModel(subject.model, outputs=None if states else ("logits",), capture=capture)
+    outputs = None if states else ("logits",)
+    replayed = ReplayedModel(subject.model, outputs=outputs, capture=capture, **options)
     return lambda: replayed(subject.batch.packed)
+
+
+def launching_so(**options: bool) -> Callable[[Subject, bool], Call]:
+    """`launches` with a choice that is off unless asked for."""
+
+    def make(subject: Subject, states: bool) -> Call:
+        call = launches(subject)
+
+        def run() -> CompactOutput:
+            with launching(**options):
+                return call()
+
+        return run
+
+    return make
 
 
 RUNGS: dict[str, Rung] = {
     "1 launches": Rung(launches, captured=False),
     "2 graph": Rung(launches, captured=True),  # the sizes of the batch, fixed buffers: as rivals are replayed
     "2 replay": Rung(replay, captured=False),
+    "2 graph, dependent": Rung(launching_so(dependent=True), captured=True),
+    "2 graph, tuned": Rung(launching_so(tuned=True), captured=True, tunes=True),
+    "2 replay, both": Rung(partial(replay, dependent=True, tune=True), captured=False, tunes=True),
 }
 
 

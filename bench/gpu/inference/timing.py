@@ -72,6 +72,9 @@ class Contest:
             if name in self.session.refused:
                 self.left_out[name] = f"not correct: {self.session.refused[name]}"
                 continue
+            if self.session.smoke and rung.tunes:
+                self.left_out[name] = "it is not timed in a smoke run"
+                continue
             call = rung.make(subject, False)
             self._add(name, lambda call=call: call().logits, rung.captured, subject, self.rungs)
 
