@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from cofi_kernels.compact_encoder import costs, plans, reference, tuning
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
 from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
+from cofi_kernels.compact_encoder.gpus import gpu_of, is_capturing
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.packed import anchor_of, state_of
 from cofi_kernels.compact_encoder.padded import (
@@ -29,9 +30,8 @@ from cofi_kernels.compact_encoder.padded import (
     padded_head_dim,
     width_of,
 )
-from cofi_kernels.launching import is_dependent, launch_options, launching, wants_tuned_plans
+from cofi_kernels.launching import launch_options, launching, wants_tuned_plans
 
-_INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
 _known: Any = WeakIdKeyDictionary()  # first weight -> {what it was made for: PaddedEncoder}: gone when the weight is
 
 
@@ -80,7 +80,7 @@ def _encoder_of(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> 
     known: PaddedEncoder | None = None if anchor is None else _known.get(anchor, {}).get(key)
     if known is None:
         known = PaddedEncoder(weights, layout, x.shape[1])
-        if anchor is not None and not _is_capturing(x):  # memory of a graph holds the copy only after its replay
+        if anchor is not None and not is_capturing(x):  # memory of a graph holds the copy only after its replay
             _known.setdefault(anchor, {})[key] = known
     elif not known.still_holds(weights):
         known.fill(weights)
@@ -106,7 +106,7 @@ class PaddedEncoder:
         """
         if self._state != state_of(weights):
             return False
-        return _is_capturing(self._sums) or torch.equal(self._sums, _sums(weights))
+        return is_capturing(self._sums) or torch.equal(self._sums, _sums(weights))
 
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
@@ -122,7 +122,7 @@ class PaddedEncoder:
             return x.clone()
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         with torch.cuda.device_of(x):
-            if wants_tuned_plans() and not _is_capturing(x):
+            if wants_tuned_plans() and not is_capturing(x):
                 self.tune(n_rows, cu_seqlens, max_seqlen, x.dtype)
             states = self._pad(x)
             for i, sublayer in enumerate(self.sublayers):
@@ -143,7 +143,7 @@ class PaddedEncoder:
         dtype: torch.dtype,
         measure: tuning.Measure | None = None,
     ) -> None:
-        """Measure how to launch every sublayer for T = n_rows in these sequences, once: the fastest is put in `plans`."""
+        """Measure how to launch every sublayer for T = n_rows in these sequences, once, and keep the fastest."""
         measure = tuning.measure_on(cu_seqlens.device) if measure is None else measure
         with launching(tuned=True):
             self._tune(n_rows, cu_seqlens, max_seqlen, dtype, measure)
@@ -291,19 +291,3 @@ def _sums(weights: Sequence[Tensor]) -> Tensor:
     """Of every weight the Euclidean norm, fp32: a few launches for all."""
     kept = [w.detach() for w in weights if w.numel()]
     return torch.stack(list(torch._foreach_norm(kept, 2, dtype=torch.float32))) if kept else torch.zeros(0)
-
-
-def _is_capturing(t: Tensor) -> bool:
-    return t.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def gpu_of(device: torch.device) -> Gpu:
-    """With the cost of a launch as kernels are launched now."""
-    return Gpu(_multiprocessors(device), costs.DEPENDENT_LAUNCH_US if is_dependent(device) else costs.LAUNCH_US)
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return _INTERPRETED_MULTIPROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -62,7 +62,8 @@ def _better(
     table: Table, key: Any, best: Plan, us: float, field: str, run: Run, measure: Measure
 ) -> tuple[Plan, float]:
     """With another tile in `field`, if one is faster."""
-    others = [best._replace(**{field: tile}) for tile in plans.LINEAR_TILES if tile != getattr(best, field)]
+    changes: list[dict[str, Any]] = [{field: tile} for tile in plans.LINEAR_TILES if tile != getattr(best, field)]
+    others = [best._replace(**change) for change in changes]
     found, other_us = _fastest(table, key, others, run, measure)
     if other_us < us:
         return found, other_us
