@@ -22,6 +22,7 @@ from bench import measure, tables
 from bench.rivals import RIVALS, missing
 from cofi.bench.subjects import in_precision
 from cofi.bench.timing import Timing, interleaved
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactConfig, CompactModel
 from cofi_kernels.products import matmul
 from cofi_kernels.testing import relative_error
@@ -186,6 +187,7 @@ def prepare(model: CompactModel, rivals: list[str], console: Console) -> dict[st
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # rivals gain as well
     console = Console(stderr=True)
     result = measure.write_rows(options.output / "inference.json", measure_all(options, console))
     Console(width=200).print(tables.markdown(result), markup=False)

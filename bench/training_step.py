@@ -25,7 +25,7 @@ from rich.console import Console
 from bench import measure, tables
 from bench.inference import DENSE, SHARED, real_lengths
 from bench.training_subjects import OursStep, hf_step, official_step
-from cofi.train.memory import keep_freed_memory
+from cofi.memory import keep_freed_memory
 from cofi_kernels import force_backend
 from cofi_kernels.testing import relative_error
 

@@ -1,6 +1,7 @@
 """Structured pruning of Transformer encoders. Importing it registers the compact model with transformers."""
 
 import cofi.startup  # noqa: F401  # first: what follows takes seconds
+from cofi.memory import keep_freed_memory
 from cofi.models import (
     CompactConfig,
     CompactModel,
@@ -15,4 +16,5 @@ __all__ = [
     "CompactModelForQuestionAnswering",
     "CompactModelForSequenceClassification",
     "__version__",
+    "keep_freed_memory",
 ]

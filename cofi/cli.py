@@ -73,6 +73,10 @@ class Parser(OneLineErrors):
         """Parse `argv`, or the command line where it is None."""
         return self.parse_args([_dashed(word) for word in (sys.argv[1:] if argv is None else argv)])
 
+    def parse_known(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the flags there are, and return the other words, for another command's parser."""
+        return self.parse_known_args([_dashed(word) for word in argv])
+
     def add_device_flag(self) -> None:
         self.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
 

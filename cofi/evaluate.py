@@ -33,6 +33,7 @@ from cofi.data.load import Splits, ValidationSets
 from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.config import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
@@ -214,6 +215,7 @@ def result_table(result: dict[str, Any]) -> RichTable:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse(argv)
+    keep_freed_memory()
     # with JSON on standard output the table goes where it does not mix with it
     console = Console(stderr=options.json == "-")
     result = evaluate(options, console)

@@ -42,14 +42,21 @@ def cuda(family: str, function: str) -> Implementation:
 
 
 def unverified(item: Implementation) -> Implementation:
-    """`item` for those who ask for it: its results were compared with the reference in an interpreter, not on a GPU."""
-    return item._replace(why_not=lambda: item.why_not() or _why_not_unverified())
+    """`item` for those who ask for it: its results were compared with the reference on a CPU, not on a GPU.
+
+    The variable is 1 for all of them, or names those wanted: "cuda", "triton,cuda".
+    """
+    return item._replace(why_not=lambda: item.why_not() or _why_not_unverified(item.backend))
 
 
-def _why_not_unverified() -> str | None:
-    if os.environ.get(_UNVERIFIED) == "1":
+def _why_not_unverified(backend: str) -> str | None:
+    wanted = os.environ.get(_UNVERIFIED, "")
+    if wanted == "1" or backend in wanted.split(","):
         return None
-    return f"its results were not yet compared with the reference on a GPU; {_UNVERIFIED}=1 takes it all the same"
+    return (
+        "its results were not yet compared with the reference on a GPU; "
+        f"{_UNVERIFIED}={backend} takes it all the same, {_UNVERIFIED}=1 the first of all that were not"
+    )
 
 
 def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:

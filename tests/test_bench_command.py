@@ -199,9 +199,12 @@ class TestCommand:
         printed = " ".join(capsys.readouterr().out.split())
         assert "1 x 6" in printed and "2 x 6" in printed and "GFLOP/s" in printed
         result = json.loads(target.read_text())
-        assert set(result) == {"machine", "rows"} and result["machine"]["sgemm_gflops"] == 50.0
+        assert set(result) == {"machine", "rows", "explained"} and result["machine"]["sgemm_gflops"] == 50.0
         assert len(result["rows"]) == 4
         assert "dense" in result["rows"][0]["rivals"]
+        assert [entry["case"] for entry in result["explained"]] == ["1 x 6", "2 x 6"]
+        assert [(s["kind"], s["units"]) for s in result["explained"][0]["sublayers"]] == [("attention", 1), ("ffn", 5)]
+        assert "bound by" in printed and "total by the sums of the sublayers" in printed
         assert list(tmp_path.iterdir()) == [target]
 
     def test_the_stock_model_is_a_rival_where_dense_is_its_checkpoint(self, run_dir, hf_dir, capsys):

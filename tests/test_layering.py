@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom. The commands see everything, one another too.
 ROWS = (
-    ("cofi.train", "cofi.evaluate", "cofi.export", "cofi.bench"),
+    ("cofi.train", "cofi.evaluate", "cofi.export", "cofi.bench", "cofi.profile", "cofi.sweep", "cofi.compare"),
     ("cofi.report",),
-    ("cofi.distill", "cofi.prune", "cofi.data"),
+    ("cofi.distill", "cofi.prune", "cofi.data", "cofi.baselines"),
     ("cofi.models",),
     ("cofi.masks",),
     ("cofi_kernels",),
 )
-SHARED = ("cofi.errors", "cofi.files")  # for every part of cofi
+SHARED = ("cofi.errors", "cofi.files", "cofi.memory")  # for every part of cofi
 STARTUP = "cofi.startup"  # for cofi itself and its command line
 COMMAND_LINE = "cofi.cli"  # for the commands and every other __main__.py
 TENSORS_ONLY = ("cofi.masks", "cofi_kernels")  # no Hugging Face: usable without it

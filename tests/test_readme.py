@@ -1,4 +1,4 @@
-"""The command lines that README.md and CONTRIBUTING.md show are ones that the commands take."""
+"""The command lines that the documents show are ones that the commands take."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ import pytest
 
 from cofi import evaluate
 from cofi.bench import __main__ as bench
+from cofi.compare import __main__ as compare
 from cofi.export import __main__ as export
+from cofi.profile import __main__ as profile
 from cofi.report import __main__ as report
+from cofi.sweep import options as sweep
 from cofi.train.arguments import build_parser as train_parser
 from cofi.train.arguments import parse_given, resolve
 
 ROOT = Path(__file__).parents[1]
+TEXTS = ("README.md", "CONTRIBUTING.md", "docs/experiments.md")
 PARSERS = {
     "train": lambda words: resolve(parse_given(words)),
     "evaluate": lambda words: evaluate.build_parser().parse(words),
     "bench": lambda words: bench.parse(words),
     "export": lambda words: export.build_parser().parse(words),
     "report": lambda words: report.build_parser().parse(words),
+    "profile": lambda words: profile.build_parser().parse(words),
+    "sweep": lambda words: sweep.parse(words if "--tasks" in words else [*words, "--tasks", "rte"]),
+    "compare": lambda words: compare.build_parser().parse(words),
 }
 
 
 def shown_commands() -> list[str]:
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")).replace("\\\n", " ")
+    text = "".join((ROOT / name).read_text() for name in TEXTS).replace("\\\n", " ")
     return re.findall(r"python3? -m cofi\.[^`\n]*", text)
 
 

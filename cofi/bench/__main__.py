@@ -1,4 +1,4 @@
-"""`python -m cofi.bench DIR`: latency and throughput of a pruned model against its dense original and the rivals."""
+"""`python -m cofi.bench DIR`: latency of a pruned model against its original and the rivals, sublayer by sublayer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from cofi.bench.explain import Explanation, explain, sublayer_table, total_table
 from cofi.bench.results import Case, to_rows, to_table
 from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_models
 from cofi.bench.timing import interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
+from cofi.models import from_lists
 from cofi.train.session import pick_device, set_threads
 
 
@@ -39,10 +42,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace, models: Models, subjects: list[Subject], device: torch.device) -> list[Case]:
-    """Every subject on every batch shape: outputs are compared before anything is timed."""
+def measure(
+    options: argparse.Namespace, models: Models, subjects: list[Subject], device: torch.device
+) -> tuple[list[Case], list[Explanation]]:
+    """Every subject on every batch shape: outputs are compared before anything is timed; then the sublayers."""
     generator = torch.Generator().manual_seed(0)
-    cases = []
+    cases, explanations = [], []
     with torch.inference_mode():
         for length in options.seq_len:
             for size in options.batch_size:
@@ -56,8 +61,10 @@ def measure(options: argparse.Namespace, models: Models, subjects: list[Subject]
                     seconds=options.seconds,
                     synchronize=synchronizer(device),
                 )
-                cases.append(Case(size, length, timings, {s.name: s.gflop(size, length) for s in subjects}))
-    return cases
+                case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in subjects})
+                cases.append(case)
+                explanations.append(explain(models.compact, from_lists(ids.tolist()).to(device), case.name))
+    return cases, explanations
 
 
 def _token_ids(models: Models, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
@@ -84,6 +91,7 @@ def _caption(machine: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     set_threads(options.threads)
+    keep_freed_memory()
     device = pick_device(options.device)
     models = load_models(options.directory, options.dense, device)
     _check_lengths(options.seq_len, models.longest)
@@ -92,10 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=options.json == "-")
     machine: dict[str, Any] = machine_info(device) | {"sgemm_gflops": round(sgemm_gflops(device), 1)}
     with console.status("measuring"):
-        cases = measure(options, models, subjects, device)
+        cases, explanations = measure(options, models, subjects, device)
     console.print(to_table(cases, options.directory, "\n".join([_caption(machine), *notes])))
+    console.print(sublayer_table(explanations[-1]))
+    console.print(total_table(explanations))
     if options.json is not None:
-        write_json({"machine": machine, "rows": to_rows(cases)}, options.json)
+        explained = [explanation.to_dict() for explanation in explanations]
+        write_json({"machine": machine, "rows": to_rows(cases), "explained": explained}, options.json)
     return 0
 
 

@@ -8,7 +8,8 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,24 +67,31 @@ def interleaved(
             synchronize()
     samples: dict[str, list[float]] = {name: [] for name in callables}
     order = list(callables)
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a collection would be charged to whichever call it falls into
-    try:
+    with no_collection():
         end = None if seconds is None else time.perf_counter() + seconds
         for done in range(rounds):
             if end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end:
                 break
             for name in order:
-                samples[name].append(_turn(callables[name], synchronize))
+                samples[name].append(turn(callables[name], synchronize))
             order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
-    finally:
-        if was_enabled:
-            gc.enable()
     return {name: summarize(values) for name, values in samples.items()}
 
 
-def _turn(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without garbage collection, which would be charged to whichever call it falls into."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def turn(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
     """Seconds a call takes: the median of a turn."""
     time.sleep(PAUSE_S)
     call()

@@ -71,13 +71,23 @@ class BatchPlan:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How much of a step's batch this is, of its sentences and of its tokens: what a mean over it counts for."""
+
+    sentences: float = 1.0
+    tokens: float = 1.0
+
+
+@dataclass(frozen=True)
 class TaskBatch:
     """packed: the tokens. labels: arguments for the model's forward, "labels" (B,) int64 or float32, or
-    "start_positions" and "end_positions" (B,) int64 columns of each sequence. rows: of the split, on the host."""
+    "start_positions" and "end_positions" (B,) int64 columns of each sequence. rows: of the split, on the host.
+    share: less than everything where several processes work on a batch."""
 
     packed: PackedBatch
     labels: dict[str, Tensor]
     rows: tuple[int, ...]
+    share: Share = Share()
 
 
 def collate(split: TokenizedSplit, rows: Sequence[int], device: torch.device | str = "cpu") -> TaskBatch:

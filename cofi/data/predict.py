@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ from cofi.masks import Masks
 from cofi.models import CompactModel
 
 Array = NDArray[Any]
+Item = TypeVar("Item")
+
+
+class Team(Protocol):
+    """Processes that predict one split together, each on its share of the batches."""
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The part that this process does."""
+
+    def gather(self, items: list[Item]) -> list[Item]:
+        """All items in order, in every process, from what each made of its share."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +87,26 @@ def predict(
     masks: Masks | None = None,
     device: torch.device | str | None = None,
     progress: Callable[[int], None] | None = None,
+    team: Team | None = None,
 ) -> Predictions:
     """Run the model, in inference mode, over a split. Its training mode is put back afterwards.
 
     Sequences of similar length go together. device: where the model is, by default. progress(n) is called with the
-    number of sequences done. Raises UserError where the split does not fit the model.
+    number of sequences done. team: processes that share the work, all of them calling this with the same model.
+    Raises UserError where the split does not fit the model.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_fit(model, split)
     device = model.device if device is None else device
     order = np.argsort(-split.lengths, kind="stable")
+    starts: Sequence[int] = range(0, len(order), batch_size)
     was_training = model.training
     model.eval()
     outputs: list[dict[str, torch.Tensor]] = []
     try:
         with torch.no_grad():
-            for first in range(0, len(order), batch_size):
+            for first in starts if team is None else team.share(starts):
                 rows = order[first : first + batch_size].tolist()
                 output = model(batch=collate(split, rows, device).packed, masks=masks)
                 names = ("start_logits", "end_logits") if split.passages is not None else ("logits",)
@@ -101,6 +115,8 @@ def predict(
                     progress(first + len(rows))
     finally:
         model.train(was_training)
+    if team is not None:
+        outputs = team.gather([{name: values.cpu() for name, values in output.items()} for output in outputs])
     return _in_order(outputs, order, split.lengths)
 
 
@@ -144,6 +160,7 @@ def evaluate_model(
     batch_size: int = 64,
     masks: Masks | None = None,
     device: torch.device | str | None = None,
+    team: Team | None = None,
 ) -> Evaluation:
     """How good a model is on a split. Arguments as for `predict`."""
-    return score(task, split, predict(model, split, batch_size=batch_size, masks=masks, device=device))
+    return score(task, split, predict(model, split, batch_size=batch_size, masks=masks, device=device, team=team))

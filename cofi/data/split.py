@@ -51,6 +51,11 @@ class Ragged:
         """(N,) int64"""
         return np.diff(self.starts)
 
+    def lengths_of(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """Those of the given rows."""
+        index = np.asarray(rows, dtype=np.int64)
+        return self.starts[1:][index] - self.starts[index]
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
         """The given rows, at least one, end to end."""
         return np.concatenate([self[int(row)] for row in rows])

@@ -6,7 +6,7 @@ Shape letters: E hidden, L layers, T packed tokens; suffixes _t teacher, _s stud
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,8 @@ class LayerDistillation(nn.Module):
         rng: random.Random,
         source: Sequence[int] | Tensor | None = None,
         n_tokens: Tensor | None = None,
+        share: float = 1.0,
+        total: Callable[[Tensor], Tensor] = lambda part: part,
     ) -> tuple[Tensor, Tensor]:
         """The loss (0-dim) and the alignment (picked teacher layers,) int64, -1 where no layer was left to match.
 
@@ -99,6 +101,8 @@ class LayerDistillation(nn.Module):
         source:         source[j] = first layer with the state that layer j repeats, which is then transformed once:
                         `repeated_layers(live)` where dead layers leave their state as it is; by default none repeats
         n_tokens:       0-dim int, on the device: tokens that count, the first ones; by default all
+        share:          factor of all errors: the part of a step's tokens that are here, where processes share them
+        total:          the errors of all these processes from those of one: layers are matched by all the tokens
 
         The gradient reaches the matched student states and the transform, never the teacher.
         Raises ValueError where the number of states is not the number of layers.
@@ -108,8 +112,8 @@ class LayerDistillation(nn.Module):
         dtype = student_states[0].dtype  # of the matrix product; errors are summed in fp32 at least
         targets = [teacher_states[layer].detach().to(dtype) for layer in picked]
         weight, bias = self.transform.weight.to(dtype), self.transform.bias.to(dtype)
-        mse = _errors(targets, student_states, weight, bias, source, n_tokens)
-        alignment = self.strategy.align(mse.detach(), live)
+        mse = share * _errors(targets, student_states, weight, bias, source, n_tokens)
+        alignment = self.strategy.align(total(mse.detach()), live)
         return matched_loss(mse, alignment), alignment
 
     def _check(self, teacher: Sequence[Tensor] | Mapping[int, Tensor], student: Sequence[Tensor], live: Tensor) -> None:

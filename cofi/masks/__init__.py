@@ -1,26 +1,39 @@
 """Masks: kinds, learned gates, what they leave, expected sparsity and the Lagrangian that drives it."""
 
+from cofi.masks.constraint import COUNTS, Constraint
+from cofi.masks.fitting import Shifts, fit
 from cofi.masks.gates import INIT_MEANS, Gates
 from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
 from cofi.masks.lagrangian import Lagrangian, SparsityRamp, ascent_optimizer
+from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
 from cofi.masks.shape import ModelShape
 from cofi.masks.sparsity import expected_sparsity
 from cofi.masks.structure import Structure, kept_parameters, sparsity
+from cofi.masks.target import TARGET_UNITS, PruningTarget, SparsityTarget
 
 __all__ = [
+    "COUNTS",
     "INIT_MEANS",
     "MASK_KINDS",
+    "Constraint",
     "Gates",
     "Lagrangian",
+    "LatencyModel",
     "LayerMasks",
+    "TARGET_UNITS",
     "MaskKind",
     "Masks",
     "ModelShape",
+    "PruningTarget",
+    "Shifts",
     "SparsityRamp",
+    "SparsityTarget",
+    "SpeedupTarget",
     "Structure",
     "ascent_optimizer",
     "expected_sparsity",
+    "fit",
     "kept_parameters",
     "parse_kinds",
     "sparsity",

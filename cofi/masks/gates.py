@@ -76,12 +76,19 @@ class Gates(nn.Module):
         """
         return Masks.from_kinds(self._split(cofi_kernels.hard_concrete(self.loga, noise, temperature=self.temperature)))
 
-    def deterministic(self) -> Masks:
-        """Evaluation masks: the expected number of units is cut in each vector, the others keep their soft value."""
-        z = cofi_kernels.deterministic_masks(
-            self.loga.detach(), self.offsets, temperature=self.temperature, magic_scale=self.magic_scale
-        )
-        return Masks.from_kinds(self._split(z))
+    def deterministic(self, shifts: Mapping[str, float] | None = None) -> Masks:
+        """Evaluation masks: the expected number of units is cut in each vector, the others keep their soft value.
+
+        shifts: {kind: added to its log-odds when it is decided what is cut}; soft values stay those of the gates
+        """
+        loga = self.loga.detach()
+        settings = {"temperature": self.temperature, "magic_scale": self.magic_scale}
+        if not any((shifts or {}).values()):
+            return Masks.from_kinds(self._split(cofi_kernels.deterministic_masks(loga, self.offsets, **settings)))
+        moved = torch.cat([view.flatten() + (shifts or {}).get(kind, 0.0) for kind, view in self._split(loga).items()])
+        cut = cofi_kernels.deterministic_masks(moved, self.offsets, **settings) == 0
+        soft = torch.sigmoid(loga / self.temperature * self.magic_scale)
+        return Masks.from_kinds(self._split(soft.masked_fill(cut, 0.0)))
 
     def keep_probabilities(self) -> dict[str, Tensor]:
         """{kind: P(z > 0)} in the kind's own shape, differentiable in loga."""

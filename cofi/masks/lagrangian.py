@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class Lagrangian(nn.Module):
-    """lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that start at 0 and are learned by ascent."""
+    """lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that start at 0 and are learned by ascent.
+
+    s is the share of a cost that is removed: sparsity, or what `Constraint.reduction` gives.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +39,7 @@ def ascent_optimizer(lagrangian: Lagrangian, lr: float, **options: Any) -> torch
 class SparsityRamp:
     """Target sparsity of a step: linear from `start` at step 0 to `target` at `warmup_steps`, constant from there.
 
+    The same for another cost of which a share is to be removed.
     Raises ValueError unless 0 <= start <= target < 1 and warmup_steps >= 0. No warm-up means `target` from step 0.
     """
 

@@ -77,6 +77,10 @@ class Masks:
             if tuple(z.shape) != expected:
                 raise ValueError(f"z_{name} must have shape {expected}, got {tuple(z.shape)}")
 
+    def alive(self) -> dict[str, Tensor]:
+        """{kind name: fp32, 1 where a unit is not masked out, else 0} of the kinds that are present."""
+        return {name: (z.detach() != 0).float() for name, z in self.by_kind().items()}
+
     def live_layers(self, n_layers: int) -> Tensor:
         """(n_layers,) bool, on the masks' device: the layer's attention or its FFN is not masked out.
 

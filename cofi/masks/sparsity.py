@@ -1,11 +1,14 @@
-"""Expected sparsity: the quantity that the Lagrangian holds to its target."""
+"""Sparsity: the share of the encoder's weights that is removed, as the Lagrangian holds it to its target."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from torch import Tensor
 
 import cofi_kernels
 from cofi.masks.gates import Gates
+from cofi.masks.shape import ModelShape
 
 
 def expected_sparsity(gates: Gates) -> Tensor:
@@ -14,15 +17,23 @@ def expected_sparsity(gates: Gates) -> Tensor:
     Masks count as independent; a kind that is not learned counts as kept. With hidden masks the size is that of the
     weights alone, without biases, as in the official code.
     """
-    p, shape = gates.keep_probabilities(), gates.shape
+    return sparsity_of(gates.keep_probabilities(), gates.shape)
+
+
+def sparsity_of(kept: Mapping[str, Tensor], shape: ModelShape, *, biases: bool = True) -> Tensor:
+    """1 - size / prunable size where each unit is kept with the given probability, 0-dim, differentiable.
+
+    kept:   {kind: probability of each unit, in the kind's shape}, fp32; kinds left out are kept
+    biases: count them as the official code does in its expected size; without, 0 and 1 give `structure.sparsity`
+    """
     size = cofi_kernels.expected_size(
-        p.get("head"),
-        p.get("int"),
-        p.get("mha"),
-        p.get("ffn"),
-        p.get("hidden"),
-        head_cost=shape.head_cost,
-        int_cost=shape.int_cost,
+        kept.get("head"),
+        kept.get("int"),
+        kept.get("mha"),
+        kept.get("ffn"),
+        kept.get("hidden"),
+        head_cost=shape.head_cost if biases else 4 * shape.head_dim * shape.d_hidden,
+        int_cost=shape.int_cost if biases else 2 * shape.d_hidden,
         n_hidden=shape.d_hidden,
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,

@@ -93,10 +93,12 @@ def _title(run: RunFiles) -> str:
 def _facts(run: RunFiles) -> list[str]:
     """The line under the title."""
     facts = [str(run.config[key]) for key in ("model",) if run.config.get(key) is not None]
-    target = number(run.result, "target_sparsity")
-    target = number(run.config, "sparsity") if target is None else target
-    if target is not None:
-        facts.append(f"target sparsity {show_percent(target)}")
+    speedup, sparsity = number(run.config, "target_speedup"), number(run.result, "target_sparsity")
+    sparsity = number(run.config, "sparsity") if sparsity is None else sparsity
+    if speedup is not None:
+        facts.append(f"target speedup {show_ratio(speedup)}")
+    elif sparsity is not None:
+        facts.append(f"target sparsity {show_percent(sparsity)}")
     for name in ("recipe", "seed"):
         value = run.result.get(name, run.config.get(name))
         if value is not None:
@@ -110,8 +112,12 @@ def _states(run: RunFiles) -> list[str]:
     if not run.finished:
         states.insert(0, "This run has not finished: there is no result yet. The page shows what it has logged so far.")
     if run.result.get("target_reached") is False:
-        states.insert(0, "The target sparsity was not reached: the result is where the run arrived.")
+        states.insert(0, f"The target {_aim(run)} was not reached: the result is where the run arrived.")
     return states
+
+
+def _aim(run: RunFiles) -> str:
+    return "sparsity" if number(run.config, "target_speedup") is None else "speedup"
 
 
 def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -80,7 +80,22 @@ def score_change(result: Mapping[str, Any], model: str) -> float | None:
 
 def footnotes(result: Mapping[str, Any]) -> list[str]:
     """What must be known to read the numbers."""
-    return [note for note in (PARAMETERS_NOTE, measurement_note(result)) if note]
+    return [note for note in (PARAMETERS_NOTE, speedup_note(result), measurement_note(result)) if note]
+
+
+def speedup_note(result: Mapping[str, Any]) -> str:
+    """The speedup a run was asked for beside the one it has, from `target_speedup`; empty where it was not."""
+    target = _mapping(result.get("target_speedup"))
+    names = ("requested", "predicted", "measured")
+    facts = [f"{name} {show_ratio(value)}" for name in names if (value := number(target, name)) is not None]
+    if not facts:
+        return ""
+    batch = _mapping(target.get("batch"))
+    sequences, longest = number(batch, "sequences"), number(batch, "longest")
+    if sequences is not None and longest is not None:
+        facts[-1] += f" ({sequences:.0f} sequences of up to {longest:.0f} tokens, {target.get('precision')})"
+    elsewhere = target.get("same_machine") is False
+    return f"Speedup: {', '.join(facts)}{', on another machine than the profile' if elsewhere else ''}."
 
 
 def measurement_note(result: Mapping[str, Any]) -> str:

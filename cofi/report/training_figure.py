@@ -170,6 +170,21 @@ def _sparsity(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
     return ends
 
 
+def _speedup(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
+    """The same for a target that is a speedup, by the latency profile."""
+    axes.set_title("Speedup by the profile")
+    lines = [
+        Line("target_speedup", "target", theme.ink, (0, (4, 3))),
+        Line("expected_speedup", "expected", theme.first),
+    ]
+    ends = _draw(axes, run, lines)
+    x, y = column(run.evaluations, "kept_speedup")
+    if len(x):
+        axes.plot(x, y, "o", markersize=3.5, color=theme.second, zorder=3, clip_on=False)
+        ends.append(LineEnd(float(x[-1]), float(y[-1]), "of the masks", theme.second))
+    return ends
+
+
 def _multipliers(axes: Axes, run: RunFiles, theme: Theme) -> list[LineEnd]:
     axes.set_title("Lagrange multipliers and penalty")
     return _draw(
@@ -188,5 +203,6 @@ PANEL_KEYS: dict[Panel, tuple[str, ...]] = {
     _losses: LOSSES,
     _scores: ("score",),
     _sparsity: ("expected_sparsity", "target_sparsity"),
+    _speedup: ("expected_speedup", "target_speedup"),
     _multipliers: ("lambda_1", "lambda_2"),
 }

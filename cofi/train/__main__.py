@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
@@ -14,26 +16,42 @@ from cofi.errors import UserError
 from cofi.report import summary_table, write_report
 from cofi.train.arguments import check_resumed, parse_given, resolve
 from cofi.train.config import TrainConfig
+from cofi.train.distributed import World, launched_world
 from cofi.train.interrupt import Interrupted
 from cofi.train.pipeline import train
 from cofi.train.rundir import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config, run = _open_run(parse_given(argv))
+    with launched_world() as world:
+        return _run(argv, world)
+
+
+def _run(argv: Sequence[str] | None, world: World) -> int:
+    given = parse_given(argv)
+    config, run = world.decide(lambda: _open_run(given))
     disable_progress_bar()  # transformers' own, for writing one file
     try:
-        result = train(config, run)
+        result = train(config, run, world)
     except Interrupted as stop:
-        sys.stderr.write(
-            f"stopped by {stop}; saved. Continue with: python -m cofi.train --output {run.root} --resume\n"
-        )
+        if world.is_main:
+            how = "python" if world.size == 1 else "torchrun ..."
+            sys.stderr.write(
+                f"stopped by {stop}; saved. Continue with: {how} -m cofi.train --output {run.root} --resume\n"
+            )
         return EXIT_SIGNAL + stop.signum
+    return 0 if result is None else _show(run, result, kept=run.teacher if config.teacher_only else run.model)
+
+
+def _show(run: RunDirectory, result: dict[str, Any], *, kept: Path) -> int:
     report = write_report(run.root)
     console = Console()
     console.print(summary_table(result))
     console.print(
-        f"model:  {run.model}\nreport: {report}\nresult: {run.result}", highlight=False, soft_wrap=True, markup=False
+        f"model:  {kept}\nreport: {report}\nresult: {run.result}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from cofi.baselines import METHODS
 from cofi.cli import OneLineErrors
 from cofi.data.tasks import TASKS
 from cofi.distill import STRATEGIES
@@ -27,6 +28,7 @@ class _NotGiven:
 VALUES: dict[Any, str] = {int: "N", float: "X"}  # what stands for a value in the help, by its type
 EPILOG = (
     f"Tasks: {', '.join(TASKS)}, or a folder of --data. Strategies of --matching: {', '.join(STRATEGIES)}. "
+    f"Methods: {', '.join(METHODS)}. "
     f"Recipes: {', '.join(RECIPES)}; what a recipe sets replaces the default shown, flags override both. Without "
     "--recipe it is 'demo', or 'default' where --task, --model, --teacher, --data or --train-file is given."
 )
@@ -73,6 +75,8 @@ def parse_given(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def resolve(given: dict[str, Any]) -> TrainConfig:
     """Recipe and flags together. Without a recipe: 'demo' for its own task, 'default' for any other."""
+    if given.get("target_speedup") is not None and "sparsity" in given:
+        raise UserError("--target-speedup takes the place of --sparsity: give one of them")
     recipe = given.get("recipe")
     if recipe is None:
         recipe = "demo" if not {"task", "model", "teacher", "data", "train_file"} & set(given) else "default"

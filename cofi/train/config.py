@@ -8,6 +8,7 @@ from math import inf
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cofi.baselines import METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.masks import parse_kinds
@@ -29,6 +30,9 @@ class TrainConfig:
         None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be"
     )
     output: str | None = _f(None, "directory of the run; by default runs/<task>")
+    teacher_only: bool = _f(
+        False, "stop when the teacher is there: fine-tuned, evaluated and saved in <output>/teacher"
+    )
     resume: bool = _f(False, "continue the run in --output where it stopped")
     overwrite: bool = _f(False, "delete a run that --output already holds")
     seed: int = _f(57, "seed of initialisation, data order, dropout and gates")
@@ -55,10 +59,22 @@ class TrainConfig:
     group_by_length: bool = _f(False, "put texts of similar length in one batch")
 
     # what may be pruned, and how far
+    method: str = _f("cofi", "how it is found out what to cut; the others are baselines, with as many epochs in all")
     sparsity: float = _f(0.95, "share of the encoder's weights to remove, in [0, 1)")
+    target_speedup: float | None = _f(
+        None, "instead of --sparsity: how many times as fast as the dense model to be, by --device-profile"
+    )
+    device_profile: str | None = _f(
+        None, "latencies to count with --target-speedup: a file of python -m cofi.profile, or a name in profiles/"
+    )
+    constraint: Literal["auto", "expected", "kept"] = _f(
+        "auto",
+        "size that is held to the target: expected, of the sampled masks (the paper), or kept, of the masks that are "
+        "exported; auto: kept with --target-speedup, else expected",
+    )
     mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
     start_sparsity: float = _f(0.0, "where the ramp of the sparsity target starts")
-    sparsity_epsilon: float = _f(0.01, "a model counts once its expected sparsity is within this of the target")
+    sparsity_epsilon: float = _f(0.01, "a model counts once its sparsity is within this of the target")
     init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
     int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
 
@@ -75,7 +91,7 @@ class TrainConfig:
     )
 
     # optimisation
-    batch_size: int = _f(32, "sentences (windows for question answering) a step")
+    batch_size: int = _f(32, "sentences (windows for question answering) a step, over all processes together")
     eval_batch_size: int = _f(64, "sentences a batch in evaluation")
     teacher_learning_rate: float = _f(5e-5, "fine-tuning of the teacher")
     learning_rate: float = _f(2e-5, "weights, while distilling and pruning")
@@ -105,18 +121,19 @@ class TrainConfig:
     log_steps: int = _f(10, "steps between lines in metrics.jsonl")
     save_seconds: float = _f(120.0, "seconds between checkpoints")
     tensorboard: bool = _f(False, "write TensorBoard files as well")
-    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end")
+    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end; 0 leaves it out")
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_ranges(self)
-        if self.start_sparsity > self.sparsity:
-            raise UserError(f"--start-sparsity must not exceed --sparsity ({self.sparsity}), got {self.start_sparsity}")
+        _check_goal(self)
         if self.sparsity_warmup_epochs > self.prune_epochs:
             raise UserError(
                 f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
                 f"got {self.sparsity_warmup_epochs}"
             )
+        if self.method not in METHODS:
+            raise UserError(f"--method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.matching not in STRATEGIES:
             raise UserError(f"--matching must be one of {', '.join(STRATEGIES)}, got {self.matching!r}")
         try:
@@ -125,6 +142,11 @@ class TrainConfig:
             raise UserError(f"--mask-kinds: {error}") from error
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite deletes it: give one of them")
+
+    @property
+    def goal(self) -> float:
+        """Share of the parameters, or of the latency, to remove."""
+        return self.sparsity if self.target_speedup is None else 1 - 1 / self.target_speedup
 
     @property
     def student_from_teacher(self) -> bool:
@@ -143,6 +165,7 @@ class TrainConfig:
 # name -> (lowest, highest, lowest allowed?, highest allowed?)
 _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "sparsity": (0, 1, True, False),
+    "target_speedup": (1, inf, True, False),
     "start_sparsity": (0, 1, True, False),
     "sparsity_epsilon": (0, 1, True, False),
     "validation_fraction": (0, 1, False, False),
@@ -210,6 +233,14 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name, value in now.items()
         if name not in FREE_ON_RESUME and value != before.get(name)
     ]
+
+
+def _check_goal(config: TrainConfig) -> None:
+    if (config.target_speedup is None) != (config.device_profile is None):
+        raise UserError("--target-speedup and --device-profile must be given together")
+    if config.start_sparsity > config.goal:
+        named = "--sparsity" if config.target_speedup is None else "what --target-speedup removes"
+        raise UserError(f"--start-sparsity must not exceed {named} ({config.goal:.4g}), got {config.start_sparsity}")
 
 
 def _check_types(config: TrainConfig) -> None:

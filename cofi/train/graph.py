@@ -164,8 +164,7 @@ class GraphedSteps:
             captured.replay()
             loss = StepLoss(captured.loss.total, dict(captured.loss.parts))
         self.optimizers.schedule.step()
-        if self.student.ramp is not None:
-            loss.parts["target_sparsity"] = self.student.ramp(step)
+        loss.parts.update(self.student.aim(step))
         return loss
 
     def _launch(self, batch: TaskBatch, step: int) -> StepLoss:

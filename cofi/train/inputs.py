@@ -31,13 +31,18 @@ class Inputs:
     teacher: LoadedModel
     start: CompactModel | None
 
+    @property
+    def student(self) -> CompactModel:
+        """What the student is made from."""
+        return self.teacher.model if self.start is None else self.start
+
 
 def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     """Read data and models. `kept_teacher` is the finished teacher of a run that is continued.
 
     Raises UserError for whatever cannot be used; tokenizing, the long part, comes last.
     """
-    splits = _read_splits(config)
+    splits = read_splits(config)
     task = splits.task
     tokenizer = load_tokenizer(kept_teacher or locate(config.model))  # saved with the teacher
     if config.teacher is not None and kept_teacher is None:
@@ -60,7 +65,8 @@ def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     return Inputs(task, train, validation, tokenizer, teacher, start)
 
 
-def _read_splits(config: TrainConfig) -> Splits:
+def read_splits(config: TrainConfig) -> Splits:
+    """The rows that a run with these settings trains and is evaluated on. Raises UserError."""
     return load_splits(
         config.task,
         data_dir=config.data,

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
-from cofi.data.batches import BatchPlan, TaskBatch, collate
+from cofi.data.batches import BatchPlan, TaskBatch
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
+from cofi.train.distributed import ALONE, World
 from cofi.train.graph import GraphedSteps
 from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
+from cofi.train.shares import add_up, take_share
 
 RATES = {  # what is too high where the loss of a phase is no number
     "teacher": "--teacher-learning-rate",
@@ -61,7 +63,7 @@ class PhaseLoop:
     """Runs one phase from `position` to its end.
 
     evaluate(position) is called every `eval_steps` steps and at the end; save(position) when a checkpoint is due or a
-    signal asks the run to stop.
+    signal asks the run to stop. All processes of `world` take the same steps and call both at the same ones.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class PhaseLoop:
         *,
         evaluate: Callable[[Position], None],
         save: Callable[[Position], None],
+        world: World = ALONE,
     ) -> None:
         self.phase, self.config, self.data, self.length = phase, config, data, length
         self.monitor, self.guard = monitor, guard
-        self.evaluate, self.save = evaluate, save
+        self.evaluate, self.save, self.world = evaluate, save, world
         self.eval_steps = config.eval_steps or length.steps_per_epoch
         self._saved_at = time.monotonic()
         self._tokens, self._since = 0, time.monotonic()
@@ -91,8 +94,9 @@ class PhaseLoop:
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
             student.model.train()
-            batch = collate(self.data, self._indices(position.phase_step), device)
-            self._tokens += int(batch.packed.input_ids.numel())
+            rows = self._indices(position.phase_step)
+            batch = take_share(self.data, rows, self.world, device)
+            self._tokens += int(self.data.input_ids.lengths_of(rows).sum())
             learning_rate = optimizers.learning_rate
             loss = take_step(batch, position.phase_step)
             position.phase_step += 1
@@ -105,12 +109,13 @@ class PhaseLoop:
         self, student: Student, objective: Objective, optimizers: PhaseOptimizers
     ) -> Callable[[TaskBatch, int], StepLoss]:
         """What runs a step: CUDA graphs on a GPU, if they are wanted."""
-        if student.model.device.type == "cuda" and self.config.cuda_graphs:
+        if student.model.device.type == "cuda" and self.config.cuda_graphs and self.world.size == 1:
             return GraphedSteps(student, objective, optimizers, self.monitor.message)
 
         def eager(batch: TaskBatch, step: int) -> StepLoss:
             loss = objective(student, batch, step)
             loss.total.backward()
+            add_up(self.world, optimizers.parameters, loss)
             optimizers.step()
             return loss
 
@@ -134,8 +139,9 @@ class PhaseLoop:
         last = position.phase_step == self.length.steps
         logs = last or position.phase_step % self.config.log_steps == 0
         evaluates = last or position.phase_step % self.eval_steps == 0
-        due = time.monotonic() - self._saved_at > self.config.save_seconds
-        saves = last or due or self.guard.received is not None
+        is_due = self.world.is_main and time.monotonic() - self._saved_at > self.config.save_seconds
+        due, signum = self.world.agree(is_due, self.guard.received or 0)
+        saves = last or bool(due) or signum > 0
         if logs or evaluates or saves:
             self._check(position, loss)
         if logs:
@@ -145,8 +151,8 @@ class PhaseLoop:
         if saves:
             self.save(position)
             self._saved_at = time.monotonic()
-        if self.guard.received is not None:
-            raise Interrupted(self.guard.received)
+        if signum:
+            raise Interrupted(signum)
 
     def _check(self, position: Position, loss: StepLoss) -> None:
         """A loss that is not finite ends the run before its model can be evaluated or reach a checkpoint."""

@@ -22,15 +22,18 @@ from rich.progress import (
 
 from cofi.errors import UserError
 from cofi.files import naming
+from cofi.masks import TARGET_UNITS
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
 
 
 class Monitor:
-    """Progress of one run. Use as a context manager; `seconds` counts over interruptions."""
+    """Progress of one run. Use as a context manager; `seconds` counts over interruptions. quiet: shows nothing."""
 
-    def __init__(self, metrics: Path, *, seconds: float = 0.0, tensorboard: Path | None = None) -> None:
-        self.console = Console(stderr=True)
+    def __init__(
+        self, metrics: Path, *, seconds: float = 0.0, tensorboard: Path | None = None, quiet: bool = False
+    ) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
         self._start = time.monotonic() - seconds
         self._path = metrics
         self._file = open(metrics, "ab")  # noqa: SIM115  # lives as long as the run; closed in __exit__
@@ -47,7 +50,7 @@ class Monitor:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
 
     def __enter__(self) -> Monitor:
@@ -105,8 +108,11 @@ class Monitor:
 
     def _show(self, row: dict[str, Any]) -> None:
         words = [f"loss {row['loss']:.4f}"] if "loss" in row else []
-        if row.get("target_sparsity") is not None:
-            words.append(f"sparsity {row['expected_sparsity']:.3f} of {row['target_sparsity']:.3f}")
+        words += [
+            f"{unit} {row.get(f'kept_{unit}', row[f'expected_{unit}']):.3f} of {row[f'target_{unit}']:.3f}"
+            for unit in TARGET_UNITS
+            if row.get(f"target_{unit}") is not None
+        ]
         words.append(self._score_text())
         status = "  ".join(word for word in words if word)
         if self._bar is not None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from cofi.data.batches import TaskBatch
 from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
-from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, expected_sparsity
+from cofi.masks import Constraint, Gates, Lagrangian, Masks, SparsityRamp, SparsityTarget, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
 from cofi.train.config import TrainConfig
+from cofi.train.distributed import ALONE, World
 from cofi.train.randomness import counter_state, step_random
 from cofi.train.teacher import Target, Teacher
 
@@ -30,12 +31,12 @@ class StepLoss:
 class StepInputs:
     """What changes from step to step besides the batch, on the device: a captured step reads it there at every replay.
 
-    gates, dropout: int64 (2,) counter states; target_sparsity: 0-dim fp32, None outside pruning
+    gates, dropout: int64 (2,) counter states; aim: share of the cost to be removed, 0-dim fp32, None outside pruning
     """
 
     gates: Tensor
     dropout: Tensor
-    target_sparsity: Tensor | None
+    aim: Tensor | None
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Student:
     """What a phase trains. `gates`, `lagrangian` and `ramp` belong to pruning, `distiller` to layer distillation.
 
     compute_dtype: what the model computes in, its parameters staying fp32 for the optimizer; None for their own
+    constraint:    what the gates are held to; None is the paper's, an expected sparsity of what the ramp ends at
     """
 
     model: CompactModel
@@ -51,6 +53,17 @@ class Student:
     lagrangian: Lagrangian | None = None
     ramp: SparsityRamp | None = None
     compute_dtype: torch.dtype | None = None
+    constraint: Constraint | None = None
+
+    @property
+    def held_to(self) -> Constraint:
+        """The constraint of a student that is being pruned."""
+        assert self.gates is not None and self.ramp is not None
+        return self.constraint or Constraint(SparsityTarget(self.gates.shape, self.ramp.target))
+
+    def aim(self, step: int) -> dict[str, float]:
+        """What pruning step `step` aims at, to log; empty outside pruning."""
+        return {} if self.ramp is None else self.held_to.aim(self.ramp(step))
 
     def __call__(self, **inputs: Any) -> CompactOutput:
         """The model's output, differentiable in its parameters."""
@@ -78,29 +91,32 @@ def repeated_states(live: Tensor) -> tuple[int, ...] | Tensor:
 
 
 class Objective:
-    """The loss of one phase as a function of batch and step."""
+    """The loss of one phase as a function of batch and step; of several processes each has a part, and these add up."""
 
-    def __init__(self, phase: str, task_kind: str, config: TrainConfig, teacher: Teacher | None) -> None:
+    def __init__(
+        self, phase: str, task_kind: str, config: TrainConfig, teacher: Teacher | None, world: World = ALONE
+    ) -> None:
         self.phase = phase
         self.task_kind = task_kind
         self.config = config
         self.teacher = teacher
+        self.world = world
 
     def __call__(self, student: Student, batch: TaskBatch, step: int) -> StepLoss:
         inputs = self.inputs(student, step, batch.packed.input_ids.device)
         target = None if self.teacher is None else self.teacher(batch)
         loss = self.loss(student, batch, inputs, target, step_random(self.config.seed, f"{self.phase}/matching", step))
-        if student.ramp is not None:
-            loss.parts["target_sparsity"] = student.ramp(step)
+        loss.parts.update(student.aim(step))
         return loss
 
     def inputs(self, student: Student, step: int, device: torch.device) -> StepInputs:
         """The inputs of step `step`: the only values of a step that come from the host, with its batch."""
         gates, dropout = (
-            counter_state(self.config.seed, f"{self.phase}/{name}", step, device) for name in ("gates", "dropout")
+            counter_state(self.config.seed, f"{self.phase}/{stream}", step, device)
+            for stream in ("gates", self.world.stream("dropout"))
         )
-        target = None if student.ramp is None else torch.tensor(student.ramp(step), device=device)
-        return StepInputs(gates, dropout, target)
+        aim = None if student.ramp is None else torch.tensor(student.ramp(step), device=device)
+        return StepInputs(gates, dropout, aim)
 
     def loss(
         self, student: Student, batch: TaskBatch, inputs: StepInputs, target: Target | None, rng: random.Random
@@ -117,6 +133,8 @@ class Objective:
         loss = self._fit(student, batch, output, target, masks, rng)
         if student.lagrangian is not None:
             self._add_penalty(student, loss, inputs)
+        elif student.gates is not None:
+            loss.parts["expected_sparsity"] = expected_sparsity(student.gates).detach()
         return loss
 
     def _fit(
@@ -130,8 +148,9 @@ class Objective:
     ) -> StepLoss:
         if target is None:
             assert output.loss is not None
-            return StepLoss(output.loss, {"prediction_loss": output.loss.detach()})
-        prediction = prediction_loss(
+            loss = batch.share.sentences * output.loss
+            return StepLoss(loss, {"prediction_loss": loss.detach()})
+        prediction = batch.share.sentences * prediction_loss(
             self.task_kind,
             output,
             target,
@@ -139,7 +158,7 @@ class Objective:
             cu_seqlens=batch.packed.bounds,
             max_seqlen=batch.packed.max_seqlen,
         )
-        loss = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
+        fit = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:
             assert output.hidden_states is not None
             live = student.live_layers(masks)
@@ -150,19 +169,21 @@ class Objective:
                 rng,
                 repeated_states(live),
                 batch.packed.n_valid_tokens,
+                batch.share.tokens,
+                self.world.total,
             )
-            loss.total = loss.total + self.config.layer_weight * layer
-            loss.parts["layer_loss"] = layer.detach()
-        return loss
+            fit.total = fit.total + self.config.layer_weight * layer
+            fit.parts["layer_loss"] = layer.detach()
+        return fit
 
     def _add_penalty(self, student: Student, loss: StepLoss, inputs: StepInputs) -> None:
-        assert student.gates is not None and student.lagrangian is not None and inputs.target_sparsity is not None
-        sparsity = expected_sparsity(student.gates)
-        penalty = student.lagrangian(sparsity, inputs.target_sparsity)
-        loss.total = loss.total + penalty
+        assert student.gates is not None and student.lagrangian is not None and inputs.aim is not None
+        removed, facts = student.held_to.reduction(student.gates)
+        penalty = student.lagrangian(removed, inputs.aim)
+        loss.total = loss.total + float(self.world.is_main) * penalty  # it is of no process's share: one counts it
         loss.parts.update(
+            facts,
             lagrangian_loss=penalty.detach(),
-            expected_sparsity=sparsity.detach(),
             lambda_1=student.lagrangian.lambda_1.detach(),
             lambda_2=student.lagrangian.lambda_2.detach(),
         )

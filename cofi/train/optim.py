@@ -116,11 +116,18 @@ class PhaseOptimizers:
         weights.max_grad_norm = max_grad_norm
         self.gates = gates
         self.all: dict[str, torch.optim.Optimizer] = {"weights": weights}
-        if gates is not None and lagrangian is not None:
+        if gates is not None and gates.loga.requires_grad:
             options = capturable(gates.parameters())
             self.all["gates"] = AdamW(gates.parameters(), lr=reg_lr, weight_decay=0.0, **options)
+        if lagrangian is not None:
+            options = capturable(lagrangian.parameters())
             self.all["multipliers"] = ascent_optimizer(lagrangian, reg_lr, **options)
         self._base_rate = float(weights.param_groups[0]["initial_lr"])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is stepped, in a fixed order."""
+        return [p for optimizer in self.all.values() for group in optimizer.param_groups for p in group["params"]]
 
     @property
     def learning_rate(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from cofi.distill import STRATEGIES, LayerDistillation
@@ -10,6 +11,7 @@ from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
 from cofi.models import CompactModel
 from cofi.prune import compact, compact_transform
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength, PhaseLoop, Position
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
@@ -45,28 +47,32 @@ def run_distil(session: Session, model: CompactModel) -> Student:
     return student
 
 
-def run_prune(session: Session, student: Student) -> dict[str, Any]:
+def run_prune(
+    session: Session, student: Student, give_gates: Callable[[Session, Student], None], epochs: float
+) -> dict[str, Any]:
     """Learn the masks. Returns the best state under the sparsity condition: tensors, score, sparsities, structure."""
     config = session.config
-    add_gates(session, student)
+    give_gates(session, student)
     if session.is_past("prune"):
         return Evaluator(session, "prune", student).best.load()
-    evaluator = _run(session, "prune", student, session.outputs, config.prune_epochs, config.learning_rate, decay=True)
+    evaluator = _run(session, "prune", student, session.outputs, epochs, config.learning_rate, decay=True)
     if not evaluator.best.found:
+        constraint = student.held_to
+        least = constraint.target.shown(constraint.target.goal - constraint.epsilon)
         session.monitor.message(
-            f"[yellow]No evaluation reached {config.sparsity - config.sparsity_epsilon:.3f} expected sparsity: "
+            f"[yellow]No evaluation reached {least:.3f} {constraint.counts} {constraint.target.unit}: "
             "taking the last state. Prune for longer, ramp up sooner or raise --reg-learning-rate.[/yellow]"
         )
         evaluator.offer_last()
     return evaluator.best.load()
 
 
-def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> CompactModel:
+def run_finetune(session: Session, student: Student, best: dict[str, Any], epochs: float) -> CompactModel:
     """Cut the model to what the masks keep and train that further; the best state is the result."""
     config = session.config
     load_student_state(student, best)
     assert student.gates is not None
-    masks = student.gates.deterministic().detach()
+    masks = student.gates.deterministic(best.get("shifts")).detach()
     small = Student(compact(student.model, masks))
     _freeze_embeddings(session, small.model)
     small.distiller = _new_distiller(session, small.model)
@@ -75,9 +81,7 @@ def run_finetune(session: Session, student: Student, best: dict[str, Any]) -> Co
         small.distiller.transform.weight.data.copy_(compact_transform(transform.weight.data, masks))
         small.distiller.transform.bias.data.copy_(transform.bias.data)
     decay = config.finetune_schedule == "linear"
-    evaluator = _run(
-        session, "finetune", small, session.outputs, config.finetune_epochs, config.finetune_learning_rate, decay=decay
-    )
+    evaluator = _run(session, "finetune", small, session.outputs, epochs, config.finetune_learning_rate, decay=decay)
     load_student_state(small, evaluator.best.load())
     return small.model
 
@@ -105,7 +109,7 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     if lowered is not None:  # it is frozen: a copy, as the one in fp32 is evaluated and copied to the student
         teacher = copy.deepcopy(teacher).to(lowered)  # type: ignore[arg-type]  # as in initial_student
     session.outputs, message = make_teacher(
-        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs
+        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs, session.world
     )
     session.monitor.message(message)
 
@@ -120,7 +124,8 @@ def add_gates(session: Session, student: Student) -> None:
     student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    student.ramp = SparsityRamp(config.sparsity, config.start_sparsity, warmup)
+    student.constraint = make_constraint(config, shape, session.profile).to(session.device)
+    student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup)
 
 
 def _freeze_embeddings(session: Session, model: CompactModel) -> None:
@@ -185,9 +190,17 @@ def _run(
         session.resumed = None
     elif phase == "finetune" or length.steps == 0:
         evaluator(position)  # the cut model before any training is a candidate too
-    objective = Objective(phase, session.task.kind, config, teacher)
+    objective = Objective(phase, session.task.kind, config, teacher, session.world)
     loop = PhaseLoop(
-        phase, config, session.train, length, session.monitor, session.guard, evaluate=evaluator, save=save
+        phase,
+        config,
+        session.train,
+        length,
+        session.monitor,
+        session.guard,
+        evaluate=evaluator,
+        save=save,
+        world=session.world,
     )
     loop.run(student, objective, optimizers, position)
     if length.steps == 0:

@@ -2,64 +2,116 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
+from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
+from cofi.profile.profile import Profile
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import describe, load_profile
+from cofi.train.distributed import ALONE, World
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
-from cofi.train.memory import keep_freed_memory
+from cofi.train.methods import pruning_of
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
-from cofi.train.result import teacher_score, write_result
+from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
+from cofi.train.selection import checksum
 from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
 
 
-def train(config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
-    """Do the run that `config` describes, or what is left of it. Returns the content of result.json.
+def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[str, Any] | None:
+    """Do the run that `config` describes, or what is left of it, together with the other processes of `world`.
 
-    Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving.
+    Returns the content of result.json; None in a process that is not the main one, which leaves when nothing is left to
+    train. Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving.
     """
     set_threads(config.threads)
     if config.tensorboard:
         require_tensorboard()
-    device = pick_device(config.device)
+    if config.batch_size < world.size:
+        raise UserError(
+            f"--batch-size is shared out over the processes and must be at least their number, {world.size}, "
+            f"got {config.batch_size}"
+        )
+    device = pick_device(world.device_name(config.device))
+    world.connect(device)
     if device.type == "cpu":
         keep_freed_memory()
     checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
-    if not config.resume:
-        run.start(config)
-    run.checkpoints.mkdir(exist_ok=True)
-    truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
-    elapsed = checkpoint["elapsed"] if checkpoint else 0.0
-    board = run.tensorboard if config.tensorboard else None
-    with SignalGuard() as guard, Monitor(run.metrics, seconds=elapsed, tensorboard=board) as monitor:
-        session = Session(config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard)
+    profile = load_profile(config, run, inputs.student.config.shape())
+    world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
+    world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
+    with SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
+        session = Session(
+            config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, world, profile=profile
+        )
         if checkpoint is not None:
             session.take_up(checkpoint)
         return _phases(session, inputs)
 
 
-def _phases(session: Session, inputs: Inputs) -> dict[str, Any]:
-    rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
-    session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {session.device}")
-    session.teacher = _teacher(session, inputs)
+def _prepare(
+    config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] | None, profile: Profile | None
+) -> None:
+    if not config.resume:
+        run.start(config)
+        if profile is not None:
+            profile.save(run.profile)
+    run.checkpoints.mkdir(exist_ok=True)
+    truncate(run.metrics, checkpoint["metrics_position"] if checkpoint else 0)
+
+
+def _monitor(config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] | None, world: World) -> Monitor:
+    if not world.is_main:
+        return Monitor(Path(os.devnull), quiet=True)
+    elapsed = checkpoint["elapsed"] if checkpoint else 0.0
+    return Monitor(run.metrics, seconds=elapsed, tensorboard=run.tensorboard if config.tensorboard else None)
+
+
+def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
+    _announce(session, inputs)
+    session.teacher = teacher = _teacher(session, inputs)
+    session.world.require_same("teacher", lambda: checksum(teacher))
     score = teacher_score(session)
+    if session.config.teacher_only:
+        session.world.leave()
+        return write_teacher_result(session, score) if session.world.is_main else None
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
-    best = run_prune(session, student)
-    small = run_finetune(session, student, best)
+    pruning = pruning_of(session.config)
+    best = run_prune(session, student, pruning.give_gates, pruning.prune_epochs)
+    small = run_finetune(session, student, best, pruning.finetune_epochs)
+    session.world.leave()
+    if not session.world.is_main:
+        return None
     save_model(small, inputs.tokenizer, session.run.model)
     result = write_result(session, score, best, student.model, small)
     session.run.remove_teacher_outputs()
     return result
+
+
+def _announce(session: Session, inputs: Inputs) -> None:
+    rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
+    where = str(session.device) if session.world.size == 1 else f"{session.world.size} x {session.device.type}"
+    session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {where}")
+    if session.profile is not None and session.config.target_speedup is not None:
+        session.monitor.message(describe(session.profile, session.config.target_speedup))
+    if session.world.size > 1 and session.device.type == "cuda" and session.config.cuda_graphs:
+        session.monitor.message(
+            "steps run without CUDA graphs: several processes exchange numbers in the middle of one"
+        )
 
 
 def _teacher(session: Session, inputs: Inputs) -> CompactModel:
@@ -68,6 +120,6 @@ def _teacher(session: Session, inputs: Inputs) -> CompactModel:
     teacher.to(session.device)  # type: ignore[arg-type]  # transformers annotates the method away
     if not inputs.teacher.head_trained:
         teacher = run_teacher(session, teacher)
-    if not (session.run.teacher / "config.json").is_file():
+    if session.world.is_main and not (session.run.teacher / "config.json").is_file():
         save_model(teacher, inputs.tokenizer, session.run.teacher)
     return teacher.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from typing import Any
 
@@ -10,8 +11,11 @@ import transformers
 
 import cofi_kernels
 from cofi.bench.speedup import measure_speedup
+from cofi.bench.subjects import in_precision
 from cofi.data.predict import evaluate_model
 from cofi.models import CompactModel
+from cofi.profile.profile import Profile
+from cofi.train.constraint import same_machine
 from cofi.train.session import Session
 
 SPEED_BATCH_SIZES = (1, 32)
@@ -23,7 +27,12 @@ def teacher_score(session: Session) -> float:
         assert session.teacher is not None
         size = session.config.eval_batch_size
         result = evaluate_model(
-            session.teacher, session.validation, session.task, batch_size=size, device=session.device
+            session.teacher,
+            session.validation,
+            session.task,
+            batch_size=size,
+            device=session.device,
+            team=session.world,
         )
         session.scores["teacher"] = result.score
     session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
@@ -40,38 +49,100 @@ def write_result(
 ) -> dict[str, Any]:
     """Measure, assemble and write result.json. `dense` is the student at its full size."""
     config = session.config
-    session.monitor.message("measuring speed ...")
-    speed = measure_speedup(
-        dense.eval(),
-        small.eval(),
-        lengths=session.validation.lengths.tolist(),
-        batch_sizes=SPEED_BATCH_SIZES,
-        seconds=config.measure_seconds,
-    )
     result = {
-        "task": session.task.name,
-        "metric": session.task.main_metric,
-        "teacher_score": teacher_score,
+        **_head(session, teacher_score),
         "masked_score": best["score"],
         "compact_score": session.scores["finetune"],
-        "target_sparsity": config.sparsity,
+        "target_sparsity": config.sparsity if config.target_speedup is None else None,
         "expected_sparsity": best["expected_sparsity"],
         "sparsity": best["sparsity"],
-        "target_reached": best["expected_sparsity"] >= config.sparsity - config.sparsity_epsilon,
+        "constraint": best["constraint"],
+        "target_reached": best["target_reached"],
         "params_before": encoder_parameters(dense),
         "params_after": encoder_parameters(small),
         "total_params_before": sum(p.numel() for p in dense.parameters()),
         "total_params_after": sum(p.numel() for p in small.parameters()),
         "structure": best["structure"],
         "dense_structure": _dense_structure(dense),
-        **speed,
-        "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
-        "total_seconds": round(session.monitor.seconds, 1),
-        "seed": config.seed,
-        "versions": versions(),
+        **_speed(session, dense.eval(), small.eval()),
+        **_speedup_target(session, best, dense, small),
+        **_tail(session),
     }
     session.run.write_result(result)
     return result
+
+
+def write_teacher_result(session: Session, teacher_score: float) -> dict[str, Any]:
+    """result.json of a run that ends with its teacher."""
+    result = {**_head(session, teacher_score), **_tail(session)}
+    session.run.write_result(result)
+    return result
+
+
+def _head(session: Session, teacher_score: float) -> dict[str, Any]:
+    return {"task": session.task.name, "metric": session.task.main_metric, "teacher_score": teacher_score}
+
+
+def _tail(session: Session) -> dict[str, Any]:
+    return {
+        "seconds": {name: round(seconds, 1) for name, seconds in session.seconds.items()},
+        "total_seconds": round(session.monitor.seconds, 1),
+        "seed": session.config.seed,
+        "processes": session.world.size,
+        "versions": versions(),
+    }
+
+
+def _speed(session: Session, dense: CompactModel, small: CompactModel) -> dict[str, Any]:
+    """What `measure_speedup` finds on lengths like those of the validation split; nothing where no time is given."""
+    seconds = session.config.measure_seconds
+    if seconds == 0:
+        return {}
+    session.monitor.message("measuring speed ...")
+    lengths = session.validation.lengths.tolist()
+    return measure_speedup(dense, small, lengths=lengths, batch_sizes=SPEED_BATCH_SIZES, seconds=seconds)
+
+
+def _speedup_target(session: Session, best: dict[str, Any], dense: CompactModel, small: CompactModel) -> dict[str, Any]:
+    """What was asked for, what the profile says of the structure, and what it is: in the profile's own setting."""
+    profile, asked = session.profile, session.config.target_speedup
+    if profile is None or asked is None:
+        return {}
+    latency = profile.latency_model()
+    dense_ms = float(latency({}))
+    target = {
+        "requested": asked,
+        "predicted": best["kept_speedup"],
+        "predicted_ms": {"teacher": dense_ms, "compact": dense_ms / best["kept_speedup"]},
+        "batch": {"sequences": len(profile.lengths), "longest": max(profile.lengths)},
+        "precision": profile.precision,
+        "same_machine": same_machine(profile),
+    }
+    return {"target_speedup": target | _measured_target(session, profile, dense, small)}
+
+
+def _measured_target(session: Session, profile: Profile, dense: CompactModel, small: CompactModel) -> dict[str, Any]:
+    """The speedup that the profile predicts, as it is; nothing where no time is given."""
+    if session.config.measure_seconds == 0:
+        return {}
+    before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
+    speed = measure_speedup(
+        before,
+        after,
+        lengths=profile.lengths,
+        batch_sizes=[len(profile.lengths)],
+        seconds=session.config.measure_seconds / 2,
+    )
+    (measured,) = speed["speedup"].values()
+    times = {name: ms for name, batches in speed["latency_ms"].items() for ms in batches.values()}
+    return {"measured": measured, "measured_ms": times}
+
+
+def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:
+    """The model as a profile runs it; the model itself is not changed."""
+    if on_cpu:
+        return in_precision(copy.deepcopy(model).to("cpu"), precision)  # type: ignore[arg-type]  # see inputs
+    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model  # type: ignore[arg-type]
 
 
 def _dense_structure(dense: CompactModel) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class RunDirectory:
         self.config = self.root / "config.yaml"
         self.metrics = self.root / "metrics.jsonl"
         self.result = self.root / "result.json"
+        self.profile = self.root / "profile.json"
         self.checkpoints = self.root / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
@@ -78,7 +79,7 @@ class RunDirectory:
             self.root / "figures",
         ):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.result, self.root / "report.html", self.config):
+        for file in (self.metrics, self.result, self.profile, self.root / "report.html", self.config):
             file.unlink(missing_ok=True)
 
     def remove_teacher_outputs(self) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from cofi.data.predict import evaluate_model
+from cofi.data.predict import Evaluation, evaluate_model
 from cofi.errors import UserError
 from cofi.masks import Masks, expected_sparsity, sparsity
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
+from cofi.train.distributed import ALONE, World
 from cofi.train.loop import Position, diverged
 from cofi.train.objective import Student
 from cofi.train.session import Session
@@ -46,18 +48,24 @@ def load_student_state(student: Student, state: dict[str, Any]) -> None:
             ) from error
 
 
+def checksum(model: nn.Module) -> int:
+    """The sum of the weights' bits, which has one value in whatever order it is made."""
+    return int(sum(p.detach().view(torch.int32).sum() for p in model.parameters()))
+
+
 class Best:
     """The best eligible state of a phase, on disk. A strictly better score replaces it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, world: World = ALONE) -> None:
+        self.path, self.world = path, world
         self.score = -math.inf
 
     def offer(self, score: float, content: Callable[[], dict[str, Any]]) -> bool:
         if not score > self.score:
             return False
         self.score = score
-        save_checkpoint(self.path, {"score": score, **content()})
+        if self.world.is_main:
+            save_checkpoint(self.path, {"score": score, **content()})
         return True
 
     @property
@@ -65,6 +73,7 @@ class Best:
         return self.score > -math.inf
 
     def load(self) -> dict[str, Any]:
+        self.world.wait()
         return load_checkpoint(self.path)
 
 
@@ -74,26 +83,19 @@ class Evaluator:
     def __init__(self, session: Session, phase: str, student: Student, steps_per_epoch: int = 1) -> None:
         self.session, self.phase, self.student = session, phase, student
         self.steps_per_epoch = steps_per_epoch
-        self.best = Best(session.run.checkpoints / f"best_{phase}.pt")
+        self.best = Best(session.run.checkpoints / f"best_{phase}.pt", session.world)
         self.last_score = math.nan
 
     def __call__(self, position: Position) -> None:
         session, student = self.session, self.student
-        masks, facts = self.masks()
-        result = evaluate_model(
-            student.model,
-            session.validation,
-            session.task,
-            batch_size=session.config.eval_batch_size,
-            masks=masks,
-            device=session.device,
-        )
+        session.world.require_same("weights", lambda: checksum(student.model))
+        eligible = self._eligible()
+        masks, facts = self.masks(fitted=eligible)
+        result = self._evaluate(masks)
         if not result.finite:
             raise diverged(self.phase, "model's outputs became infinite or NaN", position)
         self.last_score = result.score
-        selected = self._eligible(facts) and self.best.offer(
-            self.last_score, lambda: {**student_state(student), **facts}
-        )
+        selected = eligible and self.best.offer(self.last_score, lambda: {**student_state(student), **facts})
         session.monitor.record(
             {
                 "type": "evaluation",
@@ -115,29 +117,47 @@ class Evaluator:
             raise UserError(f"--resume: the best state of phase {self.phase} is gone, {self.best.path} is not there")
 
     def offer_last(self) -> None:
-        """Keep the present state although it is not eligible."""
-        facts = self.masks()[1]
+        """Keep the present state although it is not eligible, on target where masks can be brought there."""
+        masks, facts = self.masks(fitted=True)
+        if any(facts.get("shifts", {}).values()):  # not the masks that were scored last
+            self.last_score = self._evaluate(masks).score
         self.best.offer(self.last_score, lambda: {**student_state(self.student), **facts})
 
-    def masks(self) -> tuple[Masks | None, dict[str, Any]]:
-        """Deterministic masks and what they keep; None and nothing for a student without gates."""
+    def masks(self, *, fitted: bool) -> tuple[Masks | None, dict[str, Any]]:
+        """Deterministic masks and what they keep; None and nothing for a student without gates. See `Constraint`."""
         gates = self.student.gates
         if gates is None:
             return None, {}
+        constraint = self.student.held_to
+        masks, shifts = constraint.masks(gates, fitted=fitted)
+        structure = masks.structure(gates.shape)
         with torch.no_grad():
-            masks = gates.deterministic()
-            structure = masks.structure(gates.shape)
             facts = {
                 "expected_sparsity": float(expected_sparsity(gates)),
                 "sparsity": sparsity(structure, gates.shape),
+                **constraint.values(gates, masks),
                 "structure": structure.to_dict(),
+                "constraint": constraint.counts,
+                "target_reached": constraint.is_met(gates, masks),
+                "shifts": shifts,
             }
         return masks, facts
 
-    def _eligible(self, facts: dict[str, Any]) -> bool:
-        """A masked model counts while its expected sparsity has reached the target (paper, appendix on training)."""
+    def _evaluate(self, masks: Masks | None) -> Evaluation:
+        session = self.session
+        return evaluate_model(
+            self.student.model,
+            session.validation,
+            session.task,
+            batch_size=session.config.eval_batch_size,
+            masks=masks,
+            device=session.device,
+            team=session.world,
+        )
+
+    def _eligible(self) -> bool:
+        """A masked model counts while its size has reached the target (paper, appendix on training)."""
         if self.phase not in KEEPS_BEST:
             return False
-        if not facts:
-            return True
-        return bool(facts["expected_sparsity"] >= self.session.config.sparsity - self.session.config.sparsity_epsilon)
+        gates = self.student.gates
+        return gates is None or self.student.held_to.is_met(gates)

@@ -11,8 +11,10 @@ from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.profile.profile import Profile
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig, changes
+from cofi.train.distributed import ALONE, World
 from cofi.train.interrupt import SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
@@ -24,7 +26,8 @@ PHASES = ("teacher", "distil", "prune", "finetune")
 
 @dataclass
 class Session:
-    """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from."""
+    """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from,
+    `profile` what a target speedup is counted by."""
 
     config: TrainConfig
     run: RunDirectory
@@ -34,12 +37,14 @@ class Session:
     validation: TokenizedSplit
     monitor: Monitor
     guard: SignalGuard
+    world: World = ALONE
     teacher: CompactModel | None = None
     outputs: Teacher | None = None
     global_step: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     resumed: dict[str, Any] | None = None
+    profile: Profile | None = None
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Continue from `checkpoint`."""
@@ -56,6 +61,9 @@ class Session:
         return self.resumed if self.resumed is not None and self.resumed["phase"] == phase else None
 
     def save(self, phase: str, content: dict[str, Any]) -> None:
+        """Write the checkpoint to continue from. Nothing in it is of one process, so any number of them can."""
+        if not self.world.is_main:
+            return
         save_checkpoint(
             self.run.last,
             {

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from cofi.data.batches import TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.train.distributed import ALONE, World
 from cofi.train.teacher_store import Contents, DiskStore, Store, is_kept, origin
 
 CHUNK_ROWS = 64  # rows computed together, always the same ones, so that a run can be repeated from any step
@@ -112,32 +114,65 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+class _Plan(NamedTuple):
+    """How the outputs are kept ("ram", "disk" or "none"), a line that says so, and whose the file is."""
+
+    kept: str
+    line: str
+    meta: dict[str, Any]
+
+
 def make_teacher(
-    model: CompactModel, layers: Sequence[int], split: TokenizedSplit, cache: str, folder: Path | None = None
+    model: CompactModel,
+    layers: Sequence[int],
+    split: TokenizedSplit,
+    cache: str,
+    folder: Path | None = None,
+    world: World = ALONE,
 ) -> tuple[Teacher, str]:
     """The teacher with or without a cache, and a line that says which and how large.
 
     cache: "none"; "ram"; "disk" (a file in `folder`); or "auto": in memory where it takes at most a quarter of what is
     free, else, with a teacher on the CPU, on a disk where it takes at most half, else none. Raises UserError where what
     was asked for does not fit.
+
+    Several processes decide together. In memory each keeps what it has asked for, after some epochs all of it; the file
+    they have in common, for a chunk that two of them compute at once they write alike.
     """
     contents = Contents.of(model, layers, split, CHUNK_ROWS)
-    need, free = contents.n_bytes(), free_bytes(model.device)
+    plan = world.decide(lambda: _plan(model, split, contents, cache, folder, world))
+    if plan.kept == "none":
+        return Teacher(model, layers), plan.line
+    if plan.kept == "ram":
+        return CachedTeacher(model, layers, split), plan.line
+    assert folder is not None
+    store = world.in_turn(lambda: DiskStore(contents, folder, plan.meta))
+    return CachedTeacher(model, layers, split, store), plan.line
+
+
+def _plan(
+    model: CompactModel, split: TokenizedSplit, contents: Contents, cache: str, folder: Path | None, world: World
+) -> _Plan:
+    sharing = world.local_size if model.device.type == "cpu" else 1  # processes whose caches take the same memory
+    need, free = sharing * contents.n_bytes(), free_bytes(model.device)
     size = f"{need / 1e9:.2f} GB, {free / 1e9:.1f} GB free"
     if cache == "ram" and need > free:
         raise UserError(f"--teacher-cache ram does not fit: {size}")
     if cache == "ram" or (cache == "auto" and need <= AUTO_SHARE * free):
-        return CachedTeacher(model, layers, split), f"teacher outputs are kept in memory ({size})"
-    if folder is not None and cache != "none":
-        on_disk = _on_disk(model, layers, split, contents, folder, asked=cache == "disk")
+        return _Plan("ram", f"teacher outputs are kept in memory ({size})", {})
+    asked = cache == "disk"
+    if asked and world.local_size < world.size:
+        raise UserError("--teacher-cache disk needs all processes on one machine, whose file it is")
+    if folder is not None and cache != "none" and world.local_size == world.size:
+        on_disk = _on_disk(model, split, contents, folder, asked=asked)
         if on_disk is not None:
             return on_disk
-    return Teacher(model, layers), f"teacher outputs are computed at every step (a cache would take {size})"
+    return _Plan("none", f"teacher outputs are computed at every step (a cache would take {size})", {})
 
 
 def _on_disk(
-    model: CompactModel, layers: Sequence[int], split: TokenizedSplit, contents: Contents, folder: Path, *, asked: bool
-) -> tuple[Teacher, str] | None:
+    model: CompactModel, split: TokenizedSplit, contents: Contents, folder: Path, *, asked: bool
+) -> _Plan | None:
     """None where it was not asked for and does not pay or takes too much. What an earlier process kept is free."""
     if not asked and model.device.type != "cpu":  # a GPU computes them faster than a disk reads them
         return None
@@ -149,7 +184,6 @@ def _on_disk(
         if asked:
             raise UserError(f"--teacher-cache disk does not fit into {folder.parent}: {size}, of which 1 GB stays free")
         return None
-    store = DiskStore(contents, folder, meta)
     how = "taken up again from" if again else "kept in"
     line = f"teacher outputs are {how} {folder} ({size}) and deleted when the run is finished"
-    return CachedTeacher(model, layers, split, store), line
+    return _Plan("disk", line, meta)

@@ -5,17 +5,12 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 
 from cofi_kernels.compact_encoder import costs
 from cofi_kernels.compact_encoder.costs import Gpu
 from cofi_kernels.launching import is_dependent
 
 _INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
-
-
-def is_capturing(t: Tensor) -> bool:
-    return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def gpu_of(device: torch.device) -> Gpu:

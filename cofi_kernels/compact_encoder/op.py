@@ -12,7 +12,7 @@ from cofi_kernels import checks
 from cofi_kernels.compact_encoder import reference
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, EncoderLayout, weight_shapes
 from cofi_kernels.compact_encoder.packed import PackedEncoder, find_packed
-from cofi_kernels.implementations import cpu, triton, unverified
+from cofi_kernels.implementations import cpu, cuda, triton, unverified
 from cofi_kernels.library import define_op, runs_on
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -85,7 +85,11 @@ _forward = define_op(
     "compact_encoder(Tensor x, Tensor cu_seqlens, SymInt max_seqlen, Tensor[] weights, int[] heads, "
     "int[] intermediate, bool[] mha, bool[] ffn, SymInt head_dim, float eps, str activation, str precision) -> Tensor",
     reference=reference.forward,
-    implementations=[cpu(__package__, "forward"), unverified(triton(__package__, "forward"))],
+    implementations=[
+        cpu(__package__, "forward"),
+        unverified(triton(__package__, "forward")),
+        unverified(cuda(__package__, "forward")),
+    ],
     fake=lambda x, *_: x.new_empty(x.shape),
     backward=_refuse_gradient,
     setup_context=lambda ctx, inputs, output: None,

@@ -8,19 +8,18 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import torch
 import triton
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from cofi_kernels.compact_encoder import costs, plans, reference, tuning
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
 from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
-from cofi_kernels.compact_encoder.gpus import gpu_of, is_capturing
+from cofi_kernels.compact_encoder.gpus import gpu_of
+from cofi_kernels.compact_encoder.kept import KeptCopies, Witness, is_capturing
 from cofi_kernels.compact_encoder.layout import EncoderLayout
-from cofi_kernels.compact_encoder.packed import anchor_of, state_of
 from cofi_kernels.compact_encoder.padded import (
     MOST_HEAD_DIM,
     MOST_HIDDEN,
@@ -31,8 +30,6 @@ from cofi_kernels.compact_encoder.padded import (
     width_of,
 )
 from cofi_kernels.launching import launch_options, launching, wants_tuned_plans
-
-_known: Any = WeakIdKeyDictionary()  # first weight -> {what it was made for: PaddedEncoder}: gone when the weight is
 
 
 def forward(
@@ -59,7 +56,7 @@ def forward(
     layout = EncoderLayout(
         tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
     )
-    return _encoder_of(x, weights, layout)(x, cu_seqlens, max_seqlen)
+    return _kept.find(x, weights, layout)(x, cu_seqlens, max_seqlen)
 
 
 def _too_large(n_hidden: int, head_dim: int) -> str | None:
@@ -70,23 +67,6 @@ def _too_large(n_hidden: int, head_dim: int) -> str | None:
     return None
 
 
-def _encoder_of(x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout) -> PaddedEncoder:
-    """The padded copy of these weights: made at the first call, and filled anew when a weight has changed.
-
-    It stays where it is as long as the first weight lives, since captured graphs read it.
-    """
-    anchor = anchor_of(weights)
-    key = (layout, x.shape[1], x.dtype, x.device)
-    known: PaddedEncoder | None = None if anchor is None else _known.get(anchor, {}).get(key)
-    if known is None:
-        known = PaddedEncoder(weights, layout, x.shape[1])
-        if anchor is not None and not is_capturing(x):  # memory of a graph holds the copy only after its replay
-            _known.setdefault(anchor, {})[key] = known
-    elif not known.still_holds(weights):
-        known.fill(weights)
-    return known
-
-
 class PaddedEncoder:
     """A padded copy of an encoder's weights, on their device, and the launches of its kept sublayers."""
 
@@ -95,25 +75,20 @@ class PaddedEncoder:
         self.width = width_of(n_hidden)
         self.head_dim = padded_head_dim(layout.head_dim)
         self.sublayers = pad_weights(weights, layout, self.width)
-        self._state, self._sums = state_of(weights), _sums(weights)
+        self._witness = Witness(weights)
         self.plans: tuning.Table = {}  # what was measured, for those who ask for it
         self._scale = kernels.LOG2_E * layout.head_dim**-0.5
 
     def still_holds(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the weights, and the sums of them, are what they were: not every write is counted by PyTorch.
-
-        It reads them all and waits for the answer, which cannot be done while a graph is captured.
-        """
-        if self._state != state_of(weights):
-            return False
-        return is_capturing(self._sums) or torch.equal(self._sums, _sums(weights))
+        """As `Witness.agrees`."""
+        return self._witness.agrees(weights)
 
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
         for ours, theirs in zip(self.sublayers, pad_weights(weights, self.layout, self.width), strict=True):
             for old, new in zip(ours[1:], theirs[1:], strict=True):
                 old.copy_(new)
-        self._state, self._sums = state_of(weights), _sums(weights)
+        self._witness = Witness(weights)
 
     def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""
@@ -287,7 +262,4 @@ def _linear(
     return out
 
 
-def _sums(weights: Sequence[Tensor]) -> Tensor:
-    """Of every weight the Euclidean norm, fp32: a few launches for all."""
-    kept = [w.detach() for w in weights if w.numel()]
-    return torch.stack(list(torch._foreach_norm(kept, 2, dtype=torch.float32))) if kept else torch.zeros(0)
+_kept: KeptCopies[PaddedEncoder] = KeptCopies(PaddedEncoder)

@@ -18,3 +18,11 @@ def test_unverified_implementation_waits_to_be_asked_for(monkeypatch: pytest.Mon
     assert unverified(ABLE).why_not() is None
     unable = ABLE._replace(why_not=lambda: "torch sees no CUDA device")
     assert unverified(unable).why_not() == "torch sees no CUDA device"
+
+
+@pytest.mark.parametrize("asked, is_taken", [("cuda", False), ("cuda,triton", True), ("triton", True), ("0", False)])
+def test_unverified_implementation_is_asked_for_by_name(
+    monkeypatch: pytest.MonkeyPatch, asked: str, is_taken: bool
+) -> None:
+    monkeypatch.setenv("COFI_UNVERIFIED_GPU", asked)
+    assert (unverified(ABLE).why_not() is None) == is_taken

@@ -153,3 +153,29 @@ def test_a_run_in_the_way_is_not_touched(flags, tmp_path, capsys):
     assert run_command(lambda: main(flags)) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_a_run_may_end_with_its_teacher_and_leaves_one_to_distil_from(flags, tmp_path):
+    assert main([*flags, "--teacher-only"]) == 0
+    run = tmp_path / "run"
+    result = json.loads((run / "result.json").read_text())
+    assert {row["phase"] for row in read_lines(run / "metrics.jsonl")} == {"teacher"}
+    assert result["seconds"].keys() == {"teacher"} and "compact_score" not in result
+    second = [*flags, "--output", str(tmp_path / "second"), "--teacher", str(run / "teacher")]
+    assert main([*second, "--student-init", "teacher"]) == 0
+    assert json.loads((tmp_path / "second" / "result.json").read_text())["teacher_score"] == result["teacher_score"]
+
+
+def test_no_time_for_measuring_leaves_the_speed_out(flags, tmp_path):
+    assert main([*flags, "--measure-seconds", "0"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "speedup" not in result and "compact_score" in result
+
+
+def test_kept_size_is_delivered_where_that_is_the_constraint(flags, tmp_path):
+    assert main([*flags, "--constraint", "kept", "--sparsity", "0.5"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["constraint"] == "kept" and result["target_reached"]
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    rows = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "prune"]
+    assert all("kept_sparsity" in row for row in rows)

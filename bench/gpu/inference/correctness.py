@@ -29,9 +29,9 @@ def states(session: Session, dtype: torch.dtype) -> None:
         even = [min(structure.longest, 128)]
         for lengths in (list(session.sizes.ragged), even, [1]):
             subject = session.subject(name, batches.make(_words(lengths), lengths, structure.vocabulary, 1), dtype)
-            for rung, (*_, tunes) in RUNGS.items():
-                too_slow = session.smoke and tunes and (len(lengths) == 1 or name == DENSE)
-                if rung not in session.refused and not too_slow:
+            for rung, entry in RUNGS.items():
+                too_slow = session.smoke and entry.tunes and (len(lengths) == 1 or name == DENSE)
+                if rung not in session.refused and not too_slow and entry.why_not(subject) is None:
                     what = f"{name}, {subject.batch.name}, {_short(dtype)}"
                     _judge(session, rung, what, functools.partial(_one, rung, subject))
 

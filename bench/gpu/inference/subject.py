@@ -48,6 +48,13 @@ def by_triton(x: Tensor, cu_seqlens: Tensor, longest: int, weights: Any, layout:
     return triton_kernels.forward(x, cu_seqlens, longest, list(weights), *arguments_of(layout))
 
 
+def by_persistent(x: Tensor, cu_seqlens: Tensor, longest: int, weights: Any, layout: EncoderLayout, **_: Any) -> Tensor:
+    """One CUDA kernel; what no plan of it takes would run on Triton's, see `engines.why_not_persistent`."""
+    from cofi_kernels.compact_encoder import cuda
+
+    return cuda.forward(x, cu_seqlens, longest, list(weights), *arguments_of(layout))
+
+
 @dataclass(frozen=True)
 class Subject:
     """model: in the dtype that is measured; batch: on its device."""

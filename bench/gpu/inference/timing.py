@@ -72,8 +72,11 @@ class Contest:
             if name in self.session.refused:
                 self.left_out[name] = f"not correct: {self.session.refused[name]}"
                 continue
-            if self.session.smoke and rung.tunes:
-                self.left_out[name] = "it is not timed in a smoke run"
+            reason = rung.why_not(subject)
+            if reason is None and self.session.smoke and rung.tunes:
+                reason = "it is not timed in a smoke run"
+            if reason is not None:
+                self.left_out[name] = reason
                 continue
             call = rung.make(subject, False)
             self._add(name, lambda call=call: call().logits, rung.captured, subject, self.rungs)

@@ -11,8 +11,8 @@ struct Kernels {
   // In place over m rows of n, ld apart.
   void (*activate)(Activation activation, float* x, int64_t ld, int64_t m, int64_t n);
   void (*softmax)(float* scores, int64_t ld, int64_t m, int64_t n);
-  // x = (x + y - mean) / sqrt(variance + eps) * weight + bias over rows of n. Both are contiguous; y is overwritten.
-  void (*add_norm)(float* x, float* y, const float* weight, const float* bias, float eps, int64_t m, int64_t n);
+  // x = (x + y - mean) / sqrt(variance + eps) * weight + bias over rows of n. Both are contiguous.
+  void (*add_norm)(float* x, const float* y, const float* weight, const float* bias, float eps, int64_t m, int64_t n);
 };
 
 extern const Kernels kPortable, kAvx2, kAvx512;

@@ -3,12 +3,12 @@
 #include <cmath>
 
 #include "common/math.inl"
+#include "common/sums.inl"
+#include "common/vectors.inl"
 #include "cpu/compact_encoder/kernels.h"
 
 namespace cofi::compact_encoder {
 namespace {
-
-constexpr int kSums = 64;  // partial sums of a reduction: enough registers to hide the latency of an addition
 
 // The error function within 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
 inline float erf(float x) {
@@ -44,31 +44,11 @@ void activate(Activation activation, float* x, int64_t ld, int64_t m, int64_t n)
   over_rows<relu>(x, ld, m, n);
 }
 
-// The order of the additions depends on n alone.
-template <typename Term>
-inline float sum_of(int64_t n, Term term) {
-  float partial[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= n; i += kSums) {
-    for (int j = 0; j < kSums; ++j) partial[j] += term(i + j);
-  }
-  for (int j = 0; i + j < n; ++j) partial[j] += term(i + j);
-  for (int width = kSums / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) partial[j] += partial[j + width];
-  }
-  return partial[0];
-}
-
 float largest(const float* x, int64_t n) {
-  constexpr int kLanes = 16;
-  float top[kLanes];
-  std::fill(top, top + kLanes, x[0]);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) top[j] = x[i + j] > top[j] ? x[i + j] : top[j];
-  }
-  for (; i < n; ++i) top[0] = std::max(top[0], x[i]);
-  return *std::max_element(top, top + kLanes);
+  Floats top = all(x[0]);
+  int64_t j = 0;
+  for (; j + kFloats <= n; j += kFloats) top = larger(top, load(x + j));
+  return largest_lane(larger(top, load_first(x + j, n - j, x[0])));
 }
 
 void softmax(float* scores, int64_t ld, int64_t m, int64_t n) {
@@ -81,21 +61,63 @@ void softmax(float* scores, int64_t ld, int64_t m, int64_t n) {
   }
 }
 
-void add_norm(float* x, float* y, const float* weight, const float* bias, float eps, int64_t m, int64_t n) {
+// x += y over a row; returns the sum. Four sums hide the latency of an addition.
+float add_row(float* x, const float* y, int64_t n) {
+  Floats sum[4] = {};
+  int64_t j = 0;
+  for (; j + 4 * kFloats <= n; j += 4 * kFloats) {
+    for (int i = 0; i < 4; ++i) {
+      const Floats value = load(x + j + i * kFloats) + load(y + j + i * kFloats);
+      store(x + j + i * kFloats, value);
+      sum[i] += value;
+    }
+  }
+  for (; j + kFloats <= n; j += kFloats) {
+    const Floats value = load(x + j) + load(y + j);
+    store(x + j, value);
+    sum[0] += value;
+  }
+  const Floats value = load_first(x + j, n - j, 0.0f) + load_first(y + j, n - j, 0.0f);
+  store_first(x + j, value, n - j);
+  return sum_lanes(((sum[0] + sum[1]) + (sum[2] + sum[3])) + value);
+}
+
+float squares_around(const float* x, float mean, int64_t n) {
+  const Floats centre = all(mean);
+  Floats sum[4] = {};
+  int64_t j = 0;
+  for (; j + 4 * kFloats <= n; j += 4 * kFloats) {
+    for (int i = 0; i < 4; ++i) {
+      const Floats away = load(x + j + i * kFloats) - centre;
+      sum[i] += away * away;
+    }
+  }
+  for (; j + kFloats <= n; j += kFloats) {
+    const Floats away = load(x + j) - centre;
+    sum[0] += away * away;
+  }
+  const Floats away = load_first(x + j, n - j, mean) - centre;
+  return sum_lanes(((sum[0] + sum[1]) + (sum[2] + sum[3])) + away * away);
+}
+
+void scale_row(float* x, float mean, float scale, const float* weight, const float* bias, int64_t n) {
+  const Floats centre = all(mean), factor = all(scale);
+  int64_t j = 0;
+  for (; j + kFloats <= n; j += kFloats) {
+    store(x + j, (load(x + j) - centre) * factor * load(weight + j) + load(bias + j));
+  }
+  const int64_t left = n - j;
+  const Floats normed = (load_first(x + j, left, mean) - centre) * factor;
+  store_first(x + j, normed * load_first(weight + j, left, 0.0f) + load_first(bias + j, left, 0.0f), left);
+}
+
+void add_norm(float* x, const float* y, const float* weight, const float* bias, float eps, int64_t m, int64_t n) {
   const float share = 1.0f / static_cast<float>(n);
   for (int64_t r = 0; r < m; ++r) {
     float* row = x + r * n;
-    float* added = y + r * n;
-    for (int64_t j = 0; j < n; ++j) added[j] += row[j];
-    const float mean = sum_of(n, [added](int64_t j) { return added[j]; }) * share;
-    const float variance = sum_of(n,
-                                  [added, mean](int64_t j) {
-                                    const float away = added[j] - mean;
-                                    return away * away;
-                                  }) *
-                           share;
-    const float scale = 1.0f / std::sqrt(variance + eps);
-    for (int64_t j = 0; j < n; ++j) row[j] = (added[j] - mean) * scale * weight[j] + bias[j];
+    const float mean = add_row(row, y + r * n, n) * share;
+    const float variance = squares_around(row, mean, n) * share;
+    scale_row(row, mean, 1.0f / std::sqrt(variance + eps), weight, bias, n);
   }
 }
 

@@ -2,6 +2,7 @@
 // tiles of different heights fuse it or not, and bits would depend on how rows are shared out.
 #include <limits>
 
+#include "common/vectors.inl"
 #include "cpu/dots/tiles.inl"
 
 namespace cofi::dots {
@@ -14,49 +15,64 @@ struct Range {
   bool finite;
 };
 
+// Two of each, to hide latencies. `odd` is 0, or NaN after a value that is not finite, which comparisons may pass over.
 Range range_of(const float* x, int64_t n) {
-  constexpr int kWide = 32;
-  if (n < kWide) {
-    Range range{n > 0 ? x[0] : 0.0f, n > 0 ? x[0] : 0.0f, true};
-    for (int64_t i = 0; i < n; ++i) {
-      range = {std::min(range.low, x[i]), std::max(range.high, x[i]), range.finite && x[i] - x[i] == 0.0f};
-    }
-    return range;
-  }
-  float low[kWide], high[kWide], odd[kWide] = {};  // odd: 0, or NaN after a value that is not finite
-  std::copy(x, x + kWide, low);
-  std::copy(x, x + kWide, high);
-  for (int64_t i = 0; i < n; i += kWide) {
-    const float* from = x + std::min(i, n - kWide);  // the last block may take values again
-    for (int j = 0; j < kWide; ++j) {
-      low[j] = from[j] < low[j] ? from[j] : low[j];
-      high[j] = from[j] > high[j] ? from[j] : high[j];
-      odd[j] += from[j] - from[j];
+  if (n == 0) return {0.0f, 0.0f, true};
+  Floats low[2], high[2], odd[2] = {};
+  for (int i = 0; i < 2; ++i) low[i] = high[i] = all(x[0]);
+  int64_t j = 0;
+  for (; j + 2 * kFloats <= n; j += 2 * kFloats) {
+    for (int i = 0; i < 2; ++i) {
+      const Floats value = load(x + j + i * kFloats);
+      low[i] = smaller(low[i], value);
+      high[i] = larger(high[i], value);
+      odd[i] += value * 0.0f;
     }
   }
-  Range range{low[0], high[0], true};
-  for (int j = 0; j < kWide; ++j) {
-    range = {std::min(range.low, low[j]), std::max(range.high, high[j]), range.finite && odd[j] == 0.0f};
+  for (; j < n; j += kFloats) {
+    const Floats value = n - j >= kFloats ? load(x + j) : load_first(x + j, n - j, x[0]);
+    low[0] = smaller(low[0], value);
+    high[0] = larger(high[0], value);
+    odd[0] += value * 0.0f;
   }
-  return range;
+  const bool finite = sum_lanes(odd[0] + odd[1]) == 0.0f;
+  return {smallest_lane(smaller(low[0], low[1])), largest_lane(larger(high[0], high[1])), finite};
+}
+
+// kFloats bytes of q = (x - low) factor rounded, in [0, 255].
+inline void store_quantized(uint8_t* q, Floats x, Floats low, Floats factor) {
+  const Floats shifted = (x - low) * factor + 0.5f;
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(shifted)));
+#else
+  for (int lane = 0; lane < kFloats; ++lane) q[lane] = static_cast<uint8_t>(static_cast<int>(shifted[lane]));
+#endif
+}
+
+// Whole vectors are stored: a row has room for them, and what is beyond k becomes 0.
+void quantize(const float* x, int64_t k, float low, float factor, uint8_t* q) {
+  int64_t j = 0;
+  for (; j + kFloats <= k; j += kFloats) store_quantized(q + j, load(x + j), all(low), all(factor));
+  if (j < k) store_quantized(q + j, load_first(x + j, k - j, low), all(low), all(factor));
 }
 
 void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) {
+  const int64_t bytes = row_bytes(Number::int8, k), last = k / kFloats * kFloats;
   for (int64_t r = 0; r < m; ++r) {
-    const float* row = x + r * ldx;
     uint8_t* q = to.data + r * to.ld;
-    const Range range = range_of(row, k);
+    const Range range = range_of(x + r * ldx, k);
     const float width = range.high - range.low;
-    std::memset(q + k, 0, row_bytes(Number::int8, k) - k);
+    const bool finite = range.finite && width < std::numeric_limits<float>::infinity();
+    const bool constant = finite && width < kSmallestRange;
     to.low[r] = range.low;
-    if (!range.finite || !(width < std::numeric_limits<float>::infinity()) || width < kSmallestRange) {
-      std::memset(q, 0, k);
-      to.scale[r] = range.finite && width < kSmallestRange ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    if (!finite || constant) {
+      std::memset(q, 0, bytes);
+      to.scale[r] = constant ? 0.0f : std::numeric_limits<float>::quiet_NaN();
       continue;
     }
+    std::memset(q + last, 0, bytes - last);
     to.scale[r] = width / 255.0f;
-    const float factor = 255.0f / width, shift = range.low;
-    for (int64_t i = 0; i < k; ++i) q[i] = static_cast<uint8_t>(static_cast<int>((row[i] - shift) * factor + 0.5f));
+    quantize(x + r * ldx, k, range.low, 255.0f / width, q);
   }
 }
 

@@ -20,6 +20,8 @@ struct Table {
   const int64_t* numbers;
   const float* rows;
   int64_t count;
+
+  const float* row_of(int64_t token, int64_t hidden) const { return rows + numbers[token] * hidden; }
 };
 
 bool in_range(const Table& table, int64_t tokens) {
@@ -39,16 +41,17 @@ int forward(const std::vector<uintptr_t>& numbers, const std::vector<uintptr_t>&
   const compact_encoder::Kernels& kernels = compact_encoder::kernels();
   parallel_for(tokens, kGrain, threads, [&](int64_t begin, int64_t end) {
     thread_local Buffer buffer;
-    float* rest = buffer.at_least<float>(hidden);
+    float* const sum = buffer.at_least<float>(hidden);
     for (int64_t t = begin; t < end; ++t) {
       float* row = as<float>(out) + t * hidden;
-      std::memcpy(row, sources[0].rows + sources[0].numbers[t] * hidden, hidden * sizeof(float));
-      std::memcpy(rest, sources[1].rows + sources[1].numbers[t] * hidden, hidden * sizeof(float));
+      std::memcpy(row, sources[0].row_of(t, hidden), hidden * sizeof(float));
+      const float* others = sources[1].row_of(t, hidden);
       if (sources.size() > 2) {
-        const float* third = sources[2].rows + sources[2].numbers[t] * hidden;
-        for (int64_t j = 0; j < hidden; ++j) rest[j] += third[j];
+        const float* third = sources[2].row_of(t, hidden);
+        for (int64_t j = 0; j < hidden; ++j) sum[j] = others[j] + third[j];
+        others = sum;
       }
-      kernels.add_norm(row, rest, as<const float>(weight), as<const float>(bias), eps, 1, hidden);
+      kernels.add_norm(row, others, as<const float>(weight), as<const float>(bias), eps, 1, hidden);
     }
   });
   return -1;

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed: a training step frees gigabytes and asks for them again."""
+"""What the C library does with memory that is freed: a step or a batch frees it, the next asks for it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def keep_freed_memory() -> bool:
 
     Memory that comes back from the system is cleared page by page when it is first touched: a third of the time of a
     step of BERT-base at 95 % sparsity, which allocates some 2 GB in tensors of 12 MB (1.4 s with, 0.95 s without).
-    The process stays as large as it was at its peak.
+    Outputs of large batches likewise: padded states of 16 MB cost a pruned model 10 ms of 63. The commands call it; a
+    server may. The process stays as large as it was at its peak.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,0 +1,63 @@
+"""What a one-shot method may look at, and the budget it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cofi.errors import UserError
+from cofi.masks import Masks, ModelShape
+
+Gradients = dict[str, Tensor]  # of the loss in the masks of heads (L, H) and intermediate dims (L, I), all of them 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A model before it is cut.
+
+    sparsity:  share of the prunable weights that must go at least, by the counter of `cofi.masks.sparsity`
+    gradients: goes over training examples, one at a time
+    """
+
+    shape: ModelShape
+    sparsity: float
+    gradients: Callable[[], Iterator[Gradients]]
+
+    @property
+    def budget(self) -> int:
+        """Weights that may stay."""
+        return int((1 - self.sparsity) * self.shape.prunable_size)
+
+    def mean(self, measure: Callable[[Tensor], Tensor]) -> Gradients:
+        """Mean of a measure of the gradients over the examples, by mask kind."""
+        total: Gradients = {}
+        count = 0
+        for gradients in self.gradients():
+            count += 1
+            for kind, gradient in gradients.items():
+                total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
+        return {kind: value / count for kind, value in total.items()}
+
+
+def weights_of_head(shape: ModelShape) -> int:
+    """Weights that a head takes with it: its rows of query, key, value and output."""
+    return 4 * shape.head_dim * shape.d_hidden
+
+
+def weights_of_dim(shape: ModelShape) -> int:
+    """Weights that an intermediate dim takes with it."""
+    return 2 * shape.d_hidden
+
+
+def cannot_reach(method: str, evidence: Evidence, most: float) -> UserError:
+    """A method that leaves parts of the model alone has a limit."""
+    return UserError(f"--method {method} reaches at most sparsity {most:.3f} here, --sparsity asks {evidence.sparsity}")
+
+
+def with_empty_sublayers_cut(z_head: Tensor, z_int: Tensor, z_hidden: Tensor | None = None) -> Masks:
+    """Masks in which a sublayer without units is gone, its bias and LayerNorm too. z_head (L, H), z_int (L, I)."""
+    z_mha, z_ffn = ((z != 0).any(1).to(z.dtype) for z in (z_head, z_int))
+    return Masks(z_head=z_head, z_int=z_int, z_hidden=z_hidden, z_mha=z_mha, z_ffn=z_ffn)

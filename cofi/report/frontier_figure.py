@@ -1,0 +1,125 @@
+"""Score against size or speed, a panel a task: the figure of the paper's kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from cofi.report.theme import Theme
+
+WIDTH_IN, PANEL_IN = 9.0, 2.5
+COLUMNS = 3
+MARKERS = "osD^vPX*"
+LEGEND_COLUMNS = 4
+MAX_TICKS = 6
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One model (or the mean of several seeds): where it stands, and how far scores scatter."""
+
+    x: float
+    score: float
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is compared, in one task: its name and its models."""
+
+    task: str
+    name: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """The horizontal axis: its name, what stands behind its numbers."""
+
+    name: str
+    unit: str = ""
+
+
+def frontier_figure(
+    curves: Sequence[Curve], teachers: dict[str, float], metrics: dict[str, str], ticks: Ticks, theme: Theme
+) -> Figure:
+    """Curves of all tasks, the first name drawn over the others. Call inside `theme.applied()`.
+
+    teachers, metrics: score of the teacher and name of the metric, by task
+    """
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    n_rows, n_columns = -(-len(tasks) // COLUMNS), min(COLUMNS, len(tasks))
+    legend_in = 0.3 * -(-(len(names) + 1) // LEGEND_COLUMNS)
+    figure = Figure(figsize=(WIDTH_IN, n_rows * PANEL_IN + legend_in + 0.1), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    for axes, task in zip(panels, tasks, strict=False):
+        own = {curve.name: curve for curve in curves if curve.task == task}
+        axes.set_title(f"{task} ({metrics[task]})")
+        _panel(axes, [own.get(name) for name in names], theme)
+        axes.axhline(teachers[task], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1)
+        axes.margins(y=0.1)
+        _scale(axes, [mark.x for curve in own.values() for mark in curve.marks], ticks)
+    handles = [Line2D([], [], **_style(index, theme), label=name) for index, name in enumerate(names)]
+    handles.append(Line2D([], [], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1, label="teacher"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _style(index: int, theme: Theme) -> dict[str, Any]:
+    """The first in the first colour and heavy; the others differ by marker as well as by colour."""
+    colours = (theme.first, theme.second, theme.third, theme.muted)
+    return {
+        "color": colours[index % len(colours)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4.5,
+        "linewidth": 2.2 if index == 0 else 1.1,
+        "linestyle": "solid" if index < len(colours) else (0, (2, 1.5)),
+        "zorder": 4 if index == 0 else 3,
+    }
+
+
+def _panel(axes: Axes, curves: Sequence[Curve | None], theme: Theme) -> None:
+    for index, curve in enumerate(curves):
+        if curve is None or not curve.marks:
+            continue
+        style = _style(index, theme)
+        marks = sorted(curve.marks, key=lambda mark: mark.x)
+        x, y = [mark.x for mark in marks], [mark.score for mark in marks]
+        axes.plot(x, y, **style)
+        for mark in marks:
+            if mark.deviation is not None:
+                low, high = mark.score - mark.deviation, mark.score + mark.deviation
+                axes.plot([mark.x, mark.x], [low, high], color=style["color"], linewidth=0.9, alpha=0.7)
+
+
+def _scale(axes: Axes, values: Sequence[float], ticks: Ticks) -> None:
+    """Logarithmic, as sizes and speeds are ratios."""
+    axes.set_xscale("log")
+    axes.set_xlabel(ticks.name, loc="right")
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(min(values), max(values))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{ticks.unit}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y", linewidth=0.5, alpha=0.4)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers from `low` to `high`, both above 0, for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1,)):
+        found = [step * 10.0**decade for decade in decades for step in steps]
+        found = [value for value in found if low * 0.95 <= value <= high * 1.05]
+        if len(found) <= MAX_TICKS:
+            break
+    if len(found) > MAX_TICKS:
+        return found[:: -(-len(found) // MAX_TICKS)]
+    return found if len(found) > 1 else [float(value) for value in MaxNLocator(3).tick_values(low, high)]

@@ -1,0 +1,93 @@
+"""Run a grid of prunings, tasks x sparsities x seeds x variants, and put the results into one table and plots.
+
+Each task gets one fine-tuned teacher, which all its points share. A sweep that was stopped or killed goes on where it
+was when the same command is given again; a point that fails is noted, and the others go on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
+
+from cofi.bench.timing import machine_info
+from cofi.cli import EXIT_SIGNAL
+from cofi.cli import run as run_command
+from cofi.errors import UserError
+from cofi.sweep.measuring import Measurer
+from cofi.sweep.options import Options, parse
+from cofi.sweep.plan import Point
+from cofi.sweep.results import publish, write_documents, write_summary
+from cofi.sweep.running import Sweep
+from cofi.sweep.store import DONE, Store, locked
+from cofi.train.interrupt import Interrupted
+from cofi.train.session import pick_device, set_threads
+
+EXIT_FAILED = 1  # the sweep went through, but not every point has a result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    console = Console()
+    store = Store(options.output)
+    planned = [] if options.grid is None else options.grid.points()
+    if options.dry_run:
+        return show_plan(store, planned, console)
+    disable_progress_bar()  # transformers' own, for writing one file
+    set_threads(options.settings.get("threads"))
+    machine = machine_info(pick_device(options.settings.get("device", "auto")))
+    with locked(options.output, "--output"):
+        return _work(options, store, planned, machine, console)
+
+
+def _work(options: Options, store: Store, planned: list[Point], machine: dict[str, Any], console: Console) -> int:
+    def refresh(*, plots: bool = False) -> dict[str, Any]:
+        summary = write_summary(store.summary, store.records(planned), options.command, machine)
+        write_documents(store.root, summary, plots=plots)
+        return summary
+
+    failures = 0
+    try:
+        if options.grid is not None:
+            sweep = Sweep(options.grid, store, console, keep_checkpoints=options.keep_checkpoints)
+            failures = sweep.run(refresh)
+        if options.measure:
+            measure(options, store, console)
+    except Interrupted as stop:
+        refresh(plots=True)
+        sys.stderr.write(f"stopped by {stop}; saved. Give the same command again to go on\n")
+        return EXIT_SIGNAL + stop.signum
+    summary = refresh(plots=True)
+    if options.results is not None:
+        publish(options.results, summary)
+    text = f"{(store.root / 'table.md').read_text(encoding='utf-8')}\ntable and plots: {store.root}"
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    return EXIT_FAILED if failures else 0
+
+
+def measure(options: Options, store: Store, console: Console) -> None:
+    """Time every finished point that has not been timed."""
+    points = [point for point in store.found() if store.place(point).status == DONE]
+    left = [point for point in points if not store.place(point).speed.is_file()]
+    measurer = Measurer(options.settings)
+    for number, point in enumerate(left, 1):
+        speed = measurer.measure(store.place(point))["speedup"]
+        found = ", ".join(f"{name} {ratio:g}" for name, ratio in speed.items())
+        console.print(f"measured {number} of {len(left)}: {point.name}: {found}", highlight=False, soft_wrap=True)
+
+
+def show_plan(store: Store, planned: list[Point], console: Console) -> int:
+    """--dry-run: every point in the order of running, and where it stands."""
+    if not planned:
+        raise UserError("--dry-run needs --tasks: without them nothing is planned")
+    for number, point in enumerate(planned, 1):
+        line = f"{number:4d}  {store.place(point).status:8s} {point.name}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,54 @@
+"""The last stage of a sweep: how fast every finished point is against its teacher, on batches of its task's lengths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cofi.bench.speedup import measure_speedup
+from cofi.bench.subjects import load_models
+from cofi.data import load_tokenizer, tokenize
+from cofi.errors import UserError
+from cofi.files import write_atomically
+from cofi.sweep.store import Place
+from cofi.train.config import TrainConfig
+from cofi.train.inputs import read_splits
+from cofi.train.result import SPEED_BATCH_SIZES
+from cofi.train.session import pick_device
+
+DEFAULT_SECONDS = 20.0  # a point
+
+
+class Measurer:
+    """Times points. `lengths` of a task are read once."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        """settings: those of the command; where it says nothing the point was run on its own device."""
+        self.device = pick_device(settings.get("device", "auto"))
+        self.seconds = settings.get("measure_seconds", DEFAULT_SECONDS)
+        if self.seconds <= 0:
+            raise UserError(f"--measure-seconds must be above 0 with --measure, got {self.seconds}")
+        self._lengths: dict[tuple[Any, ...], list[int]] = {}
+
+    def measure(self, place: Place) -> dict[str, Any]:
+        """Time the model of a finished point and write speed.json. Raises UserError where a model is not there."""
+        config = place.run.read_config()
+        models = load_models(str(place.run.model), config.teacher, self.device)
+        if models.dense is None:
+            raise UserError(f"{place.run.root} names no teacher to compare its speed with")
+        speed = measure_speedup(
+            models.dense, models.compact, self.lengths(config), SPEED_BATCH_SIZES, seconds=self.seconds
+        )
+        write_atomically(place.speed, (json.dumps(speed, indent=2) + "\n").encode())
+        return speed
+
+    def lengths(self, config: TrainConfig) -> list[int]:
+        """Tokens of each validation example, as the run saw them."""
+        key = (config.task, config.data, config.validation_file, config.max_eval_samples, config.max_length)
+        if key not in self._lengths:
+            splits = read_splits(config)
+            tokenizer = load_tokenizer(Path(str(config.teacher)))
+            split = tokenize(splits.validation, splits.task, tokenizer, config.max_length, config.doc_stride)
+            self._lengths[key] = [int(length) for length in split.lengths]
+        return self._lengths[key]

@@ -1,0 +1,222 @@
+"""The command line of `python -m cofi.sweep`: its own flags, and any of cofi.train's for all runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cofi.cli import Parser
+from cofi.data.tasks import TASKS
+from cofi.errors import UserError
+from cofi.sweep.plan import Grid, variant_settings
+from cofi.sweep.variants import GROUPS, VARIANTS
+from cofi.train.arguments import parse_given
+from cofi.train.config import flag
+
+# settings that the sweep gives every run: what to do instead
+OWN = {
+    "task": "use --tasks",
+    "sparsity": "use --sparsities",
+    "seed": "use --seeds, --teacher-seed",
+    "output": "all runs lie in the sweep's --output",
+    "teacher": "use --teachers",
+    "teacher_only": "teachers are made when their first point comes",
+    "resume": "a sweep always goes on where it stopped",
+    "overwrite": "name another --output",
+}
+EPILOG = (
+    "Every other flag of cofi.train may be given too and holds for all runs (python -m cofi.train --help). Variants: "
+    + "; ".join(f"{name}: {variant.meaning}" for name, variant in VARIANTS.items())
+    + "; all of a kind: "
+    + "; ".join(f"{name} ({', '.join(members)})" for name, members in GROUPS.items())
+    + ". Without --tasks nothing is trained: the points that are there are measured (--measure), listed and drawn."
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command, parsed and checked. `grid` is None where nothing is to be trained."""
+
+    output: Path
+    grid: Grid | None
+    settings: dict[str, Any]
+    measure: bool
+    results: Path | None
+    dry_run: bool
+    keep_checkpoints: bool
+    command: str
+
+
+def build_parser() -> Parser:
+    parser = Parser("python -m cofi.sweep", __doc__, EPILOG)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory of the sweep")
+    parser.add_argument(
+        "--tasks", nargs="+", action="extend", metavar="T", help=f"{', '.join(TASKS)}, or a folder of --data"
+    )
+    parser.add_argument(
+        "--sparsities", nargs="+", metavar="X", default=["0.6", "0.8", "0.9", "0.95"], help="default: 0.6 0.8 0.9 0.95"
+    )
+    parser.add_argument("--seeds", nargs="+", metavar="N", default=["1"], help="of the points; default: 1")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="which variants to run; default: those of --variant, else 'default'",
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME=FLAGS",
+        default=[],
+        help="a variant of your own, such as slow='--prune-epochs 12'; may be repeated",
+    )
+    parser.add_argument(
+        "--task-flags",
+        action="append",
+        metavar="TASK=FLAGS",
+        default=[],
+        help="flags for the runs of one task and its teacher; may be repeated",
+    )
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        metavar="DIR",
+        help="where teachers are and new ones are put, so that sweeps can share them; default: teachers/ of --output",
+    )
+    parser.add_argument(
+        "--teacher-seed",
+        metavar="N|each",
+        default="57",
+        help="seed of the one teacher of each task; each: a teacher for every seed; default: 57",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what is done of it; run nothing")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="at the end, time every point that has not been timed: batch 1 and 32, real lengths; wants quiet cores",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="write the table, the plots and sweep.json there as well, without paths of this machine",
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        action="store_true",
+        help="of finished points; by default only model, log, result and report stay",
+    )
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """Raises UserError naming the flag, the rule and the value."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    options, rest = parser.parse_known(words)
+    settings = _settings(rest, parser)
+    grid = None if options.tasks is None else _grid(options, settings)
+    if grid is None and not (options.output / "points").is_dir():
+        raise UserError(f"--tasks is needed: --output {options.output} holds no sweep yet")
+    return Options(
+        options.output, grid, settings, options.measure, options.results, options.dry_run, options.keep_checkpoints,
+        shlex.join(["python", "-m", "cofi.sweep", *words]),
+    )  # fmt: skip
+
+
+def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
+    tasks = tuple(_named("--tasks", name) for name in _items(options.tasks))
+    task_settings = {
+        name: _flags("--task-flags", name, text) for name, text in _pairs("--task-flags", options.task_flags)
+    }
+    strangers = [name for name in task_settings if name not in tasks]
+    if strangers:
+        raise UserError(f"--task-flags must be for one of --tasks {' '.join(tasks)}, got {strangers[0]!r}")
+    own = {name: _flags("--variant", name, text) for name, text in _pairs("--variant", options.variant)}
+    seeds = tuple(_number("--seeds", text, int) for text in _items(options.seeds))
+    teacher_seed = None if options.teacher_seed == "each" else _number("--teacher-seed", options.teacher_seed, int)
+    grid = Grid(
+        tasks=tasks,
+        sparsities=tuple(_number("--sparsities", text, float) for text in _items(options.sparsities)),
+        seeds=seeds,
+        variants=variant_settings(_items(options.variants), own),
+        teachers=options.teachers or options.output / "teachers",
+        settings=settings,
+        task_settings=task_settings,
+        teacher_seed=teacher_seed,
+    )
+    _check_distinct("--tasks", grid.tasks)
+    _check_distinct("--sparsities", grid.sparsities)
+    _check_distinct("--seeds", grid.seeds)
+    grid.check()
+    return grid
+
+
+def _items(words: Sequence[str]) -> list[str]:
+    """Words with commas or blanks between them."""
+    return [item for word in words for item in word.split(",") if item]
+
+
+def _named(option: str, name: str) -> str:
+    """A name that becomes part of a directory's."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{option} must be names of letters, digits, '-', '_' and '.', got {name!r}")
+    return name
+
+
+def _pairs(option: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [word.partition("=") for word in words]
+    for word, (name, equals, _) in zip(words, pairs, strict=True):
+        if not equals:
+            raise UserError(f"{option} must be NAME='FLAGS', got {word!r}")
+        _named(option, name)
+    _check_distinct(option, [name for name, _, _ in pairs])
+    return [(name, text) for name, _, text in pairs]
+
+
+def _flags(option: str, name: str, text: str) -> dict[str, Any]:
+    """Settings of cofi.train from the text of a variant."""
+    try:
+        given = parse_given(shlex.split(text))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{option} {name}: {error}") from error
+    _check_own(f"{option} {name}: ", given)
+    return given
+
+
+def _settings(rest: Sequence[str], parser: Parser) -> dict[str, Any]:
+    try:
+        given = parse_given(rest)
+    except UserError as error:
+        own = " ".join(sorted(name for action in parser._actions for name in action.option_strings if name != "-h"))
+        raise UserError(f"neither cofi.sweep ({own}) nor cofi.train takes this: {error}") from error
+    _check_own("", given)
+    return given
+
+
+def _check_own(where: str, given: dict[str, Any]) -> None:
+    for name in given:
+        if name in OWN:
+            raise UserError(f"{where}{flag(name)} is set for each run by the sweep: {OWN[name]}")
+
+
+def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        words = {int: "whole numbers", float: "numbers"}
+        raise UserError(f"{option} must be {words[kind]}, got {text!r}") from None  # type: ignore[index]
+
+
+def _check_distinct(option: str, values: Sequence[Any]) -> None:
+    twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
+    if twice:
+        raise UserError(f"{option} must name each only once, got {twice[0]} twice")

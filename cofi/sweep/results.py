@@ -1,0 +1,74 @@
+"""sweep.json, table.md and the plots: in the sweep's directory, and where results are kept for readers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from cofi.errors import UserError
+from cofi.files import read_json, write_atomically
+from cofi.sweep.figures import draw
+from cofi.sweep.summary import Record, report
+
+FORMAT = 1
+
+
+def write_summary(path: Path, records: Sequence[Record], command: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Write sweep.json, which keeps the commands of earlier calls, and return what it holds."""
+    earlier = read_json(path).get("commands", []) if path.is_file() else []
+    summary = {
+        "format": FORMAT,
+        "machine": dict(machine),
+        "commands": list(dict.fromkeys([*earlier, command])),
+        "points": list(records),
+    }
+    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def write_documents(folder: Path, summary: Mapping[str, Any], *, plots: bool = True) -> None:
+    """Write table.md and the plots beside it."""
+    table = report(summary["points"], summary["commands"], summary["machine"])
+    write_atomically(folder / "table.md", table.encode())
+    if plots:
+        for name, png in draw(summary["points"]).items():
+            write_atomically(folder / name, png)
+
+
+def publish(folder: Path, summary: Mapping[str, Any]) -> None:
+    """The same for readers elsewhere: absolute paths in the commands keep their last part only. Raises UserError."""
+    public = {**summary, "commands": [_without_places(command) for command in summary["commands"]]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "sweep.json", (json.dumps(public, indent=1) + "\n").encode())
+        write_documents(folder, public)
+    except OSError as error:
+        raise UserError(f"--results {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _without_places(command: str) -> str:
+    """`--data /home/me/glue` as `--data glue`; inside of quoted flags too."""
+    words = []
+    for word in shlex.split(command):
+        parts = [_last(part) for part in word.split(" ")]
+        words.append(" ".join(parts))
+    return shlex.join(words)
+
+
+def _last(word: str) -> str:
+    name, equals, value = word.rpartition("=")
+    return f"{name}{equals}{PurePath(value).name}" if value.startswith("/") else word
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """sweep.json of a sweep's directory or of published results. Raises UserError where there is none."""
+    path = folder / "sweep.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no sweep (no sweep.json)")
+    summary = read_json(path)
+    if summary.get("format") != FORMAT or not isinstance(summary.get("points"), list):
+        raise UserError(f"{path} must be the summary of a sweep in format {FORMAT}, got {summary.get('format')!r}")
+    return summary

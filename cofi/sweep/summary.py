@@ -1,0 +1,162 @@
+"""Records of points put together: means over seeds, and the tables that documents show."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cofi.report.values import MISSING, number, numbers, show_count, show_percent, show_ratio, show_score, show_seconds
+from cofi.sweep.store import DONE, FAILED
+
+Record = dict[str, Any]
+NOTE = (
+    "Scores are the best evaluation of the fine-tuned small model on the validation rows, as the paper reports them: "
+    "mean and sample standard deviation over the seeds, in points. Masked: before fine-tuning. Parameters: the "
+    "encoder's, without embeddings and heads. Speed: against the teacher, medians of interleaved calls, real lengths, "
+    "no padding. A star: expected sparsity stayed below the target."
+)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and sample standard deviation (None for one value)."""
+
+    value: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Mean | None:
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+    def __str__(self) -> str:
+        return show_score(self.value) + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished points of one task, variant and sparsity: what differs is the seed."""
+
+    task: str
+    variant: str
+    target: float
+    records: tuple[Record, ...]
+
+    def mean(self, key: str) -> Mean | None:
+        return Mean.of(number(record, key) for record in self.records)
+
+    def value(self, key: str) -> float | None:
+        mean = self.mean(key)
+        return None if mean is None else mean.value
+
+    def speedup(self, batch: str) -> float | None:
+        """Mean of the speedups at "batch 1", "batch 32", ..."""
+        mean = Mean.of(numbers(record, "speedup").get(batch) for record in self.records)
+        return None if mean is None else mean.value
+
+
+def group(records: Sequence[Record]) -> list[Group]:
+    """Finished points by task, variant and sparsity, in the order in which these first appear, sparsity ascending."""
+    finished = [record for record in records if record["status"] == DONE]
+    tasks, variants = (list(dict.fromkeys(record[key] for record in finished)) for key in ("task", "variant"))
+    found: dict[tuple[str, str, float], list[Record]] = {}
+    for record in finished:
+        found.setdefault((record["task"], record["variant"], record["target_sparsity"]), []).append(record)
+    order = sorted(found, key=lambda key: (tasks.index(key[0]), variants.index(key[1]), key[2]))
+    return [Group(*key, tuple(sorted(found[key], key=lambda record: int(record["seed"])))) for key in order]
+
+
+def batch_names(records: Sequence[Record]) -> list[str]:
+    """What speed was measured at, of all records."""
+    return list(dict.fromkeys(name for record in records for name in numbers(record, "speedup")))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown; all columns but the first to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def report(records: Sequence[Record], commands: Sequence[str], machine: dict[str, Any]) -> str:
+    """table.md: the mean over tasks, a table a task, what failed, how to repeat it."""
+    groups = group(records)
+    parts = ["# Results", NOTE]
+    if len({g.task for g in groups}) > 1:
+        parts += ["## Scores of all tasks", overview(groups)]
+    parts += [
+        section(task, [g for g in groups if g.task == task], records) for task in dict.fromkeys(g.task for g in groups)
+    ]
+    failed = [record for record in records if record["status"] == FAILED]
+    if failed:
+        parts += ["## Failed", "\n".join(f"- {record['name']}: {record['error']}" for record in failed)]
+    waiting = sum(record["status"] not in (DONE, FAILED) for record in records)
+    if waiting:
+        parts.append(f"{waiting} of {len(records)} points are not finished.")
+    parts += ["## How it was made", "```bash\n" + "\n".join(commands) + "\n```", where(records, machine)]
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(groups: Sequence[Group]) -> str:
+    """A row a variant and sparsity, a column a task, and the mean where all tasks are there."""
+    tasks = list(dict.fromkeys(g.task for g in groups))
+    rows = [
+        ["teacher", "", *(_teacher(groups, task) for task in tasks), _plain([_teacher_value(groups, t) for t in tasks])]
+    ]
+    for variant, target in dict.fromkeys((g.variant, g.target) for g in groups):
+        of = {g.task: g for g in groups if (g.variant, g.target) == (variant, target)}
+        means = [of[task].mean("score") if task in of else None for task in tasks]
+        values = [None if mean is None else mean.value for mean in means]
+        rows.append([variant, show_percent(target), *(MISSING if m is None else str(m) for m in means), _plain(values)])
+    return markdown(["variant", "asked", *tasks, "mean"], rows)
+
+
+def _teacher_value(groups: Sequence[Group], task: str) -> float | None:
+    mean = Mean.of(number(record, "teacher_score") for g in groups if g.task == task for record in g.records)
+    return None if mean is None else mean.value
+
+
+def _teacher(groups: Sequence[Group], task: str) -> str:
+    return show_score(_teacher_value(groups, task))
+
+
+def _plain(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return show_score(statistics.fmean(known)) if len(known) == len(values) else MISSING
+
+
+def section(task: str, groups: Sequence[Group], records: Sequence[Record]) -> str:
+    """Heading and table of one task."""
+    batches = batch_names(records)
+    columns: list[tuple[str, Callable[[Group], str]]] = [
+        ("variant", lambda g: g.variant),
+        ("asked", lambda g: show_percent(g.target)),
+        ("sparsity", _delivered),
+        ("parameters", lambda g: show_count(g.value("params_after"))),
+        ("score", lambda g: str(g.mean("score"))),
+        ("masked", lambda g: str(g.mean("masked_score"))),
+        *((name, lambda g, name=name: show_ratio(g.speedup(name))) for name in batches),  # type: ignore[misc]
+        ("time", lambda g: show_seconds(g.value("total_seconds"))),
+        ("seeds", lambda g: " ".join(str(record["seed"]) for record in g.records)),
+    ]
+    metric = groups[0].records[0].get("metric", "score")
+    heading = f"## {task}\n\nTeacher: {metric} {_teacher(groups, task)}."
+    return f"{heading}\n\n{markdown([name for name, _ in columns], [[show(g) for _, show in columns] for g in groups])}"
+
+
+def _delivered(g: Group) -> str:
+    """The share of weights that is gone, with a star where a seed did not reach its target."""
+    missed = any(record.get("target_reached") is False for record in g.records)
+    return show_percent(g.value("sparsity")) + (" *" if missed else "")
+
+
+def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
+    """The machine and the versions, in one line."""
+    versions: dict[str, Any] = next((record["versions"] for record in records if "versions" in record), {})
+    names = ", ".join(f"{name} {value}" for name, value in versions.items())
+    place = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
+    return f"Machine: {place}, {threads}, commit {machine['commit']}, {machine['date']}; {names}."

@@ -1,0 +1,77 @@
+"""What a run holds its gates to, and the latency profile that a speedup is counted by."""
+
+from __future__ import annotations
+
+import torch
+
+from cofi.bench.timing import machine_info
+from cofi.errors import UserError
+from cofi.masks import Constraint, ModelShape, PruningTarget, SparsityTarget, SpeedupTarget
+from cofi.profile.profile import Profile, find_profile, read_profile
+from cofi.train.config import TrainConfig
+from cofi.train.rundir import RunDirectory
+
+
+def load_profile(config: TrainConfig, run: RunDirectory, shape: ModelShape) -> Profile | None:
+    """The profile of --device-profile; of a run that is continued the copy it keeps. None without a target speedup.
+
+    Raises UserError where it cannot be read, was measured for another encoder or another number of threads, or where
+    the speedup is out of its reach.
+    """
+    if config.target_speedup is None or config.device_profile is None:
+        return None
+    if config.resume and not run.profile.is_file():
+        raise UserError(f"--resume: the latency profile of the run is gone, {run.profile} is not there")
+    path = run.profile if config.resume else find_profile(config.device_profile)
+    profile = read_profile(path)
+    where = f"--device-profile {path}"
+    profile.check_model(shape, config.model, where)
+    profile.check_threads(torch.get_num_threads(), where)
+    _target(config, shape, profile)
+    return profile
+
+
+def make_constraint(config: TrainConfig, shape: ModelShape, profile: Profile | None) -> Constraint:
+    """The constraint that the settings ask for, on an encoder of `shape`.
+
+    A speedup counts what the masks keep, unless it is told otherwise: it is a promise about the exported model, and at
+    a speedup of 8 the difference between expected and kept size is a fifth of what is left.
+    """
+    counts = config.constraint
+    if counts == "auto":
+        counts = "expected" if profile is None else "kept"
+    return Constraint(_target(config, shape, profile), counts, config.sparsity_epsilon)
+
+
+def _target(config: TrainConfig, shape: ModelShape, profile: Profile | None) -> PruningTarget:
+    if profile is None or config.target_speedup is None:
+        return SparsityTarget(shape, config.sparsity)
+    try:
+        return SpeedupTarget(profile.latency_model(), config.target_speedup)
+    except ValueError as error:
+        raise UserError(f"--target-speedup by {config.device_profile}: {error}") from error
+
+
+def describe(profile: Profile, speedup: float) -> str:
+    """What the target speedup means, for the log; with a warning where this is not the machine of the profile."""
+    dense = float(profile.latency_model()({}))
+    lengths = profile.lengths
+    text = (
+        f"target: {speedup:g} times as fast as the dense model's {dense:.3g} ms for {len(lengths)} sequences of "
+        f"{min(lengths)} to {max(lengths)} tokens in {profile.precision}"
+    )
+    if not same_machine(profile):
+        text += (
+            f" [yellow]on another machine than this one ({profile.machine.get('cpu')}): measured here it will differ"
+        )
+        text += "[/yellow]"
+    return text
+
+
+def same_machine(profile: Profile) -> bool:
+    """Whether the profile was measured on a machine named like this one."""
+    device = "cpu" if profile.on_cpu else "cuda"
+    if not profile.on_cpu and not torch.cuda.is_available():
+        return False
+    here = machine_info(device)
+    return all(profile.machine.get(name) == here[name] for name in ("device", "cpu"))

@@ -1,0 +1,165 @@
+"""The encoder on a GPU as one persistent kernel (csrc/cuda/compact_encoder), where a plan takes the shape.
+
+bf16 and fp16. What no plan takes runs on the Triton kernels, with a warning that gives the reason; other dtypes by the
+reference. T tokens, B sequences, E hidden.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cofi_kernels.compact_encoder import reference
+from cofi_kernels.compact_encoder.fragments import PackedFragments, pack_fragments
+from cofi_kernels.compact_encoder.kept import KeptCopies, Witness
+from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.implementations import why_not_triton
+from cofi_kernels.masked_ffn.activations import ACTIVATIONS
+from cofi_kernels.native import load_cuda
+
+_ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cuda/compact_encoder/sizes.h counts
+_MOST_PLANS = 1024  # of an encoder: one for each size of batch, a few kB each
+
+
+def forward(
+    x: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    weights: list[Tensor],
+    heads: list[int],
+    intermediate: list[int],
+    mha: list[bool],
+    ffn: list[bool],
+    head_dim: int,
+    eps: float,
+    activation: str,
+    precision: str,
+) -> Tensor:
+    """As `reference.forward`."""
+    sizes = (heads, intermediate, mha, ffn)
+    arguments = (x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation, precision)
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        return reference.forward(*arguments)
+    layout = EncoderLayout(
+        tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
+    )
+    plan = plan_of(layout, x, cu_seqlens, max_seqlen)
+    if plan.refusal:
+        return _otherwise(plan.refusal, arguments)
+    return _kept.find(x, weights, layout)(x, cu_seqlens, plan, weights)
+
+
+def _otherwise(refusal: str, arguments: tuple[Any, ...]) -> Tensor:
+    other = "reference" if why_not_triton() else "triton"
+    message = f"cofi_kernels: compact_encoder runs on '{other}' here: its persistent kernel {refusal}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    if other == "reference":
+        return reference.forward(*arguments)
+    from cofi_kernels.compact_encoder import triton_kernels
+
+    return triton_kernels.forward(*arguments)
+
+
+def plan_of(layout: EncoderLayout, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Any:
+    """The plan (`_cuda.EncoderPlan`) for a batch of such sizes; its `refusal` is empty where there is one."""
+    batch = (x.shape[0], cu_seqlens.numel() - 1, max_seqlen)
+    return _plan(layout, x.shape[1], x.device, batch)
+
+
+@functools.lru_cache(maxsize=_MOST_PLANS)
+def _plan(layout: EncoderLayout, n_hidden: int, device: torch.device, batch: tuple[int, int, int]) -> Any:
+    return load_cuda().encoder_plan(
+        hidden=n_hidden,
+        head_dim=layout.head_dim,
+        eps=layout.eps,
+        activation=_ACTIVATION_NUMBERS[layout.activation],
+        heads=layout.heads,
+        intermediate=layout.intermediate,
+        mha=layout.mha,
+        ffn=layout.ffn,
+        gpu=_gpu(device),
+        batch=batch,
+    )
+
+
+@functools.cache
+def _gpu(device: torch.device) -> tuple[int, int, int]:
+    """Multiprocessors, bytes of shared memory of a thread block, thread blocks of a cluster."""
+    with torch.cuda.device(device):
+        return tuple(load_cuda().encoder_gpu())
+
+
+class PersistentEncoder:
+    """An encoder's weights in the order of the kernel's lanes, on their device."""
+
+    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
+        self._layout, self._n_hidden = layout, n_hidden
+        self._witness = Witness(weights)
+        self._fragments: dict[int, PackedFragments] = {}  # by heads of a group
+        self._tables: dict[tuple[bytes, bytes], tuple[Tensor, Tensor]] = {}  # never dropped: captured graphs read them
+
+    def still_holds(self, weights: Sequence[Tensor]) -> bool:
+        """As `Witness.agrees`."""
+        return self._witness.agrees(weights)
+
+    def fill(self, weights: Sequence[Tensor]) -> None:
+        """Take other weights of the same layout, in place."""
+        self._witness = Witness(weights)
+        for heads, packed in self._fragments.items():
+            for old, new in zip(packed, self._pack(heads, weights), strict=True):
+                old.copy_(new)
+
+    def __call__(self, x: Tensor, cu_seqlens: Tensor, plan: Any, weights: Sequence[Tensor]) -> Tensor:
+        """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other.
+
+        weights: those that the copy holds, for plans that want them in another order.
+        """
+        n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
+        if n_rows == 0 or n_sequences == 0 or not (any(self._layout.mha) or any(self._layout.ffn)):
+            return x.clone()
+        x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
+        out = torch.empty_like(x)
+        if plan.heads not in self._fragments:
+            self._fragments[plan.heads] = self._pack(plan.heads, weights)
+        blocks, vectors = self._fragments[plan.heads]
+        sublayers, stages = self._tables_of(plan, x.device)
+        run(
+            plan,
+            x=x.data_ptr(),
+            out=out.data_ptr(),
+            bounds=cu_seqlens.data_ptr(),
+            weights=blocks.data_ptr(),
+            vectors=vectors.data_ptr(),
+            sublayers=sublayers.data_ptr(),
+            stages=stages.data_ptr(),
+            rows=n_rows,
+            sequences=n_sequences,
+            is_fp16=x.dtype == torch.float16,
+            device=x.device,
+        )
+        return out
+
+    def _pack(self, heads: int, weights: Sequence[Tensor]) -> PackedFragments:
+        return pack_fragments(weights, self._layout, self._n_hidden, heads)
+
+    def _tables_of(self, plan: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (plan.sublayers, plan.stages)
+        if key not in self._tables:
+            sublayers, stages = (torch.from_numpy(np.frombuffer(table, np.int32).copy()).to(device) for table in key)
+            self._tables[key] = (sublayers, stages)
+        return self._tables[key]
+
+
+def run(plan: Any, *, device: torch.device, **arguments: Any) -> None:
+    """Launch on the device's current stream."""
+    with torch.cuda.device(device):
+        load_cuda().encoder_run(plan, stream=torch.cuda.current_stream().cuda_stream, **arguments)
+
+
+_kept: KeptCopies[PersistentEncoder] = KeptCopies(PersistentEncoder)

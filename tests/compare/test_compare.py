@@ -1,0 +1,149 @@
+"""Methods against a reference at equal size and speed, on made-up sweeps whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from cofi.cli import run as run_command
+from cofi.compare.__main__ import main
+from cofi.compare.frontier import Frontier, Verdict
+from cofi.compare.table import compare, report
+from cofi.report.frontier_figure import log_ticks
+from cofi.sweep.summary import Mean, group
+
+DENSE = 10_000_000
+
+
+def record(task: str, variant: str, seed: int, params: int, score: float, speed: float | None = None) -> dict:
+    found = {
+        "name": f"{task}-{variant}-{params}-seed{seed}",
+        "task": task,
+        "variant": variant,
+        "seed": seed,
+        "target_sparsity": 1 - params / DENSE,
+        "sparsity": 1 - params / DENSE,
+        "status": "done",
+        "metric": "accuracy",
+        "teacher_score": 90.0,
+        "score": score,
+        "masked_score": score - 5,
+        "params_before": DENSE,
+        "params_after": params,
+        "total_seconds": 10.0,
+    }
+    return found | ({} if speed is None else {"speedup": {"batch 1": speed, "batch 32": 2 * speed}})
+
+
+REFERENCE = [
+    *(record("rte", "default", seed, 1_000_000, 80 + spread, 8.0) for seed, spread in ((1, -1), (2, 0), (3, 1))),
+    *(record("rte", "default", seed, 4_000_000, 86 + spread, 2.0) for seed, spread in ((1, -1), (2, 0), (3, 1))),
+]
+
+
+def write(folder: Path, records: list[dict]) -> str:
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"format": 1, "commands": [], "machine": {}, "points": records}))
+    return str(folder)
+
+
+def test_scores_between_two_points_lie_on_a_line_in_the_logarithm():
+    frontier = Frontier(((1.0, Mean(80.0, 1.0)), (4.0, Mean(86.0, 0.5)), (10.0, Mean(90.0, None))))
+    assert frontier.at(2.0) == Mean(pytest.approx(83.0), 1.0)
+    assert frontier.at(4.0).value == pytest.approx(86.0)
+    assert frontier.at(math.sqrt(40.0)) == Mean(pytest.approx(88.0), 0.5)
+    assert frontier.at(0.99) is None and frontier.at(10.1) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [(Mean(81.0, None), "wins"), (Mean(82.5, 1.0), "even"), (Mean(85.0, 1.0), "loses")],
+    ids=["wins", "even", "loses"],
+)
+def test_a_verdict_needs_more_than_the_scatter(other, word):
+    verdict = Verdict.of(Mean(83.0, 1.0), other)
+    assert (verdict.wins, verdict.loses) == (word == "wins", word == "loses")
+    assert verdict.scatter == pytest.approx(math.hypot(1.0, other.deviation or 0.0))
+
+
+def test_a_method_that_is_small_but_slow_wins_at_equal_speed_only_by_its_own_score():
+    # half the size of what the reference has at 86, and no faster than the dense model
+    slow = record("rte", "small", 1, 2_000_000, 82.0, 1.0)
+    (row,) = compare([*REFERENCE, slow], "default")["rte"]
+    assert row.verdicts["size"].reference.value == pytest.approx(83.0)
+    assert row.verdicts["size"].gain == pytest.approx(1.0) and not row.verdicts["size"].wins  # its scatter is 1.0
+    assert row.verdicts["speed, batch 1"].gain == pytest.approx(90.0 - 82.0)  # the teacher is as fast
+    assert row.verdicts["speed, batch 32"].wins
+
+
+def test_what_was_not_measured_is_not_compared():
+    tiny, fast = record("rte", "tiny", 1, 500_000, 70.0), record("rte", "fast", 1, 2_000_000, 70.0, 100.0)
+    rows = {row.group.variant: row for row in compare([*REFERENCE, tiny, fast], "default")["rte"]}
+    assert rows["tiny"].verdicts == {"size": None, "speed, batch 1": None, "speed, batch 32": None}
+    assert rows["fast"].verdicts["size"].wins and rows["fast"].verdicts["speed, batch 1"] is None
+
+
+def test_the_report_names_where_the_reference_does_not_win():
+    better = [record("rte", "better", 1, 2_000_000, 88.0, 4.0), record("rte", "worse", 1, 2_000_000, 60.0, 4.0)]
+    text = report([*REFERENCE, *better], "default")
+    lost = text.split("does not win")[1]
+    assert "rte, equal size (2.00 M): loses against better, 83.00 to 88.00" in lost
+    assert "equal speed, batch 1 (4.00×): loses against better" in lost
+    assert "worse" not in lost
+    assert "| better | size | 0 | 0 | 1 | 0 | −5.00 |" in text
+    assert "| worse | size | 1 | 0 | 0 | 0 | +23.00 |" in text
+    won = report([*REFERENCE, better[1]], "default")
+    assert "Nowhere, as far as the two can be compared." in won
+
+
+def test_a_task_the_reference_has_no_result_in_is_left_out():
+    assert set(compare([*REFERENCE, record("cola", "x", 1, 1_000_000, 10.0)], "default")) == {"rte"}
+
+
+def test_mean_and_deviation_are_of_the_seeds():
+    first = group(REFERENCE)[0]
+    assert (first.variant, len(first.records)) == ("default", 3)
+    assert str(group(REFERENCE)[1].mean("score")) == "80.00 ± 1.00"
+    assert Mean.of([None, 3.0]) == Mean(3.0, None) and Mean.of([None]) is None
+
+
+def test_the_command_reads_sweeps_and_draws(tmp_path, capsys):
+    one = write(tmp_path / "one", REFERENCE)
+    two = write(tmp_path / "two", [record("rte", "fisher", 1, 2_000_000, 79.0, 4.0), REFERENCE[0]])
+    assert main([one, two, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "compare.md").read_text() in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"compare.md", "size.png", "speed-batch-1.png", "speed-batch-32.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--reference", "cofi"], "--reference must be one of default, got 'cofi'"),
+        (["--tasks", "mnli"], "--tasks must be of rte, got 'mnli'"),
+        (["--variants", "lottery"], "--variants must be of default, got 'lottery'"),
+        (["missing"], "missing holds no sweep (no sweep.json)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_compared_is_named(tmp_path, capsys, words, message):
+    folder = write(tmp_path / "one", REFERENCE)
+    assert run_command(lambda: main([folder, *words])) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_point_with_two_results_is_refused(tmp_path, capsys):
+    other = {**REFERENCE[0], "score": 1.0}
+    folders = [write(tmp_path / "one", REFERENCE), write(tmp_path / "two", [other])]
+    assert run_command(lambda: main(folders)) == 2
+    assert "must be in one sweep only, or the same in all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 10.6), (1.0, 12.0), (0.98, 1.02), (2.0, 2.0), (1.0, 1e6), (3.1, 3.9)])
+def test_ticks_are_few_and_inside(low, high):
+    ticks = log_ticks(low, high)
+    assert 1 <= len(ticks) <= 6 and ticks == sorted(ticks)
+    assert all(low * 0.8 <= tick <= high * 1.25 for tick in ticks)

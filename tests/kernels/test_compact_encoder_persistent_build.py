@@ -1,0 +1,88 @@
+"""The persistent encoder compiled by nvcc: registers and spills as ptxas gives them, and what its inner loops hold."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "csrc/cuda/compact_encoder/encoder.cu"
+ARCHITECTURES = {"sm_80": "arch=compute_80,code=sm_80", "sm_90a": "arch=compute_90a,code=sm_90a"}
+MOST_SPILLED_BYTES = 700  # of 64 rows, at the borders of stages and around LayerNorm: 508 on sm_80, 660 on sm_90a
+
+Instruction = tuple[int, str]
+
+
+class Built(NamedTuple):
+    architecture: str
+    cubin: Path
+    resources: dict[int, tuple[int, int]]  # 16-row groups -> most registers and bytes of spill stores
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    nvcc = shutil.which("nvcc") or pytest.skip("no nvcc")
+    cubin = tmp_path_factory.mktemp("cubin") / "encoder.cubin"
+    flags = ["-std=c++17", "-O3", "-gencode", ARCHITECTURES[request.param], "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
+    done = subprocess.run([nvcc, *flags, "-cubin", str(SOURCE), "-o", str(cubin)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(
+        r"IN?S?\d?_?\d*(?:Bf16|Fp16)ELi(\d)E.*?(\d+) bytes spill stores.*?Used (\d+) reg", done.stderr, re.S
+    )
+    resources: dict[int, tuple[int, int]] = {}
+    for groups, spilled, registers in found:
+        before = resources.get(int(groups), (0, 0))
+        resources[int(groups)] = (max(before[0], int(registers)), max(before[1], int(spilled)))
+    assert len(found) == 4 and sorted(resources) == [2, 4], done.stderr
+    return Built(request.param, cubin, resources)
+
+
+def test_32_rows_fit_in_registers_and_64_nearly(built):
+    assert built.resources[2][1] == 0, built
+    assert built.resources[4][1] <= MOST_SPILLED_BYTES, built
+    assert max(registers for registers, _ in built.resources.values()) <= 255
+
+
+def test_loops_over_weights_touch_no_local_memory_for_32_rows(built):
+    loops = list(product_loops(built.cubin))
+    assert len(loops) == 8  # two products in each of four kernels
+    local = [sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in loop) for loop in loops]
+    sums = [sum("HMMA" in text for _, text in loop) for loop in loops]
+    assert sorted(set(sums)) == [24, 48]  # 2 or 4 groups of rows x 6 blocks x 2
+    assert all(n == 0 for n, s in zip(local, sums, strict=True) if s == 24)
+    assert all(n <= 1 for n in local)  # of 64 rows: an address, once in 48 products
+
+
+def product_loops(cubin: Path) -> Iterator[list[Instruction]]:
+    """The innermost loops that multiply rows of shared memory with weights."""
+    for kernel in kernels(cubin):
+        loops = [loop for loop in backward_loops(kernel) if "HMMA" in str(loop)]
+        for loop in loops:
+            holds_another = any(
+                other is not loop and loop[0][0] <= other[0][0] and other[-1][0] <= loop[-1][0] for other in loops
+            )
+            if not holds_another and any(re.search(r"\bLDS\.128\b", text) for _, text in loop):
+                yield loop
+
+
+def kernels(cubin: Path) -> Iterator[list[Instruction]]:
+    """Addresses and instructions of each."""
+    triton = pytest.importorskip("triton")
+    command = [triton.knobs.nvidia.cuobjdump.path, "-sass", str(cubin)]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for text in listing.split("Function :")[1:]:
+        found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", text)
+        yield [(int(address, 16), instruction) for address, instruction in found]
+
+
+def backward_loops(kernel: list[Instruction]) -> Iterator[list[Instruction]]:
+    for address, text in kernel:
+        target = re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", text)
+        if target and int(target[1], 16) <= address:
+            yield [item for item in kernel if int(target[1], 16) <= item[0] <= address]

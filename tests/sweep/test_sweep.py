@@ -1,0 +1,259 @@
+"""Whole sweeps on a tiny checkpoint: what they leave, that they go on after any end, and that a failure stays alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from cofi.cli import run as run_command
+from cofi.sweep import running
+from cofi.sweep.__main__ import main
+from cofi.sweep.results import read_summary
+from cofi.train import loop
+
+
+@pytest.fixture(scope="module")
+def two_tasks(data: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    for name in ("animals", "beasts"):
+        shutil.copytree(data / "animals", folder / name)
+    return folder
+
+
+def tiny(checkpoint: Path, two_tasks: Path, output: Path) -> list[str]:
+    flags = {
+        "output": output,
+        "data": two_tasks,
+        "model": checkpoint,
+        "tasks": "animals,beasts",
+        "sparsities": "0.3",
+        "batch-size": 16,
+        "teacher-epochs": 1,
+        "prune-epochs": 2,
+        "sparsity-warmup-epochs": 1,
+        "finetune-epochs": 1,
+        "reg-learning-rate": 0.2,
+        "device": "cpu",
+    }
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture
+def words(checkpoint, two_tasks, tmp_path, monkeypatch) -> list[str]:
+    """A sweep of two points in tmp_path/sweep, without the pages of its runs: those take longer than the runs."""
+    monkeypatch.setattr(running, "write_report", lambda run: None)
+    return tiny(checkpoint, two_tasks, tmp_path / "sweep")
+
+
+@pytest.fixture
+def one(words) -> list[str]:
+    """The same with one point."""
+    return [word.replace("animals,beasts", "animals") for word in words]
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint, two_tasks, tmp_path_factory) -> Path:
+    """The sweep of two points, run through."""
+    folder = tmp_path_factory.mktemp("whole") / "sweep"
+    assert main(tiny(checkpoint, two_tasks, folder)) == 0
+    return folder
+
+
+def points(folder: Path) -> dict[str, dict]:
+    return {point["name"]: point for point in read_summary(folder)["points"]}
+
+
+def count_steps(monkeypatch) -> list[str]:
+    """Phases of all steps that are taken from here on."""
+    taken: list[str] = []
+    after_step = loop.PhaseLoop._after_step
+
+    def count(self, *args):
+        taken.append(self.phase)
+        after_step(self, *args)
+
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", count)
+    return taken
+
+
+def test_a_sweep_leaves_table_plots_and_small_run_directories(checkpoint, two_tasks, tmp_path, capsys):
+    words = tiny(checkpoint, two_tasks, tmp_path / "sweep")
+    results = tmp_path / "docs" / "tiny"
+    assert main([*words, "--seeds", "1", "2", "--results", str(results)]) == 0
+    found = points(tmp_path / "sweep")
+    assert set(found) == {f"{task}-default-s30-seed{seed}" for task in ("animals", "beasts") for seed in (1, 2)}
+    for name, point in found.items():
+        assert point["status"] == "done"
+        run = tmp_path / "sweep" / "points" / name / "run"
+        assert {path.name for path in run.iterdir()} >= {"model", "result.json", "report.html", "metrics.jsonl"}
+        assert not (run / "checkpoints").exists() and not (run / "teacher").exists()
+        assert json.loads((run / "result.json").read_text())["compact_score"] == point["score"]
+        assert "speedup" not in point
+    assert sorted(os.listdir(tmp_path / "sweep" / "teachers")) == [".lock", "animals-seed57", "beasts-seed57"]
+    table = (results / "table.md").read_text()
+    assert (tmp_path / "sweep" / "table.md").read_text() in capsys.readouterr().out
+    assert "## Scores of all tasks" in table and "## animals" in table and "1 2" in table
+    assert (results / "size.png").read_bytes()[:4] == b"\x89PNG"
+    assert str(tmp_path) not in table + (results / "sweep.json").read_text()
+
+
+def test_all_points_of_a_task_learn_from_one_teacher(one, tmp_path, monkeypatch):
+    taken = count_steps(monkeypatch)
+    assert main([*one, "--variants", "default", "no-hidden"]) == 0
+    assert taken.count("teacher") == 4  # 64 rows in batches of 16
+    assert len({point["teacher_score"] for point in points(tmp_path / "sweep").values()}) == 1
+
+
+def test_a_finished_sweep_does_nothing_more_and_grows_by_an_axis(one, tmp_path, monkeypatch):
+    assert main(one) == 0
+    taken = count_steps(monkeypatch)
+    assert main(one) == 0
+    assert taken == []
+    assert main([*one, "--seeds", "1", "2"]) == 0
+    assert set(taken) == {"prune", "finetune"} and len(taken) == 8 + 4
+    assert len(points(tmp_path / "sweep")) == 2
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of the program's own runs after it."""
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 14, 30], ids=["teacher", "prune", "finetune", "another-task"])
+def test_a_killed_sweep_ends_as_one_that_was_not(words, whole, tmp_path, monkeypatch, stop_at):
+    steps = 0
+    after_step = loop.PhaseLoop._after_step
+
+    def die(self, *args):
+        nonlocal steps
+        after_step(self, *args)
+        steps += 1
+        if steps == stop_at:
+            raise Killed
+
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
+    with pytest.raises(Killed):
+        main([*words, "--save-seconds", "0"])
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
+    taken = count_steps(monkeypatch)
+    assert main([*words, "--save-seconds", "0"]) == 0
+    assert len(taken) == 2 * (4 + 8 + 4) - stop_at  # no step is taken twice
+    names = ("status", "score", "masked_score", "teacher_score", "sparsity", "structure")
+    both = [points(folder) for folder in (whole, tmp_path / "sweep")]
+    assert all(both[0][point][name] == both[1][point][name] for point in both[0] for name in names)
+
+
+def test_a_directory_whose_run_had_not_begun_is_no_hindrance(one, tmp_path):
+    for place in ("points/animals-default-s30-seed1/run", "teachers/animals-seed57"):
+        (tmp_path / "sweep" / place / "checkpoints").mkdir(parents=True)
+    assert main(one) == 0
+
+
+def test_a_signal_stops_the_sweep_and_says_how_to_go_on(one, monkeypatch, capsys):
+    after_step = loop.PhaseLoop._after_step
+
+    def interrupt(self, position, *args):
+        if self.phase == "prune":
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(self, position, *args)
+
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", interrupt)
+    assert main(one) == 128 + signal.SIGTERM
+    assert "Give the same command again" in capsys.readouterr().err
+    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
+    assert main(one) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError()], ids=["error", "memory"])
+def test_a_point_that_fails_is_noted_and_the_rest_goes_on(words, tmp_path, monkeypatch, error):
+    real = running.train
+
+    def fail(config, run):
+        if config.task == "animals" and not config.teacher_only:
+            raise error
+        return real(config, run)
+
+    monkeypatch.setattr(running, "train", fail)
+    assert main(words) == 1
+    found = points(tmp_path / "sweep")
+    assert found["beasts-default-s30-seed1"]["status"] == "done"
+    failed = found["animals-default-s30-seed1"]
+    assert failed["status"] == "failed" and type(error).__name__ in failed["error"]
+    assert "Traceback" in (tmp_path / "sweep" / "points" / failed["name"] / "failure.txt").read_text()
+    assert failed["error"] in (tmp_path / "sweep" / "table.md").read_text()
+    monkeypatch.setattr(running, "train", real)
+    assert main(words) == 0
+    assert points(tmp_path / "sweep")[failed["name"]]["status"] == "done"
+
+
+def test_without_a_teacher_all_points_of_a_task_fail_at_once(words, tmp_path, two_tasks, capsys):
+    broken = ["--task-flags", f"beasts=--train-file {tmp_path / 'missing.csv'}", "--seeds", "1", "2"]
+    assert main([*words, *broken]) == 1
+    found = points(tmp_path / "sweep")
+    assert [found[f"animals-default-s30-seed{seed}"]["status"] for seed in (1, 2)] == ["done", "done"]
+    assert all("missing.csv" in found[f"beasts-default-s30-seed{seed}"]["error"] for seed in (1, 2))
+
+
+def test_other_settings_are_refused_before_anything_runs(words, whole, capsys):
+    words[1] = str(whole)
+    assert run_command(lambda: main([*words, "--prune-epochs", "3", "--seeds", "2", "1"])) == 2
+    message = capsys.readouterr().err
+    assert "--prune-epochs 3.0 (the run has 2.0)" in message and "animals-default-s30-seed1" in message
+    assert run_command(lambda: main([*words, "--seeds", "2", "--teacher-epochs", "2"])) == 2
+    assert "the teacher of animals" in capsys.readouterr().err
+    assert len(points(whole)) == 2
+
+
+def test_teachers_are_shared_between_sweeps(one, whole, monkeypatch):
+    taken = count_steps(monkeypatch)
+    assert main([*one, "--teachers", str(whole / "teachers"), "--learning-rate", "1e-3"]) == 0
+    assert set(taken) == {"prune", "finetune"}
+
+
+def test_measuring_comes_last_and_once(one, tmp_path, capsys):
+    assert main(one) == 0
+    output = one[:2]
+    assert main([*output, "--measure", "--measure-seconds", "0.1", "--device", "cpu"]) == 0
+    found = points(tmp_path / "sweep")
+    for point in found.values():
+        assert set(point["speedup"]) == {"batch 1", "batch 32"}
+        assert point["measured_on"]["device"] == "cpu"
+        assert 2 <= point["measured"]["lengths"]["median"] <= 11
+    assert (tmp_path / "sweep" / "speed-batch-1.png").exists()
+    assert "batch 32" in (tmp_path / "sweep" / "table.md").read_text()
+    capsys.readouterr()
+    assert main([*output, "--measure", "--device", "cpu"]) == 0
+    assert "measured" not in capsys.readouterr().out.split("# Results")[0]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(words, tmp_path, capsys):
+    assert main([*words, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["1", "waiting", "animals-default-s30-seed1"],
+        ["2", "waiting", "beasts-default-s30-seed1"],
+    ]
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_two_sweeps_in_one_directory_do_not_mix(words, tmp_path, capsys):
+    from cofi.sweep.store import locked
+
+    with locked(tmp_path / "sweep", "--output"):
+        assert run_command(lambda: main(words)) == 2
+    assert "is in use by another process" in capsys.readouterr().err
+
+
+def test_estimate_goes_by_what_is_most_alike():
+    def point(task, variant, seconds=None):
+        return {"task": task, "variant": variant, "total_seconds": seconds}
+
+    finished = [point("a", "x", 10), point("a", "y", 30), point("b", "x", 100)]
+    assert running.remaining_seconds(finished, [point("a", "x")]) == 10
+    assert running.remaining_seconds(finished, [point("a", "z"), point("b", "y")]) == 20 + 100
+    assert running.remaining_seconds(finished, [point("c", "x")]) == pytest.approx(140 / 3)
+    assert running.remaining_seconds([], [point("c", "x")]) is None

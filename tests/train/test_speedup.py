@@ -1,0 +1,146 @@
+"""Runs towards a speedup: what they deliver, keep and refuse, on a profile that is made up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from cofi import CompactModel
+from cofi.cli import run as run_command
+from cofi.profile.profile import read_profile
+from cofi.report import write_report
+from cofi.report.tables import speedup_note
+from cofi.train import loop
+from cofi.train.__main__ import main
+from cofi.train.rundir import RunDirectory
+from tests.tiny_profile import SHAPE, tiny_profile, write_profile
+
+
+@pytest.fixture
+def towards(flags, tmp_path) -> list[str]:
+    """Flags of a tiny run towards a speedup of 3."""
+    index = flags.index("--sparsity")
+    flags = flags[:index] + flags[index + 2 :]
+    return [*flags, "--target-speedup", "3", "--device-profile", str(write_profile(tmp_path))]
+
+
+def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, capsys):
+    assert main(towards) == 0
+    run = RunDirectory(tmp_path / "run")
+    result = json.loads(run.result.read_text())
+    found = result["target_speedup"]
+    assert found["requested"] == 3 and found["predicted"] == pytest.approx(3, rel=0.05)
+    assert found["measured"] > 0 and set(found["measured_ms"]) == {"teacher", "compact"} and found["same_machine"]
+    layout = CompactModel.from_pretrained(run.model).layout
+    hidden = result["structure"]["hidden"]
+    latency = tiny_profile().latency_model()
+    masks = {
+        "mha": torch.tensor(layout.mha).float(),
+        "ffn": torch.tensor(layout.ffn).float(),
+        "head": (torch.arange(4) < torch.tensor(layout.heads)[:, None]).float(),
+        "int": (torch.arange(48) < torch.tensor(layout.intermediate)[:, None]).float(),
+        "hidden": (torch.arange(32) < hidden).float(),
+    }
+    assert latency({}).item() / latency(masks).item() == pytest.approx(found["predicted"], rel=1e-4)
+    assert result["constraint"] == "kept" and result["target_reached"] and result["target_sparsity"] is None
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    steps = [row for row in rows if row["phase"] == "prune" and row["type"] == "step"]
+    assert steps[0]["target_speedup"] == 1 and steps[-1]["target_speedup"] == pytest.approx(3)
+    assert all(row["expected_speedup"] > 0.9 and row["kept_speedup"] > 0.9 for row in steps)
+    assert read_profile(run.profile) == tiny_profile()
+    assert "Speedup: requested 3.00" in " ".join(capsys.readouterr().out.split())
+    page = write_report(run.root).read_text()
+    assert "target speedup 3.00" in page and "Speedup: requested 3.00" in page and "target sparsity" not in page
+
+
+def test_the_paper_s_constraint_may_be_asked_for(towards, tmp_path):
+    assert main([*towards, "--constraint", "expected"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["constraint"] == "expected" and result["target_speedup"]["requested"] == 3
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_with_the_profile_it_kept(towards, tmp_path, monkeypatch):
+    assert main([*towards, "--output", str(tmp_path / "whole")]) == 0
+    after_step = loop.PhaseLoop._after_step
+
+    def die(self, position, *args):
+        after_step(self, position, *args)
+        if position.global_step == 14:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(loop.PhaseLoop, "_after_step", die)
+        main([*towards, "--save-seconds", "0"])
+    write_profile(tmp_path, lengths=[7])  # the profile it was started with is another now
+    assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+    whole, resumed = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run"))
+    assert resumed["structure"] == whole["structure"] and resumed["compact_score"] == whole["compact_score"]
+    assert resumed["target_speedup"]["batch"] == {"sequences": 2, "longest": 9}
+    RunDirectory(tmp_path / "run").profile.unlink()
+    RunDirectory(tmp_path / "run").result.unlink()
+    with pytest.raises(Exception, match="the latency profile of the run is gone"):
+        main(["--output", str(tmp_path / "run"), "--resume"])
+
+
+def test_a_profile_of_another_machine_is_said(towards, tmp_path, capsys):
+    write_profile(tmp_path, machine={"device": "cpu", "cpu": "Another CPU"})
+    assert main(towards) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "on another machine than this one (Another CPU)" in printed
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["target_speedup"]["same_machine"] is False
+    assert "another machine than the profile" in speedup_note(result)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--sparsity", "0.5"], "--target-speedup takes the place of --sparsity"),
+        (["--target-speedup", "0.5"], "--target-speedup must be in [1, inf)"),
+        (["--target-speedup", "1000"], "speedup must be at least 1 and below"),
+        (["--device-profile", "absent"], "neither absent nor profiles/absent.json is there"),
+        (["--start-sparsity", "0.8"], "--start-sparsity must not exceed what --target-speedup removes (0.6667)"),
+        (["--constraint", "both"], "--constraint"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line_before_anything_is_written(towards, tmp_path, capsys, extra, words):
+    assert run_command(lambda: main([*towards, *extra])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": replace(SHAPE, d_hidden=32, d_int=48, n_heads=4, head_dim=16)}, "16 dims a head (tiny)"),
+        ({"threads": 99}, "measured with --threads 99, this run has"),
+    ],
+    ids=["head size", "threads"],
+)
+def test_a_profile_of_another_setting_is_refused(towards, tmp_path, capsys, changes, words):
+    write_profile(tmp_path, **changes)
+    assert run_command(lambda: main(towards)) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--target-speedup", "--device-profile"])
+def test_the_two_flags_go_together(towards, capsys, flag):
+    index = towards.index(flag)
+    assert run_command(lambda: main(towards[:index] + towards[index + 2 :])) == 2
+    assert "--target-speedup and --device-profile must be given together" in capsys.readouterr().err
+
+
+def test_the_settings_are_kept(towards, tmp_path):
+    assert main(towards) == 0
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (kept["target_speedup"], kept["constraint"]) == (3.0, "auto")
