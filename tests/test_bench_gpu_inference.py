@@ -18,7 +18,6 @@ from bench.gpu.inference.rivals import RIVALS
 from bench.gpu.inference.session import Clock
 from bench.gpu.inference.subject import Subject
 from bench.gpu.record import Record
-from cofi_kernels.native import why_not_cuda
 from cofi_kernels.testing import relative_error
 
 SMOKE = ["--inference", "--smoke"]
@@ -27,9 +26,6 @@ SMOKE = ["--inference", "--smoke"]
 def result_of(folder: Path) -> dict:
     (path,) = folder.glob("*/inference.json")
     return json.loads(path.read_text())
-
-
-NEED_A_GPU = {"3 persistent"} if why_not_cuda() else set()
 
 
 def subject_of(dtype: torch.dtype = torch.float32, lengths: list[int] | None = None) -> Subject:
@@ -48,16 +44,19 @@ def smoke_run(tmp_path_factory) -> dict:
 def test_smoke_run_checks_every_rung_and_times_it_against_rivals(smoke_run):
     assert smoke_run["failed"] == smoke_run["skipped"] == []
     checked = [row["case"] for row in smoke_run["rows"] if row["family"] == "correctness"]
-    for rung in set(RUNGS) - NEED_A_GPU:
-        for structure in structures.TINY:
-            assert any(case.startswith(f"{rung}, {structure}") for case in checked), (rung, structure)
+    for rung, entry in RUNGS.items():
+        for structure in ["s95"] if entry.tunes else structures.TINY:
+            if torch.cuda.is_available() or rung != "3 persistent":
+                assert any(case.startswith(f"{rung}, {structure}") for case in checked), (rung, structure)
     assert any("buckets" in case for case in checked) and any("threads" in case for case in checked)
     timed = [row for row in smoke_run["rows"] if row["family"] == "inference" and row["unit"] == "us"]
     assert {row["case"] for row in timed} == {"s95, 128 x 128", "s95, MNLI-like"}
     for row in timed:
-        assert set(row["rungs"]) == set(RUNGS) - NEED_A_GPU and row["value"] == min(row["rungs"].values())
+        assert set(row["rungs"]) == {"1 launches", "2 graph", "2 replay", "2 graph, dependent"}
+        assert set(row["rungs"]) | set(row["left_out"]) >= set(RUNGS)
+        assert row["value"] == min(row["rungs"].values())
         assert {"HF eager", "eager", "eager, graph"} <= set(row["rivals"])
-        assert set(row["rivals"]) | set(row["left_out"]) == set(RIVALS) | NEED_A_GPU
+        assert set(row["rivals"]) | set(row["left_out"]) >= set(RIVALS)
         assert set(row["states"]["HF eager"]) == {"warm", "cold", "wall"}
 
 
@@ -87,6 +86,8 @@ def test_a_rung_that_errs_is_not_timed_and_the_result_says_so(tmp_path, monkeypa
 
         return run
 
+    for name in set(RUNGS) - {"2 graph", "2 replay"}:
+        monkeypatch.delitem(RUNGS, name)
     monkeypatch.setitem(RUNGS, "3 wrong", Rung(wrong, captured=False))
     assert main([*SMOKE, "--output", str(tmp_path)]) == 1
     result = result_of(tmp_path)

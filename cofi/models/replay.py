@@ -17,6 +17,7 @@ from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch
 from cofi.models.watch import Watch
 from cofi_kernels.compact_encoder.graphs import Bucket, Capture, Graphs, bucket_of, spare_lengths
+from cofi_kernels.launching import launching
 
 if TYPE_CHECKING:
     from cofi.models.model import CompactModel
@@ -33,6 +34,8 @@ class ReplayedModel:
     model:      on a CUDA device; it is put into evaluation mode
     max_graphs: captured graphs kept, each with the memory of its outputs
     outputs:    fields that are returned, all when None: each is one more copy at every call, and states are large
+    tune:       measure how to launch the encoder at the first call of a bucket, seconds each, instead of predicting it
+    dependent:  bring kernels onto the GPU before the one in front of them has ended, where it can; never measured
     capture:    how a function is captured; CUDA graphs when None
     Raises ValueError for a model that is not on a CUDA device, and for outputs that it does not have.
     """
@@ -43,6 +46,8 @@ class ReplayedModel:
         *,
         max_graphs: int = 16,
         outputs: Sequence[str] | None = None,
+        tune: bool = False,
+        dependent: bool = False,
         capture: Capture | None = None,
     ) -> None:
         device = model.embeddings.word.weight.device
@@ -57,6 +62,7 @@ class ReplayedModel:
             if unknown or not outputs:
                 raise ValueError(f"outputs must name some of {', '.join(self._fields)}, got {list(outputs)}")
             self._fields = tuple(outputs)
+        self._launching = {"tuned": tune, "dependent": dependent}
         self._watch = Watch(self.model)
 
     @property
@@ -93,7 +99,8 @@ class ReplayedModel:
             raise ValueError(f"sequences must have at most {self._longest} tokens, got {batch.max_seqlen}")
 
     def _run(self, inputs: Tensor, bucket: Bucket) -> tuple[Tensor, ...]:
-        output = self.model(batch=unpack_inputs(inputs, bucket), return_dict=True)
+        with launching(**self._launching):
+            output = self.model(batch=unpack_inputs(inputs, bucket), return_dict=True)
         return tuple(output[name] for name in self._fields)
 
 

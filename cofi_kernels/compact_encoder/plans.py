@@ -15,9 +15,11 @@ from cofi_kernels.compact_encoder.costs import FfnTile, Gpu, Launch, LinearTile,
 _MOST_PARTS = 16
 
 LINEAR_TILES = (
+    LinearTile(16, 32, 128, 4, 4),
     LinearTile(16, 64, 64, 4, 4),
     LinearTile(32, 64, 64, 4, 4),
     LinearTile(64, 64, 64, 4, 4),
+    LinearTile(64, 128, 64, 4, 4),
     LinearTile(128, 64, 64, 4, 3),
     LinearTile(128, 128, 64, 8, 3),
 )
@@ -145,7 +147,7 @@ def sum_rows(n_rows: int) -> int:
 
 def depth_of(tile: LinearTile, depth: int) -> int:
     """What of a product's depth, a multiple of 16, is looked at together: it must divide it."""
-    return next(block for block in (tile.depth, 32, 16) if depth % block == 0)
+    return next(block for block in (tile.depth, 64, 32, 16) if depth % block == 0)
 
 
 def _divisors(n: int) -> list[int]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 import triton
 from torch import Tensor
 
-from cofi_kernels.compact_encoder import costs, plans, reference
+from cofi_kernels.compact_encoder import costs, plans, reference, tuning
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
 from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
-from cofi_kernels.compact_encoder.kept import KeptCopies, Witness
+from cofi_kernels.compact_encoder.gpus import gpu_of
+from cofi_kernels.compact_encoder.kept import KeptCopies, Witness, is_capturing
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.padded import (
     MOST_HEAD_DIM,
@@ -27,9 +29,7 @@ from cofi_kernels.compact_encoder.padded import (
     padded_head_dim,
     width_of,
 )
-from cofi_kernels.dependent import launch_options
-
-_INTERPRETED_MULTIPROCESSORS = 132  # an H200's: on a CPU kernels are interpreted
+from cofi_kernels.launching import launch_options, launching, wants_tuned_plans
 
 
 def forward(
@@ -76,6 +76,7 @@ class PaddedEncoder:
         self.head_dim = padded_head_dim(layout.head_dim)
         self.sublayers = pad_weights(weights, layout, self.width)
         self._witness = Witness(weights)
+        self.plans: tuning.Table = {}  # what was measured, for those who ask for it
         self._scale = kernels.LOG2_E * layout.head_dim**-0.5
 
     def still_holds(self, weights: Sequence[Tensor]) -> bool:
@@ -96,6 +97,8 @@ class PaddedEncoder:
             return x.clone()
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         with torch.cuda.device_of(x):
+            if wants_tuned_plans() and not is_capturing(x):
+                self.tune(n_rows, cu_seqlens, max_seqlen, x.dtype)
             states = self._pad(x)
             for i, sublayer in enumerate(self.sublayers):
                 last = i + 1 == len(self.sublayers)
@@ -106,6 +109,54 @@ class PaddedEncoder:
                     self._ffn(sublayer, states, cu_seqlens.numel() - 1, out)
                 states = out
         return states
+
+    def tune(
+        self,
+        n_rows: int,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        dtype: torch.dtype,
+        measure: tuning.Measure | None = None,
+    ) -> None:
+        """Measure how to launch every sublayer for T = n_rows in these sequences, once, and keep the fastest."""
+        measure = tuning.measure_on(cu_seqlens.device) if measure is None else measure
+        with launching(tuned=True):
+            self._tune(n_rows, cu_seqlens, max_seqlen, dtype, measure)
+
+    def _tune(
+        self, n_rows: int, cu_seqlens: Tensor, max_seqlen: int, dtype: torch.dtype, measure: tuning.Measure
+    ) -> None:
+        device = cu_seqlens.device
+        at, gpu = Rows(n_rows, cu_seqlens.numel() - 1), gpu_of(device)
+        x = torch.randn(n_rows, self.width.padded, device=device).to(dtype)
+        out = torch.empty_like(x)
+        for w in self.sublayers:
+            size = self._size_of(w)
+            if (at, size) in self.plans or min(size[0], *at, max_seqlen) == 0:
+                continue
+            if isinstance(w, AttentionWeights):
+                run = functools.partial(self._attention, w, x, cu_seqlens, max_seqlen, out)
+                tuning.tune_attention(self.plans, at, self._size_of(w), gpu, run, measure)
+            else:
+                feed = functools.partial(self._ffn, w, x, at.sequences, out)
+                tuning.tune_ffn(self.plans, at, self._size_of(w), gpu, feed, measure)
+
+    @overload
+    def _size_of(self, w: AttentionWeights) -> plans.AttentionSize: ...
+    @overload
+    def _size_of(self, w: FfnWeights) -> plans.FfnSize: ...
+    def _size_of(self, w: AttentionWeights | FfnWeights) -> plans.AttentionSize | plans.FfnSize:
+        if isinstance(w, AttentionWeights):
+            return plans.AttentionSize(w.n_heads, self.head_dim, self.width.padded)
+        return plans.FfnSize(w.n_dims, self.width.padded)
+
+    def _plan_attention(self, at: Rows, size: plans.AttentionSize, gpu: Gpu) -> plans.AttentionPlan:
+        tuned = self.plans.get((at, size)) if wants_tuned_plans() else None
+        return tuned or plans.plan_attention(at, size, gpu)
+
+    def _plan_ffn(self, at: Rows, size: plans.FfnSize, gpu: Gpu) -> plans.FfnPlan:
+        tuned = self.plans.get((at, size)) if wants_tuned_plans() else None
+        return tuned or plans.plan_ffn(at, size, gpu)
 
     def _pad(self, x: Tensor) -> Tensor:
         n_rows, hidden = x.shape
@@ -121,17 +172,17 @@ class PaddedEncoder:
     def launches(self, n_rows: int, n_sequences: int, device: torch.device) -> list[list[Launch]]:
         """What a call of T = n_rows tokens in B = n_sequences launches, a list for each kept sublayer."""
         at, gpu = Rows(n_rows, n_sequences), gpu_of(device)
-        hidden = self.width.padded
         found: list[list[Launch]] = []
         for w in self.sublayers:
             if isinstance(w, AttentionWeights) and w.n_heads:
-                heads = plans.AttentionSize(w.n_heads, self.head_dim, hidden)
-                found.append(plans.attention_launches(plans.plan_attention(at, heads, gpu), at, heads, gpu))
+                heads = self._size_of(w)
+                found.append(plans.attention_launches(self._plan_attention(at, heads, gpu), at, heads, gpu))
             elif isinstance(w, FfnWeights) and w.n_dims:
-                dims = plans.FfnSize(w.n_dims, hidden)
-                found.append(plans.ffn_launches(plans.plan_ffn(at, dims, gpu), at, dims, gpu))
+                dims = self._size_of(w)
+                found.append(plans.ffn_launches(self._plan_ffn(at, dims, gpu), at, dims, gpu))
             else:
-                found.append([costs.finish(n_rows, hidden, 0, costs.PART, plans.sum_rows(n_rows), gpu)])
+                rows = plans.sum_rows(n_rows)
+                found.append([costs.finish(n_rows, self.width.padded, 0, costs.PART, rows, gpu)])
         return found
 
     def _attention(self, w: AttentionWeights, x: Tensor, cu_seqlens: Tensor, max_seqlen: int, out: Tensor) -> None:
@@ -139,8 +190,7 @@ class PaddedEncoder:
         if w.n_heads == 0 or n_sequences == 0 or max_seqlen == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_out, w.norm, out)
             return
-        size = plans.AttentionSize(w.n_heads, self.head_dim, self.width.padded)
-        plan = plans.plan_attention(Rows(n_rows, n_sequences), size, gpu_of(x.device))
+        plan = self._plan_attention(Rows(n_rows, n_sequences), self._size_of(w), gpu_of(x.device))
         n_parts = -(-w.n_heads // plan.heads_per_part)
         qkv = _linear(x, w.w_qkv, w.b_qkv, None, plan.project, transposed=True)
         if plan.mode == "context":
@@ -166,8 +216,7 @@ class PaddedEncoder:
         if w.n_dims == 0:
             self._finish(x.new_empty((0, *x.shape)), x, w.b_down, w.norm, out)
             return
-        size = plans.FfnSize(w.n_dims, self.width.padded)
-        plan = plans.plan_ffn(Rows(x.shape[0], n_sequences), size, gpu_of(x.device))
+        plan = self._plan_ffn(Rows(x.shape[0], n_sequences), self._size_of(w), gpu_of(x.device))
         activation = self.layout.activation
         if plan.mode == "linear":
             h = _linear(x, w.w_up, w.b_up, activation, plan.up, transposed=True)
@@ -214,10 +263,3 @@ def _linear(
 
 
 _kept: KeptCopies[PaddedEncoder] = KeptCopies(PaddedEncoder)
-
-
-@functools.cache
-def gpu_of(device: torch.device) -> Gpu:
-    if device.type != "cuda":
-        return Gpu(_INTERPRETED_MULTIPROCESSORS)
-    return Gpu(torch.cuda.get_device_properties(device).multi_processor_count)

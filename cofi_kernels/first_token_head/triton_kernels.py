@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.dependent import launch_options, wait_for_inputs
+from cofi_kernels.dependent import wait_for_inputs
 from cofi_kernels.first_token_head import reference
+from cofi_kernels.launching import launch_options
 
 _SQRT_HALF = tl.constexpr(0.5**0.5)
 _LABEL_WARPS = 4

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.dependent import launch_options, wait_for_inputs
+from cofi_kernels.dependent import wait_for_inputs
+from cofi_kernels.launching import launch_options
 from cofi_kernels.token_embedding import reference
 
 _WARPS = 4

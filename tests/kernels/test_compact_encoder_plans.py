@@ -56,6 +56,6 @@ def test_the_work_of_a_sublayer_is_that_of_its_products_however_it_is_launched()
         assert sum(launch.n_bytes for launch in launches) >= 2 * (2 * 768 * 512 + 2 * 256 * 768)
 
 
-@pytest.mark.parametrize("depth, block", [(64, 64), (768, 64), (96, 32), (48, 16)])
+@pytest.mark.parametrize("depth, block", [(64, 64), (768, 128), (192, 64), (96, 32), (48, 16)])
 def test_depth_of_a_tile_divides_the_product(depth, block):
     assert plans.depth_of(plans.LINEAR_TILES[0], depth) == block

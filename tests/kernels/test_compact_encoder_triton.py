@@ -14,6 +14,7 @@ from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder import plans, reference
 from cofi_kernels.compact_encoder.costs import Gpu, Rows
 from cofi_kernels.compact_encoder.layout import weight_shapes
+from cofi_kernels.launching import is_dependent, launch_options, launching
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 
 pytest.importorskip("triton")
@@ -235,3 +236,51 @@ def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, f
     encoder(x, bounds([16, 16], device), 16)
     planned = [launch for sublayer in encoder.launches(32, 2, x.device) for launch in sublayer]
     assert [(launch.kernel, launch.programs) for launch in planned] == made
+
+
+def test_tuning_takes_what_was_measured_to_be_fastest(device, low):
+    """Of attention the way without the projection, of the FFN plain products, with tiles that no prediction takes."""
+    layout = replace(ONE, heads=(3,), intermediate=(131,))
+    x, weights = torch.randn(35, HIDDEN, device=device).to(low), weights_of(layout, HIDDEN, device, low)
+    encoder = triton_kernels.PaddedEncoder(weights, layout, HIDDEN)
+    tiles = plans.LINEAR_TILES[1], plans.LINEAR_TILES[2]
+    tried = []
+
+    def measure(launch: Any) -> float:
+        (key, plan) = list(encoder.plans.items())[-1]
+        tried.append(plan)
+        if isinstance(plan, plans.AttentionPlan):
+            return 3.0 - (plan.mode == "context") - 0.5 * (plan.project == tiles[0]) - 0.5 * (plan.out == tiles[1])
+        return 3.0 - (plan.mode == "linear") - 0.5 * (plan.up == tiles[0]) - 0.5 * (plan.down == tiles[1])
+
+    sequences = bounds([5, 30], device)
+    encoder.tune(35, sequences, 30, low, measure)
+    attention, ffn = encoder.plans.values()
+    assert (attention.mode, attention.project, attention.out) == ("context", *tiles)
+    assert (ffn.mode, ffn.up, ffn.down) == ("linear", *tiles)
+    eager, n_tried = want(x, [5, 30], weights, layout), len(tried)
+    with launching(tuned=True):
+        planned = [launch.what for sublayer in encoder.launches(35, 2, x.device) for launch in sublayer]
+        y = encoder(x, sequences, 30)
+    assert planned[:4] == ["q, k, v", "attention, context", "projection", "sum of 1, LayerNorm"]
+    assert len(tried) == n_tried  # once for each size
+    assert_no_worse_than_eager(y, eager, want64(x, [5, 30], weights, layout))
+
+
+def test_plans_are_tuned_where_that_is_asked_for(device, low):
+    x, weights = torch.randn(4, HIDDEN, device=device).to(low), weights_of(ONE, HIDDEN, device, low)
+    encoder = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)
+    encoder(x, bounds([4], device), 4)
+    assert encoder.plans == {}
+    with launching(tuned=True):
+        encoder(x, bounds([4], device), 4)
+    assert len(encoder.plans) == 2
+
+
+def test_launches_are_dependent_only_where_that_is_asked_for_and_can_be():
+    cpu = torch.device("cpu")
+    with launching(dependent=True):
+        assert not is_dependent(cpu) and launch_options(cpu) == {"DEPENDENT": False}
+        if torch.cuda.is_available():
+            assert is_dependent(torch.device("cuda")) == (torch.cuda.get_device_capability() >= (9, 0))
+    assert not is_dependent(torch.device("cuda"))

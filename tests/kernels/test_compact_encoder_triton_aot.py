@@ -96,7 +96,8 @@ def dependent(case: aot.Case) -> aot.Case:
 
 CASES = [  # the largest tiles: smaller ones need less
     *(linear(tile, up=True) for tile in plans.LINEAR_TILES[-2:]),
-    linear(plans.LINEAR_TILES[-1], up=False),
+    *(linear(plans.LINEAR_TILES[i], up=False) for i in (0, -1)),
+    linear(plans.LINEAR_TILES[-3], up=True),
     attention("whole", WIDE_ROW),
     attention("context", ROW),
     *(ffn(tile, ROW) for tile in plans.FFN_TILES),

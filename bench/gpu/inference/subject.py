@@ -48,19 +48,10 @@ def by_triton(x: Tensor, cu_seqlens: Tensor, longest: int, weights: Any, layout:
     return triton_kernels.forward(x, cu_seqlens, longest, list(weights), *arguments_of(layout))
 
 
-class Refused(Exception):
-    """An implementation does not take a batch, and says why."""
-
-
-def by_persistent_kernel(
-    x: Tensor, cu_seqlens: Tensor, longest: int, weights: Any, layout: EncoderLayout, **_: Any
-) -> Tensor:
-    """One kernel for all layers. Raises `Refused` for a batch that it does not take: another's time is not its own."""
+def by_persistent(x: Tensor, cu_seqlens: Tensor, longest: int, weights: Any, layout: EncoderLayout, **_: Any) -> Tensor:
+    """One CUDA kernel; what no plan of it takes would run on Triton's, see `engines.why_not_persistent`."""
     from cofi_kernels.compact_encoder import cuda
 
-    refusal = cuda.plan_of(layout, x, cu_seqlens, longest).refusal
-    if refusal:
-        raise Refused(f"the persistent kernel {refusal}")
     return cuda.forward(x, cu_seqlens, longest, list(weights), *arguments_of(layout))
 
 

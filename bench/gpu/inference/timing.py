@@ -73,6 +73,8 @@ class Contest:
                 self.left_out[name] = f"not correct: {self.session.refused[name]}"
                 continue
             reason = rung.why_not(subject)
+            if reason is None and self.session.smoke and rung.tunes:
+                reason = "it is not timed in a smoke run"
             if reason is not None:
                 self.left_out[name] = reason
                 continue

@@ -66,7 +66,7 @@ void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) 
     const bool constant = finite && width < kSmallestRange;
     to.low[r] = range.low;
     if (!finite || constant) {
-      std::memset(q, 0, bytes);
+      std::fill(q, q + bytes, uint8_t{0});  // q may be null where k is 0
       to.scale[r] = constant ? 0.0f : std::numeric_limits<float>::quiet_NaN();
       continue;
     }
