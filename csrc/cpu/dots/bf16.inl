@@ -14,7 +14,7 @@ void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) 
       const uint16_t value = to_bfloat16(from[i]);
       std::memcpy(row + 2 * i, &value, 2);
     }
-    std::memset(row + 2 * k, 0, padding);
+    std::fill(row + 2 * k, row + 2 * k + padding, uint8_t{0});  // row may be null where k is 0
   }
 }
 
