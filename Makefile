@@ -35,7 +35,7 @@ sanitize:  ## test the C++ kernels built to stop at a wrong access or an undefin
 	$(PYTHON) setup.py -q build_py --build-lib $(SANITIZED)/lib
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 LD_PRELOAD="$(ASAN)" \
 	  $(PYTHON) -m pytest -q --capture=sys -p no:cacheprovider \
-	  -o "pythonpath=$(SANITIZED)/lib ." -k "not triton" tests/native tests/kernels
+	  -o "pythonpath=$(SANITIZED)/lib ." -k "not triton and not persistent_build" tests/native tests/kernels
 
 format:  ## rewrite files in the project's style
 	ruff check --fix .
