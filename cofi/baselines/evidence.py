@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,14 +42,17 @@ class Evidence:
         return {kind: value / count for kind, value in total.items()}
 
 
-def weights_of_head(shape: ModelShape) -> int:
-    """Weights that a head takes with it: its rows of query, key, value and output."""
-    return 4 * shape.head_dim * shape.d_hidden
+def unit_weights(shape: ModelShape) -> Tensor:
+    """Weights that each unit takes with it, fp32: all heads, then all intermediate dims, layer by layer."""
+    costs = torch.tensor([shape.head_weights, shape.int_weights], dtype=torch.float32)
+    return costs.repeat_interleave(torch.tensor([shape.n_layers * shape.n_heads, shape.n_layers * shape.d_int]))
 
 
-def weights_of_dim(shape: ModelShape) -> int:
-    """Weights that an intermediate dim takes with it."""
-    return 2 * shape.d_hidden
+def whole_layers(shape: ModelShape, layers: Iterable[int]) -> Tensor:
+    """(L, 1): 1 for the given layers, 0 for the others."""
+    kept = torch.zeros(shape.n_layers, 1)
+    kept[list(layers)] = 1.0
+    return kept
 
 
 def cannot_reach(method: str, evidence: Evidence, most: float) -> UserError:

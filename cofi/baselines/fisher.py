@@ -9,25 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import Evidence, weights_of_dim, weights_of_head, with_empty_sublayers_cut
+from cofi.baselines.evidence import Evidence, unit_weights, with_empty_sublayers_cut
 from cofi.masks import Masks
 
 
 def by_fisher_scores(evidence: Evidence) -> Masks:
     """Raises no error: the budget may be as small as one likes, down to no unit at all."""
-    shape = evidence.shape
-    scores = evidence.mean(Tensor.square)
-    worth = torch.cat([scores["head"].ravel() / weights_of_head(shape), scores["int"].ravel() / weights_of_dim(shape)])
-    kept = within_budget(worth, unit_weights(evidence), evidence.budget)
+    scores, weights = evidence.mean(Tensor.square), unit_weights(evidence.shape)
+    worth = torch.cat([scores["head"].ravel(), scores["int"].ravel()]) / weights
+    kept = within_budget(worth, weights, evidence.budget)
     z_head, z_int = kept.split([scores["head"].numel(), scores["int"].numel()])
     return with_empty_sublayers_cut(z_head.view_as(scores["head"]), z_int.view_as(scores["int"]))
-
-
-def unit_weights(evidence: Evidence) -> Tensor:
-    """Weights of each unit: all heads, then all intermediate dims, layer by layer."""
-    shape = evidence.shape
-    heads, dims = shape.n_layers * shape.n_heads, shape.n_layers * shape.d_int
-    return torch.tensor([weights_of_head(shape)] * heads + [weights_of_dim(shape)] * dims)
 
 
 def within_budget(worth: Tensor, weights: Tensor, budget: int) -> Tensor:

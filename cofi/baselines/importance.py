@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import Evidence, cannot_reach, weights_of_dim, weights_of_head, with_empty_sublayers_cut
+from cofi.baselines.evidence import Evidence, cannot_reach, with_empty_sublayers_cut
 from cofi.masks import Masks
 
 
 def prune_heads(evidence: Evidence) -> Masks:
     """Raises UserError where the FFNs alone exceed the budget."""
     shape = evidence.shape
-    rest = shape.n_layers * shape.d_int * weights_of_dim(shape)
-    count = _per_layer("prune-heads", evidence, rest, weights_of_head(shape), shape.n_heads)
+    rest = shape.n_layers * shape.d_int * shape.int_weights
+    count = _per_layer("prune-heads", evidence, rest, shape.head_weights, shape.n_heads)
     importance = evidence.mean(Tensor.abs)
     return with_empty_sublayers_cut(_best(importance["head"], count), torch.ones_like(importance["int"]))
 
@@ -24,8 +24,8 @@ def prune_heads(evidence: Evidence) -> Masks:
 def prune_ffn(evidence: Evidence) -> Masks:
     """Raises UserError where the attention alone exceeds the budget."""
     shape = evidence.shape
-    rest = shape.n_layers * shape.n_heads * weights_of_head(shape)
-    count = _per_layer("prune-ffn", evidence, rest, weights_of_dim(shape), shape.d_int)
+    rest = shape.n_layers * shape.n_heads * shape.head_weights
+    count = _per_layer("prune-ffn", evidence, rest, shape.int_weights, shape.d_int)
     importance = evidence.mean(Tensor.abs)
     return with_empty_sublayers_cut(torch.ones_like(importance["head"]), _best(importance["int"], count))
 

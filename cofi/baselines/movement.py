@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import weights_of_dim, weights_of_head, with_empty_sublayers_cut
+from cofi.baselines.evidence import unit_weights, with_empty_sublayers_cut
 from cofi.baselines.gates import HardGates
 from cofi.masks import ModelShape, SparsityRamp
 
@@ -29,10 +29,7 @@ class MovementGates(HardGates):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__(shape, "head,int,mha,ffn")
         self.register_buffer("target_sparsity", torch.zeros(()))
-        counts = shape.n_layers * shape.n_heads, shape.n_layers * shape.d_int
-        costs = (weights_of_head(shape), weights_of_dim(shape))
-        weights = torch.cat([torch.full((n,), float(cost)) for n, cost in zip(counts, costs, strict=True)])
-        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("weights", unit_weights(shape), persistent=False)
 
     def open(self) -> dict[str, Tensor]:
         scores = self.loga[: self.weights.numel()]

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import Evidence, with_empty_sublayers_cut
-from cofi.masks import Masks
+from cofi.baselines.evidence import Evidence, whole_layers, with_empty_sublayers_cut
+from cofi.masks import Masks, evenly_spaced
 
 LAYERS = 4
 
@@ -21,12 +21,11 @@ def small_student(evidence: Evidence) -> Masks:
     """Widths such that the weights of the layers just fit the budget."""
     shape = evidence.shape
     layers = min(LAYERS, shape.n_layers)
-    dense = layers * shape.d_hidden * (4 * shape.head_dim * shape.n_heads + 2 * shape.d_int)
+    dense = layers * (shape.n_heads * shape.head_weights + shape.d_int * shape.int_weights)
     share = min(1.0, math.sqrt(evidence.budget / dense))  # of the widths; two of them multiply in every weight
     heads, dims = max(1, int(share * shape.n_heads)), max(1, int(share * shape.d_int))
     hidden = evidence.budget // (layers * (4 * shape.head_dim * heads + 2 * dims))  # takes up what rounding has left
-    kept = torch.zeros(shape.n_layers, 1)
-    kept[[-(-shape.n_layers * (k + 1) // layers) - 1 for k in range(layers)]] = 1.0
+    kept = whole_layers(shape, evenly_spaced(shape.n_layers, layers))
     return with_empty_sublayers_cut(
         kept * _first(heads, shape.n_heads),
         kept * _first(dims, shape.d_int),

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from cofi.masks import evenly_spaced
+
 UNMATCHED = -1  # in an alignment: no student layer for this teacher layer, which then adds nothing to the loss
 
 
@@ -21,11 +23,7 @@ def teacher_layers(n_layers: int, count: int = 4) -> tuple[int, ...]:
 
     12 -> 2, 5, 8, 11 (TinyBERT's and CoFi's choice), 6 -> 1, 2, 4, 5. Raises ValueError for sizes below 1.
     """
-    for name, value in (("n_layers", n_layers), ("count", count)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    count = min(count, n_layers)
-    return tuple(-(-n_layers * (k + 1) // count) - 1 for k in range(count))
+    return evenly_spaced(n_layers, count)
 
 
 class Strategy(ABC):

@@ -7,7 +7,7 @@ from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
 from cofi.masks.lagrangian import Lagrangian, SparsityRamp, ascent_optimizer
 from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
-from cofi.masks.shape import ModelShape
+from cofi.masks.shape import ModelShape, evenly_spaced
 from cofi.masks.sparsity import expected_sparsity
 from cofi.masks.structure import Structure, kept_parameters, sparsity
 from cofi.masks.target import TARGET_UNITS, PruningTarget, SparsityTarget
@@ -32,6 +32,7 @@ __all__ = [
     "SpeedupTarget",
     "Structure",
     "ascent_optimizer",
+    "evenly_spaced",
     "expected_sparsity",
     "fit",
     "kept_parameters",

@@ -42,6 +42,28 @@ class ModelShape:
         return self._ffn_cost // self.d_int
 
     @property
+    def head_weights(self) -> int:
+        """Weights of one head, without biases: its rows of query, key, value and output."""
+        return 4 * self.head_dim * self.d_hidden
+
+    @property
+    def int_weights(self) -> int:
+        """Weights of one intermediate dim, without biases: its rows of the two projections."""
+        return 2 * self.d_hidden
+
+    @property
     def prunable_size(self) -> int:
         """Parameters that can be pruned: attention and FFN of every layer, without embeddings, LayerNorms and head."""
         return self.n_layers * (self.n_heads * self.head_cost + self._ffn_cost)
+
+
+def evenly_spaced(n_layers: int, count: int) -> tuple[int, ...]:
+    """`count` evenly spaced layers of `n_layers`, the last one included; all of them where there are fewer.
+
+    Raises ValueError for sizes below 1.
+    """
+    for name, value in (("n_layers", n_layers), ("count", count)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    count = min(count, n_layers)
+    return tuple(-(-n_layers * (k + 1) // count) - 1 for k in range(count))
