@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -25,15 +25,11 @@ from cofi.models.heads import classification_loss, lowest, span_loss
 from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch
+from cofi_kernels.first_token_head.reference import ACTIVATIONS
 
 if TYPE_CHECKING:
     from cofi.masks.masks import Masks
 
-_POOLER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "gelu": nn.functional.gelu,
-}
 _NOT_QUANTIZED = "inference_precision {} needs torch.no_grad(), no masks and no hidden states: this call ran in fp32"
 _HEAD_SITES = 2  # before the pooler's dense layer, before the classifier
 
@@ -197,7 +193,7 @@ class CompactModel(PreTrainedModel):
         features = x[batch.bounds[:-1].long()]
         if self.pooler is not None:
             features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
-            features = _POOLER_ACTIVATIONS[self.config.pooler](self.pooler(features))
+            features = ACTIVATIONS[self.config.pooler](self.pooler(features))
             fields["pooler_output"] = features
         if self.classifier is not None:
             fields["logits"] = self.classifier(self._drop(features, sites, -1))
