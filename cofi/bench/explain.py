@@ -15,11 +15,11 @@ import cofi_kernels
 from cofi.bench.rates import Clock, Rates, deployment_of, measure_rates, weight_bytes
 from cofi.bench.timing import no_collection
 from cofi.models import CompactModel, PackedBatch
-from cofi.profile.parts import Call
+from cofi.profile.parts import Call, Deployment
+from cofi.profile.plan import PANEL
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS
 
-PANEL = 16  # columns that kernels compute together: the work of 20 dims is that of 32
 ARITHMETIC, MEMORY, CALL = "arithmetic", "memory", "call"
 
 
@@ -89,7 +89,7 @@ def explain(model: CompactModel, batch: PackedBatch, case: str) -> Explanation:
             for kind, kept in (("attention", layout.mha[layer]), ("ffn", layout.ffn[layer])):
                 if kept:
                     seconds = clock.seconds(_alone(model, x, batch, layer, kind)) - base_s
-                    found.append(_sublayer(model, batch, rates, layer, kind, max(seconds, 0.0)))
+                    found.append(_sublayer(deployment, model.layout, rates, layer, kind, max(seconds, 0.0)))
         whole_s = min(whole_s, clock.seconds(lambda: model(batch=batch)))  # before and after: a burst may last
     return Explanation(case, rates, found, 1e3 * whole_s)
 
@@ -112,9 +112,9 @@ def _alone(model: CompactModel, x: torch.Tensor, batch: PackedBatch, layer: int,
 
 
 def _sublayer(
-    model: CompactModel, batch: PackedBatch, rates: Rates, layer: int, kind: str, measured_s: float
+    deployment: Deployment, layout: EncoderLayout, rates: Rates, layer: int, kind: str, measured_s: float
 ) -> Sublayer:
-    layout, hidden, n_tokens = model.layout, int(model.config.hidden_size), batch.n_tokens
+    batch, hidden = deployment.batch, int(deployment.config.hidden_size)
     if kind == "attention":
         units = layout.heads[layer]
         width = units * layout.head_dim
@@ -123,8 +123,8 @@ def _sublayer(
     else:
         units = matrices = layout.intermediate[layer]
         inside, rate, rows_s, call_s = 0.0, rates.ffn, rates.ffn_rows_s, rates.ffn_call_s
-    work = 4.0 * n_tokens * matrices
-    flop, size = work * hidden + inside, weight_bytes(matrices, hidden, deployment_of(model, batch).precision)
+    work = 4.0 * batch.n_tokens * matrices
+    flop, size = work * hidden + inside, weight_bytes(matrices, hidden, deployment.precision)
     panels = (hidden + _panels(hidden)) / 2  # half of the products have hidden dims as columns, half as rows
     products_s = work * panels / rate * (_panels(matrices) / max(matrices, 1))
     parts = {
@@ -144,6 +144,7 @@ def _squares(batch: PackedBatch) -> int:
 
 
 def _panels(columns: int) -> int:
+    """As many as kernels compute: the work of 20 dims is that of 32."""
     return PANEL * -(-columns // PANEL)
 
 
