@@ -61,43 +61,42 @@ void softmax(float* scores, int64_t ld, int64_t m, int64_t n) {
   }
 }
 
-// x += y over a row; returns the sum. Four sums hide the latency of an addition.
-float add_row(float* x, const float* y, int64_t n) {
+// The sum over a row of what `whole(j)` gives for the vector at j, and `part(j, n)` for the n values after the last
+// one. Four sums hide the latency of an addition.
+template <typename Whole, typename Part>
+inline float sum_row(int64_t n, Whole whole, Part part) {
   Floats sum[4] = {};
   int64_t j = 0;
   for (; j + 4 * kFloats <= n; j += 4 * kFloats) {
-    for (int i = 0; i < 4; ++i) {
-      const Floats value = load(x + j + i * kFloats) + load(y + j + i * kFloats);
-      store(x + j + i * kFloats, value);
-      sum[i] += value;
-    }
+    for (int i = 0; i < 4; ++i) sum[i] += whole(j + i * kFloats);
   }
-  for (; j + kFloats <= n; j += kFloats) {
+  for (; j + kFloats <= n; j += kFloats) sum[0] += whole(j);
+  return sum_lanes(((sum[0] + sum[1]) + (sum[2] + sum[3])) + part(j, n - j));
+}
+
+// x += y over a row; returns the sum.
+float add_row(float* x, const float* y, int64_t n) {
+  const auto whole = [=](int64_t j) {
     const Floats value = load(x + j) + load(y + j);
     store(x + j, value);
-    sum[0] += value;
-  }
-  const Floats value = load_first(x + j, n - j, 0.0f) + load_first(y + j, n - j, 0.0f);
-  store_first(x + j, value, n - j);
-  return sum_lanes(((sum[0] + sum[1]) + (sum[2] + sum[3])) + value);
+    return value;
+  };
+  const auto part = [=](int64_t j, int64_t left) {
+    const Floats value = load_first(x + j, left, 0.0f) + load_first(y + j, left, 0.0f);
+    store_first(x + j, value, left);
+    return value;
+  };
+  return sum_row(n, whole, part);
 }
 
 float squares_around(const float* x, float mean, int64_t n) {
-  const Floats centre = all(mean);
-  Floats sum[4] = {};
-  int64_t j = 0;
-  for (; j + 4 * kFloats <= n; j += 4 * kFloats) {
-    for (int i = 0; i < 4; ++i) {
-      const Floats away = load(x + j + i * kFloats) - centre;
-      sum[i] += away * away;
-    }
-  }
-  for (; j + kFloats <= n; j += kFloats) {
-    const Floats away = load(x + j) - centre;
-    sum[0] += away * away;
-  }
-  const Floats away = load_first(x + j, n - j, mean) - centre;
-  return sum_lanes(((sum[0] + sum[1]) + (sum[2] + sum[3])) + away * away);
+  const auto square = [mean](Floats value) {
+    const Floats away = value - all(mean);
+    return away * away;
+  };
+  return sum_row(
+      n, [=](int64_t j) { return square(load(x + j)); },
+      [=](int64_t j, int64_t left) { return square(load_first(x + j, left, mean)); });
 }
 
 void scale_row(float* x, float mean, float scale, const float* weight, const float* bias, int64_t n) {

@@ -1,40 +1,31 @@
-// One source for every instruction set: COFI_LANES floats a vector. Both factors are read along k: every weight is read
-// once for kMaxRows rows, and packing it for so few would cost more than the product.
-#include <algorithm>
-
+// One source for every instruction set. Both factors are read along k: every weight is read once for kMaxRows rows, and
+// packing it for so few would cost more than the product.
 #include "common/math.inl"
+#include "common/vectors.inl"
 #include "cpu/first_token_head/kernels.h"
 
 namespace cofi::first_token_head {
 namespace {
 
-constexpr int kLanes = COFI_LANES;
-constexpr int kColumns = 4;  // of a tile
-
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-
-inline float total(Vector sum) {
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) sum[lane] += sum[lane + width];
-  }
-  return sum[0];
-}
+// A tile has at most so many sums, beside its rows and a weight: 24 of 32 registers, 8 of 16.
+constexpr int kMaxRows = kFloats == 16 ? 6 : 2;
+constexpr int kColumns = 4;
 
 template <int Rows, int Columns>
 void tile(const float* const* rows, const float* w, int64_t k, const float* bias, float* out, int64_t ldo) {
-  Vector sum[Rows][Columns] = {};
+  Floats sum[Rows][Columns] = {};
   int64_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) {
-    Vector x[Rows];
-    for (int r = 0; r < Rows; ++r) x[r] = *reinterpret_cast<const Vector*>(rows[r] + i);
+  for (; i + kFloats <= k; i += kFloats) {
+    Floats x[Rows];
+    for (int r = 0; r < Rows; ++r) x[r] = load(rows[r] + i);
     for (int j = 0; j < Columns; ++j) {
-      const Vector weight = *reinterpret_cast<const Vector*>(w + j * k + i);
+      const Floats weight = load(w + j * k + i);
       for (int r = 0; r < Rows; ++r) sum[r][j] += x[r] * weight;
     }
   }
   for (int r = 0; r < Rows; ++r) {
     for (int j = 0; j < Columns; ++j) {
-      float value = total(sum[r][j]);
+      float value = sum_lanes(sum[r][j]);
       for (int64_t rest = i; rest < k; ++rest) value += rows[r][rest] * w[j * k + rest];
       out[r * ldo + j] = value + bias[j];
     }
