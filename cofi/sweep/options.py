@@ -57,6 +57,13 @@ class Options:
 def build_parser() -> Parser:
     parser = Parser("python -m cofi.sweep", __doc__, EPILOG)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory of the sweep")
+    _add_grid(parser)
+    _add_work(parser)
+    return parser
+
+
+def _add_grid(parser: Parser) -> None:
+    """What is run."""
     parser.add_argument(
         "--tasks", nargs="+", action="extend", metavar="T", help=f"{', '.join(TASKS)}, or a folder of --data"
     )
@@ -97,6 +104,10 @@ def build_parser() -> Parser:
         default="57",
         help="seed of the one teacher of each task; each: a teacher for every seed; default: 57",
     )
+
+
+def _add_work(parser: Parser) -> None:
+    """What is done with it."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what is done of it; run nothing")
     parser.add_argument(
         "--measure",
@@ -114,7 +125,6 @@ def build_parser() -> Parser:
         action="store_true",
         help="of finished points; by default only model, log, result and report stay",
     )
-    return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
