@@ -10,24 +10,12 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import EncoderLayout, native
-from cofi_kernels.compact_encoder import cuda, reference
+from cofi_kernels.compact_encoder import cuda
 from cofi_kernels.compact_encoder.fragments import pack_fragments, to_blocks
-from cofi_kernels.compact_encoder.layout import weight_shapes
 from cofi_kernels.testing import assert_no_worse_than_eager
 from tests.kernels.emulated import A100, H200, emulated_encoder, plan_of
+from tests.kernels.encoders import HIDDEN, MIXED, ONE, bounds_of, want, want64, weights_of
 
-HIDDEN = 29
-# every kind of layer: whole, attention removed, one head, FFN removed, both removed, kept without units
-MIXED = EncoderLayout(
-    heads=(3, 0, 1, 0, 0),
-    intermediate=(131, 7, 0, 0, 0),
-    mha=(True, False, True, False, True),
-    ffn=(True, True, False, False, True),
-    head_dim=8,
-    eps=1e-5,
-    activation="gelu",
-)
-ONE = replace(MIXED, heads=(2,), intermediate=(70,), mha=(True,), ffn=(True,))
 LENGTHS = {
     "one token": [1],
     "17 and 3 among empty ones": [0, 17, 0, 0, 3, 0],
@@ -84,26 +72,6 @@ def runner(device: str, monkeypatch: pytest.MonkeyPatch) -> Runner:
     return found
 
 
-def weights_of(layout: EncoderLayout, n_hidden: int, device: str, dtype: torch.dtype) -> list[Tensor]:
-    shapes = weight_shapes(layout, n_hidden)
-    tensors = [
-        torch.empty(0, device=device) if shape is None else torch.randn(shape, device=device) / max(shape[-1], 1) ** 0.5
-        for shape in shapes
-    ]
-    return [t.to(dtype) for t in tensors]
-
-
-def bounds_of(lengths: list[int], device: object) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)  # type: ignore[call-overload]
-
-
-def want(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
-    sizes = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
-    settings = (layout.head_dim, layout.eps, layout.activation, "fp32")
-    bounds = bounds_of(lengths, x.device)
-    return reference.forward(x, bounds, max(lengths, default=0), weights, *sizes, *settings)
-
-
 def check(
     runner: Runner,
     lengths: list[int],
@@ -116,7 +84,7 @@ def check(
     weights = weights_of(layout, n_hidden, runner.device, dtype)
     y = runner.encode(x, lengths, weights, layout, **how)
     assert y.data_ptr() != x.data_ptr()
-    truth = want(x.double(), lengths, [w.double() for w in weights], layout)
+    truth = want64(x, lengths, weights, layout)
     assert_no_worse_than_eager(y, want(x, lengths, weights, layout), truth)
 
 
@@ -223,7 +191,7 @@ def test_columns_of_padding_do_not_count_in_the_norm(runner, n_hidden):
     """Rows far from 0: a column of padding, less their mean, would be large."""
     x = (torch.randn(9, n_hidden, device=runner.device) + 8).half()
     weights = weights_of(ONE, n_hidden, runner.device, torch.float16)
-    truth = want(x.double(), [9], [w.double() for w in weights], ONE)
+    truth = want64(x, [9], weights, ONE)
     assert_no_worse_than_eager(runner.encode(x, [9], weights, ONE), want(x, [9], weights, ONE), truth)
 
 
@@ -278,7 +246,7 @@ def test_shapes_that_no_plan_takes_run_elsewhere_and_say_why(runner, change, hid
     weights = weights_of(layout, hidden, runner.device, torch.float16)
     with pytest.warns(RuntimeWarning, match=reason):
         y = forward(x, lengths, weights, layout)
-    truth = want(x.double(), lengths, [w.double() for w in weights], layout)
+    truth = want64(x, lengths, weights, layout)
     assert_no_worse_than_eager(y, want(x, lengths, weights, layout), truth)
 
 

@@ -11,27 +11,15 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import EncoderLayout
-from cofi_kernels.compact_encoder import plans, reference
+from cofi_kernels.compact_encoder import plans
 from cofi_kernels.compact_encoder.costs import Gpu, Rows
-from cofi_kernels.compact_encoder.layout import weight_shapes
 from cofi_kernels.launching import is_dependent, launch_options, launching
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
+from tests.kernels.encoders import HIDDEN, MIXED, ONE, bounds_of, want, want64, weights_of
 
 pytest.importorskip("triton")
 from cofi_kernels.compact_encoder import triton_kernels  # noqa: E402
 
-HIDDEN = 29
-# every kind of layer: whole, attention removed, one head, FFN removed, both removed, kept without units
-MIXED = EncoderLayout(
-    heads=(3, 0, 1, 0, 0),
-    intermediate=(131, 7, 0, 0, 0),
-    mha=(True, False, True, False, True),
-    ffn=(True, True, False, False, True),
-    head_dim=8,
-    eps=1e-5,
-    activation="gelu",
-)
-ONE = replace(MIXED, heads=(2,), intermediate=(70,), mha=(True,), ffn=(True,))
 LENGTHS = {
     "one token": [1],
     "17 and 3 among empty ones": [0, 17, 0, 0, 3, 0],
@@ -42,32 +30,9 @@ ATTENTION_MODES = {"whole": 9, "part": 2, "part of one head": 1, "context": 1}  
 FFN_MODES = ("whole", "part", "linear")
 
 
-def weights_of(layout: EncoderLayout, n_hidden: int, device: str, dtype: torch.dtype) -> list[Tensor]:
-    shapes = weight_shapes(layout, n_hidden)
-    tensors = [
-        torch.empty(0, device=device) if shape is None else torch.randn(shape, device=device) / max(shape[-1], 1) ** 0.5
-        for shape in shapes
-    ]
-    return [t.to(dtype) for t in tensors]
-
-
-def bounds(lengths: list[int], device: str) -> Tensor:
-    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
-
-
 def run(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
     encoder = triton_kernels.PaddedEncoder(weights, layout, x.shape[1])
-    return encoder(x, bounds(lengths, str(x.device)), max(lengths, default=0))
-
-
-def want(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
-    sizes = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
-    settings = (layout.head_dim, layout.eps, layout.activation, "fp32")
-    return reference.forward(x, bounds(lengths, str(x.device)), max(lengths, default=0), weights, *sizes, *settings)
-
-
-def want64(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
-    return want(x.double(), lengths, [w.double() for w in weights], layout)
+    return encoder(x, bounds_of(lengths, x.device), max(lengths, default=0))
 
 
 @pytest.fixture
@@ -159,7 +124,7 @@ def test_rows_of_no_sequence_change_nothing(device, low, monkeypatch, attention,
     lengths = [2, 4]
     x, weights = torch.randn(6, HIDDEN, device=device).to(low), weights_of(ONE, HIDDEN, device, low)
     padded = torch.cat((x, torch.full((3, HIDDEN), float("nan"), device=device, dtype=low)))
-    y = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)(padded, bounds([*lengths, 0, 0], device), 17)
+    y = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)(padded, bounds_of([*lengths, 0, 0], device), 17)
     assert torch.equal(y[:6], run(x, lengths, weights, ONE))
 
 
@@ -181,7 +146,7 @@ def test_bounds_beyond_the_rows_touch_nothing_else(device, low):
 def call(x: Tensor, lengths: list[int], weights: list[Tensor], layout: EncoderLayout) -> Tensor:
     sizes = (list(layout.heads), list(layout.intermediate), list(layout.mha), list(layout.ffn))
     settings = (layout.head_dim, layout.eps, layout.activation, "fp32")
-    return triton_kernels.forward(x, bounds(lengths, str(x.device)), max(lengths), weights, *sizes, *settings)
+    return triton_kernels.forward(x, bounds_of(lengths, x.device), max(lengths), weights, *sizes, *settings)
 
 
 def test_padded_weights_are_kept_until_one_changes(device, low, monkeypatch):
@@ -233,7 +198,7 @@ def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, f
         monkeypatch.setattr(kernels, name, Counted(name, getattr(kernels, name)))
     x, weights = torch.randn(32, HIDDEN, device=device).to(low), weights_of(MIXED, HIDDEN, device, low)
     encoder = triton_kernels.PaddedEncoder(weights, MIXED, HIDDEN)
-    encoder(x, bounds([16, 16], device), 16)
+    encoder(x, bounds_of([16, 16], device), 16)
     planned = [launch for sublayer in encoder.launches(32, 2, x.device) for launch in sublayer]
     assert [(launch.kernel, launch.programs) for launch in planned] == made
 
@@ -253,7 +218,7 @@ def test_tuning_takes_what_was_measured_to_be_fastest(device, low):
             return 3.0 - (plan.mode == "context") - 0.5 * (plan.project == tiles[0]) - 0.5 * (plan.out == tiles[1])
         return 3.0 - (plan.mode == "linear") - 0.5 * (plan.up == tiles[0]) - 0.5 * (plan.down == tiles[1])
 
-    sequences = bounds([5, 30], device)
+    sequences = bounds_of([5, 30], device)
     encoder.tune(35, sequences, 30, low, measure)
     attention, ffn = encoder.plans.values()
     assert (attention.mode, attention.project, attention.out) == ("context", *tiles)
@@ -270,10 +235,10 @@ def test_tuning_takes_what_was_measured_to_be_fastest(device, low):
 def test_plans_are_tuned_where_that_is_asked_for(device, low):
     x, weights = torch.randn(4, HIDDEN, device=device).to(low), weights_of(ONE, HIDDEN, device, low)
     encoder = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN)
-    encoder(x, bounds([4], device), 4)
+    encoder(x, bounds_of([4], device), 4)
     assert encoder.plans == {}
     with launching(tuned=True):
-        encoder(x, bounds([4], device), 4)
+        encoder(x, bounds_of([4], device), 4)
     assert len(encoder.plans) == 2
 
 
