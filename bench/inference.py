@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,15 @@ from torch import Tensor
 
 from bench import measure, tables
 from bench.rivals import RIVALS, missing
+from bench.structures import Structure, build, read
 from cofi.bench.subjects import in_precision
 from cofi.bench.timing import Timing, interleaved
 from cofi.memory import keep_freed_memory
-from cofi.models import CompactConfig, CompactModel
+from cofi.models import CompactModel
 from cofi_kernels.products import matmul
 from cofi_kernels.testing import relative_error
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-DENSE = {"hidden": 768, "heads": [12] * 12, "int": [3072] * 12}
 OURS = "ours"
 # of the largest logit: engines sum in any order; and logits of random weights are small differences of large numbers
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
@@ -42,20 +41,6 @@ CASES = {
     "32 of sst2": "sst2",
     "32 of rte": "rte",
 }
-
-
-def build(structure: dict[str, Any]) -> CompactModel:
-    """A classifier with random weights of this structure."""
-    widths = zip(structure["heads"], structure["int"], strict=True)
-    config = CompactConfig(
-        hidden_size=structure["hidden"],
-        head_dim=64,
-        num_hidden_layers=len(structure["heads"]),
-        per_layer_config={i: {"num_attention_heads": h, "intermediate_size": n} for i, (h, n) in enumerate(widths)},
-        head="classification",
-        num_labels=3,
-    )
-    return CompactModel(config).eval()
 
 
 @functools.cache
@@ -83,13 +68,6 @@ def batch(lengths: list[int]) -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
-def flops(structure: dict[str, Any], lengths: list[int]) -> float:
-    """Operations of the matrix products of the encoder, tokens only."""
-    heads, hidden = sum(structure["heads"]), structure["hidden"]
-    weights = 4 * heads * 64 * hidden + 2 * sum(structure["int"]) * hidden
-    return 2.0 * sum(lengths) * weights + sum(4.0 * n * n * 64 * heads for n in lengths)
-
-
 def own_gemm_flops_per_s() -> float:
     """The machine's rate just now: the better of our product and PyTorch's, 1024 cubed."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -99,7 +77,7 @@ def own_gemm_flops_per_s() -> float:
 
 @torch.inference_mode()
 def contest(
-    name: str, case: str, structure: dict[str, Any], lengths: list[int], engines: dict[str, Any], seconds: float
+    name: str, case: str, structure: Structure, lengths: list[int], engines: dict[str, Any], seconds: float
 ) -> list[dict[str, Any]]:
     """A row for each precision of ours, from one measurement."""
     ids, mask = batch(lengths)
@@ -111,7 +89,7 @@ def contest(
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
     times = interleaved(runs, rounds=200, warmup=2, seconds=seconds)
-    floor = flops(structure, lengths) / peak
+    floor = structure.flops(lengths) / peak
     rivals = {engine: t for engine, t in times.items() if engine not in LOW and engine != OURS}
     facts = {"floor": round(1e3 * floor, 4), "gemm_gflop_per_s": round(peak / 1e9, 1)}
     share = {"share_of_gemm_peak": round(floor / times[OURS].median_s, 3)}
@@ -149,7 +127,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    structures = {**json.loads(options.structures.read_text()), "dense": DENSE}
+    structures = read(options.structures)
     names = options.only or list(structures)
     unknown = set(names) - set(structures)
     if unknown:
@@ -159,7 +137,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str,
         bar = progress.add_task("", total=len(names) * len(options.cases))
         for name in names:
             torch.manual_seed(0)
-            engines = prepare(build(structures[name]), options.rivals, console)
+            engines = prepare(build(structures[name], spread=0.0), options.rivals, console)
             for case in options.cases:
                 progress.update(bar, description=f"{name}, {case}")
                 lengths = CASES[case]

@@ -23,7 +23,8 @@ import torch
 from rich.console import Console
 
 from bench import measure, tables
-from bench.inference import DENSE, SHARED, real_lengths
+from bench.inference import SHARED, real_lengths
+from bench.structures import read
 from bench.training_subjects import OursStep, hf_step, official_step
 from cofi.memory import keep_freed_memory
 from cofi_kernels import force_backend
@@ -58,8 +59,7 @@ def lengths_of(name: str, data: Path) -> list[int]:
 
 
 def make(row: Row, options: argparse.Namespace, lengths: list[int]) -> OursStep:
-    structures = {**json.loads(options.structures.read_text()), "dense": DENSE}
-    return OursStep(structures[row.structure], lengths, cached=row.cached)
+    return OursStep(read(options.structures)[row.structure], lengths, cached=row.cached)
 
 
 def check(row: Row, options: argparse.Namespace, known: dict[tuple[str, bool], float]) -> float:

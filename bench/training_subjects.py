@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from bench.structures import Structure
 from cofi.data.batches import collate
 from cofi.data.split import Ragged, TokenizedSplit
 from cofi.distill import LayerDistillation
@@ -58,14 +59,14 @@ def student_and_optimizer() -> tuple[CompactModel, LayerDistillation, torch.opti
 class FixedGates(Gates):
     """Gates that stand for one structure: after each step loga is what it was, where training would clamp it."""
 
-    def __init__(self, model: CompactModel, structure: dict[str, Any]) -> None:
+    def __init__(self, model: CompactModel, structure: Structure) -> None:
         super().__init__(model.config.shape(), "all", seed=0)
-        dense = min(structure["heads"]) == 12
+        dense = min(structure.heads) == 12
         with torch.no_grad():
             self.loga.fill_(-DEAD if dense else LIVE)  # no unit masked: all exactly 1
             views = self.views()
-            views["hidden"][structure["hidden"] :] = DEAD
-            for i, (heads, width) in enumerate(zip(structure["heads"], structure["int"], strict=True)):
+            views["hidden"][structure.hidden :] = DEAD
+            for i, (heads, width) in enumerate(zip(structure.heads, structure.intermediate, strict=True)):
                 views["head"][i, heads:] = DEAD
                 views["int"][i, width:] = DEAD
                 views["mha"][i] = DEAD if heads == 0 else views["mha"][i]
@@ -80,7 +81,7 @@ class FixedGates(Gates):
 class OursStep:
     """A step of the pruning phase as cofi.train runs it, always that of the same step number."""
 
-    def __init__(self, structure: dict[str, Any], lengths: list[int], *, cached: bool) -> None:
+    def __init__(self, structure: Structure, lengths: list[int], *, cached: bool) -> None:
         model, distiller, weights = student_and_optimizer()
         split = split_of(lengths)
         self.batch = collate(split, range(len(lengths)))

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import structures
 from bench.gpu.__main__ import main
-from bench.gpu.inference import batches, engines, onnx_runtime, structures, table
+from bench.gpu.inference import batches, engines, onnx_runtime, table
 from bench.gpu.inference.engines import RUNGS, Rung
 from bench.gpu.inference.rivals import RIVALS
 from bench.gpu.inference.session import Clock

@@ -13,8 +13,8 @@ from torch import Tensor
 from bench.gpu.inference import batches
 from bench.gpu.inference.engines import RUNGS, run_again
 from bench.gpu.inference.session import Session
-from bench.gpu.inference.structures import DENSE
 from bench.gpu.inference.subject import Subject
+from bench.structures import DENSE
 from cofi.models.replay import ReplayedModel
 from cofi_kernels.testing import EAGER_FACTOR, relative_error
 

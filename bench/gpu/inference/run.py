@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from bench import measure
+from bench import measure, structures
 from bench.gpu.bench import Bench
-from bench.gpu.inference import batches, correctness, structures, table, timing
+from bench.gpu.inference import batches, correctness, table, timing
 from bench.gpu.inference.session import MNLI, Clock, Session, Sizes
 from bench.gpu.inference.subject import by_triton, encoder_by
 from bench.gpu.record import Record

@@ -15,9 +15,9 @@ import torch
 
 from bench.gpu.bench import Bench
 from bench.gpu.inference import batches
-from bench.gpu.inference.structures import Structure, build
 from bench.gpu.inference.subject import Subject
 from bench.gpu.record import Record
+from bench.structures import Structure, build
 from cofi.models import CompactModel
 
 MNLI = "MNLI-like"

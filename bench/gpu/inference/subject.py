@@ -15,7 +15,7 @@ from torch import Tensor
 
 import cofi_kernels
 from bench.gpu.inference.batches import Batch
-from bench.gpu.inference.structures import Structure
+from bench.structures import Structure
 from cofi.models import CompactModel
 from cofi_kernels import EncoderLayout, force_backend
 from cofi_kernels.compact_encoder import reference

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.gpu.inference.session import MNLI
-from bench.gpu.inference.structures import DENSE
 from bench.gpu.record import Target
+from bench.structures import DENSE
 
 TIME_US = {("s95", "1 x 128"): 60.0, ("s95", "8 x 128"): 80.0, ("s95", "32 x 128"): 130.0, ("s95", "128 x 128"): 400.0}
 SENTENCES_PER_S = 1e6

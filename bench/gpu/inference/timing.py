@@ -16,8 +16,8 @@ from bench.gpu.inference.clock import Times, race
 from bench.gpu.inference.engines import RUNGS
 from bench.gpu.inference.rivals import RIVALS, Rival
 from bench.gpu.inference.session import MNLI, Session
-from bench.gpu.inference.structures import DENSE
 from bench.gpu.inference.subject import Subject
+from bench.structures import DENSE
 from cofi_kernels.testing import relative_error
 
 FAMILY = "inference"

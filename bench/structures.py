@@ -1,4 +1,4 @@
-"""Structures that are measured, their models with random weights, and the work of them."""
+"""Structures that are measured on a CPU and on a GPU, their models with random weights, and the work of them."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def read(path: Path) -> dict[str, Structure]:
     return {**found, DENSE: STRUCTURES[DENSE]}
 
 
-def build(structure: Structure, device: str) -> CompactModel:
-    """An fp32 classifier of three labels with random weights."""
+def build(structure: Structure, device: str = "cpu", *, spread: float = SPREAD) -> CompactModel:
+    """An fp32 classifier of three labels with random weights. spread: added to all of them, times normal numbers."""
     widths = zip(structure.heads, structure.intermediate, strict=True)
     config = CompactConfig(
         vocab_size=structure.vocabulary,
@@ -83,6 +83,6 @@ def build(structure: Structure, device: str) -> CompactModel:
     )
     model = CompactModel(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(SPREAD * torch.randn_like(parameter))
+        for parameter in model.parameters() if spread else ():
+            parameter.add_(spread * torch.randn_like(parameter))
     return model.to(device)
