@@ -1,7 +1,8 @@
 """python -m bench.inference: latency of pruned encoders on the CPU against rivals, from token ids to logits.
 
 Outputs are compared before anything is timed; rounds are interleaved; rivals pad to the longest sentence of a batch,
-ours computes tokens only. Writes DIR/inference.json, where rows of other cases are kept, and prints it as a table.
+ours computes tokens only. Writes DIR/<processor>/inference.json, where rows of other cases are kept, and prints it as a
+table.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/cpu"), help="directory of inference.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path("bench/results"), help="inference.json goes into a folder of it"
+    )
     return parser.parse_args(arguments)
 
 
@@ -167,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # rivals gain as well
     console = Console(stderr=True)
-    result = measure.write_rows(options.output / "inference.json", measure_all(options, console))
+    result = measure.write_rows(options.output, "inference.json", measure_all(options, console))
     Console(width=200).print(tables.markdown(result), markup=False)
 
 

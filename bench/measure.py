@@ -7,10 +7,11 @@ import functools
 import importlib.util
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def machine() -> dict[str, Any]:
 
 
 def spread(times: list[float]) -> list[float]:
-    """The quartiles around the median."""
+    """The quartiles around the median; of a single time that time."""
+    if len(times) == 1:
+        return times * 2
     low, _, high = statistics.quantiles(times, n=4)
     return [low, high]
 
@@ -101,11 +104,24 @@ def _output(*command: str) -> str | None:
         return None
 
 
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write a result file: these rows, and those of other cases that an earlier call wrote. Returns it."""
+def folder(root: Path, of: dict[str, Any]) -> Path:
+    """Where results of a machine lie: a folder named after its GPU, or its processor where it has none."""
+    name = of["cpu"] if of["device"] == "cpu" else of["device"]
+    return root / re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
+
+
+def write_rows(root: Path, name: str, rows: list[dict[str, Any]], order: Sequence[str] = ()) -> dict[str, Any]:
+    """Write result file `name` of this machine: these rows, and those of other cases that an earlier call wrote.
+
+    order: of the cases, as they come when there is none
+    """
+    result = {"machine": machine(), "rows": rows}
+    file = folder(root, result["machine"]) / name
     measured = {row["case"] for row in rows}
     kept = json.loads(file.read_text())["rows"] if file.is_file() else []
-    result = {"machine": machine(), "rows": [row for row in kept if row["case"] not in measured] + rows}
+    result["rows"] = [row for row in kept if row["case"] not in measured] + rows
+    if order:
+        result["rows"].sort(key=lambda row: order.index(row["case"]))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
     return result

@@ -2,7 +2,8 @@
 
 The unit is forward and backward of the same model in Hugging Face's eager code: dense, unmasked, in training mode.
 Losses and gradients are compared with COFI_BACKEND=reference before anything is timed; rounds are interleaved. Memory
-is the peak of a process of its own, over what it had with everything imported. Writes DIR/training_step.json and
+is the peak of a process of its own, over what it had with everything imported. Writes
+DIR/<processor>/training_step.json and
 prints it as a table.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import subprocess
 import sys
@@ -42,6 +42,7 @@ class Row(NamedTuple):
     target: float | None  # in units
 
 
+FILE = "training_step.json"
 ROWS = {
     "dense, teacher computed": Row("dense", False, "padded", 1.4),
     "dense, cached": Row("dense", True, "padded", 1.0),
@@ -168,7 +169,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1, help="steps of ours in a round")
     parser.add_argument("--no-memory", action="store_true", help="time only")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/cpu"), help="folder of training_step.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path("bench/results"), help="training_step.json goes into a folder of it"
+    )
     parser.add_argument("--memory-of", choices=[*ROWS, *MEMORY], help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -184,30 +187,12 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console(stderr=True)
     began = time.monotonic()
     rows = contest(options.only, options, console)
-    result = write(rows, options)
+    result = measure.write_rows(options.output, FILE, rows, list(ROWS))
     if not options.no_memory:
         add_memory(rows, options)
-        result = write(rows, options)
+        result = measure.write_rows(options.output, FILE, rows, list(ROWS))
     console.print(f"{time.monotonic() - began:.0f} s")
     Console(width=200).print(tables.markdown(result), markup=False)
-
-
-def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    result = {"machine": measure.machine(), "rows": rows}
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "training_step.json"
-    file.write_text(json.dumps(merged(file, result), indent=1) + "\n")
-    return result
-
-
-def merged(file: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """`result` with the rows that an earlier call measured and this one did not."""
-    if not file.is_file():
-        return result
-    measured = {row["case"] for row in result["rows"]}
-    kept = [row for row in json.loads(file.read_text())["rows"] if row["case"] not in measured]
-    rows = sorted([*kept, *result["rows"]], key=lambda row: list(ROWS).index(row["case"]))
-    return {**result, "rows": rows}
 
 
 if __name__ == "__main__":

@@ -127,6 +127,16 @@ def force_backend(name: str) -> Iterator[None]:
         _forget_choices()
 
 
+def is_forced() -> bool:
+    """Whether every op runs on its reference, by COFI_BACKEND or `force_backend`."""
+    return _forced != "auto"
+
+
+def is_recorded() -> bool:
+    """Whether something follows which operators run, a compiler, a tracer or a counter: then no shortcut past them."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def _forget_choices() -> None:
     for op in _OPS.values():
         op.forget()

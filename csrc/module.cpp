@@ -15,6 +15,9 @@ void bind(pybind11::module_&);
 namespace cofi::compact_encoder {
 void bind(pybind11::module_&);
 }
+namespace cofi::compact_model {
+void bind(pybind11::module_&);
+}
 namespace cofi::counter_rng {
 void bind(pybind11::module_&);
 }
@@ -65,6 +68,7 @@ PYBIND11_MODULE(_C, m) {
   cofi::adamw::bind(m);
   cofi::attention::bind(m);
   cofi::compact_encoder::bind(m);
+  cofi::compact_model::bind(m);  // after the encoder, which it takes
   cofi::counter_rng::bind(m);
   cofi::dots::bind(m);
   cofi::first_token_head::bind(m);

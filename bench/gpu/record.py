@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import traceback
 from dataclasses import dataclass, field
@@ -38,8 +37,7 @@ class Record:
 
     @property
     def path(self) -> Path:
-        name = re.sub(r"[^a-z0-9]+", "-", str(self.machine["device"]).lower()).strip("-")
-        return self.folder / name / self.file
+        return measure.folder(self.folder, self.machine) / self.file
 
     def add(
         self,

@@ -19,6 +19,7 @@ import cofi_kernels
 from cofi.models.border import Border
 from cofi.models.checkpoint import check_directory, check_loading
 from cofi.models.config import CompactConfig
+from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
 from cofi.models.heads import classification_loss, lowest, span_loss
@@ -128,16 +129,22 @@ class CompactModel(PreTrainedModel):
         dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
         Raises ValueError for inputs that do not fit each other or the model.
         """
-        border = Border.enter(batch, input_ids, attention_mask, token_type_ids, position_ids)
-        self._check_positions(border.batch, position_ids)
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        sites = self._sites(dropout_state, border.batch.input_ids.device)
-        states = self._encode(border.batch, masks, sites, keep)
-        fields = self._head(states[-1], border.batch, sites)
+        fields: dict[str, Any] | None = None
+        ordinary = keep or self.training or torch.is_grad_enabled()
+        if not ordinary and batch is masks is position_ids is start_positions is end_positions is None:
+            fields = run_direct(self, input_ids, attention_mask, token_type_ids)
+        if fields is None:
+            border = Border.enter(batch, input_ids, attention_mask, token_type_ids, position_ids)
+            self._check_positions(border.batch, position_ids)
+            sites = self._sites(dropout_state, border.batch.input_ids.device)
+            states = self._encode(border.batch, masks, sites, keep)
+            fields = {**self._head(states[-1], border.batch, sites)}
+            self._finish_span(fields, border, start_positions, end_positions)
+            all_states = tuple(border.leave(state) for state in states)
+            fields |= {"last_hidden_state": all_states[-1], "hidden_states": all_states if keep else None}
         self._finish_classification(fields, labels)
-        self._finish_span(fields, border, start_positions, end_positions)
-        all_states = tuple(border.leave(state) for state in states)
-        output = CompactOutput(**fields, last_hidden_state=all_states[-1], hidden_states=all_states if keep else None)
+        output = CompactOutput(**fields)
         plain = not (self.config.return_dict if return_dict is None else return_dict)
         return output.to_tuple() if plain else output
 

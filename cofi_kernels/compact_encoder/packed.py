@@ -28,7 +28,7 @@ class PackedEncoder:
         contiguous = [w.contiguous() for w in weights]
         addresses = [w.data_ptr() for w in contiguous]
         self._samples = load_native().WeightSamples(addresses, [w.numel() for w in contiguous])
-        self._native = load_native().CompactEncoder(
+        self.native = load_native().CompactEncoder(
             hidden=n_hidden,
             head_dim=layout.head_dim,
             eps=layout.eps,
@@ -54,7 +54,7 @@ class PackedEncoder:
         check_bounds(cu_seqlens.tolist(), max_seqlen, x.shape[0])
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         out = x if overwrite_x else torch.empty_like(x)
-        self._native.run(
+        self.native.run(
             x.data_ptr(), cu_seqlens.data_ptr(), cu_seqlens.numel() - 1, out.data_ptr(), torch.get_num_threads()
         )
         return out

@@ -10,7 +10,7 @@ from cofi_kernels.masked_ffn.activations import ACTIVATIONS
 from cofi_kernels.native import load_native
 
 # as csrc/cpu/first_token_head/bind.cpp counts
-_ACTIVATION_NUMBERS = {"tanh": -1} | {name: i for i, name in enumerate(ACTIVATIONS)}
+ACTIVATION_NUMBERS = {"tanh": -1} | {name: i for i, name in enumerate(ACTIVATIONS)}
 
 
 def forward(
@@ -42,7 +42,7 @@ def forward(
         hidden=x.shape[1],
         w_pooler=at[2],
         b_pooler=at[3],
-        activation=_ACTIVATION_NUMBERS[activation],
+        activation=ACTIVATION_NUMBERS[activation],
         pooled=pooled.data_ptr(),
         pooler=pooled.shape[1],
         w_out=at[4],

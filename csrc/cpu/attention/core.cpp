@@ -112,7 +112,8 @@ void backward_piece(const Piece& piece, const Gradients& g) {
                                g.lse + piece.head * problem.tokens + piece.begin + first, dc, g.context + at,
                                piece.ld_context(), dim, noise);
     products.multiply(dp, padded, key_rows, g.dqkv + piece.row(0, first), ld, m, dim, n, {});
-    const gemm::Finish add{nullptr, first > 0};
+    gemm::Finish add;
+    add.accumulate = first > 0;
     products.pack_rows({query, ld}, m, dim, 0, panels_of(dim), queries);
     products.transpose(dp, padded, m, n, turned, m);
     products.multiply(turned, m, queries, g.dqkv + piece.row(1, 0), ld, n, dim, m, add);

@@ -32,6 +32,8 @@ class Encoder {
  public:
   Encoder(const Settings& settings, const std::vector<LayerSize>& sizes, const std::vector<LayerWeights>& weights,
           int threads);
+  Encoder(const Encoder&) = delete;  // its products know where each other are
+  Encoder& operator=(const Encoder&) = delete;
 
   // x (tokens, hidden) -> out, the same memory or none of it. bounds: (sequences + 1,) from 0 to tokens, ascending.
   // Any number of threads may call it at once. Throws std::bad_alloc where its workspace does not fit.
@@ -60,6 +62,7 @@ class Encoder {
   void pack_ffn(const LayerWeights& from, Layer& to, int threads);
   Linear pack(const LinearSource& from, int64_t k, int64_t n, int threads);
   Norm pack(const float* weight, const float* bias);
+  void put_in_order();
   int64_t chunk_tokens(int64_t tokens, int threads) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
   void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const;

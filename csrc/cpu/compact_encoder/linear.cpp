@@ -26,8 +26,8 @@ void Linear::multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const 
   gemm::Finish finish;
   finish.bias = accumulate ? nullptr : bias_.data() + first;
   finish.accumulate = accumulate;
-  gemm::kernels().multiply(a.rows, a.ld, panels_.data() + gemm::packed_size(k_, first), c + first, ldc, m, columns, k_,
-                           finish);
+  if (next_) finish.next = next_->panels_of(part);
+  gemm::kernels().multiply(a.rows, a.ld, panels_of(part).first, c + first, ldc, m, columns, k_, finish);
 }
 
 int64_t Linear::bytes() const {

@@ -51,13 +51,21 @@ class Linear {
   // This part of c (m x n, ldc) = a W + bias, or of c += a W where `accumulate`.
   void multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const Part& part, bool accumulate = false) const;
 
+  // The product that is computed after this one; it must stay where it is.
+  void precede(const Linear& next) { next_ = &next; }
+
   int64_t bytes() const;
 
  private:
+  gemm::Panels panels_of(const Part& part) const {
+    return {panels_.data() + gemm::packed_size(k_, part.first(n_)), k_ * gemm::kPanel};
+  }
+
   Precision precision_ = Precision::fp32;
   int64_t k_ = 0, n_ = 0;
   std::vector<float> panels_, bias_;
   dots::Columns columns_;
+  const Linear* next_ = nullptr;
 };
 
 }  // namespace cofi::compact_encoder

@@ -16,6 +16,18 @@ Encoder::Encoder(const Settings& settings, const std::vector<LayerSize>& sizes,
     if (sizes[i].mha) pack_attention(weights[i], layers_[i], threads);
     if (sizes[i].ffn) pack_ffn(weights[i], layers_[i], threads);
   }
+  put_in_order();
+}
+
+// In a circle: after the last product of a chunk of rows comes the first of the next chunk.
+void Encoder::put_in_order() {
+  std::vector<Linear*> all;
+  for (Layer& layer : layers_) {
+    if (layer.size.heads > 0) all.push_back(&layer.qkv);
+    if (layer.size.mha) all.push_back(&layer.out);
+    for (std::size_t i = 0; i < layer.up.size(); ++i) all.insert(all.end(), {&layer.up[i], &layer.down[i]});
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) all[i]->precede(*all[(i + 1) % all.size()]);
 }
 
 Linear Encoder::pack(const LinearSource& from, int64_t k, int64_t n, int threads) {

@@ -25,10 +25,17 @@ struct Source {
   const float* n_scale = nullptr;
 };
 
-// What is done with a product before it is stored, in this order.
+// Panels of B from one of them on, `stride` floats from each to the next. Null: none.
+struct Panels {
+  const float* first = nullptr;
+  int64_t stride = 0;
+};
+
+// What is done with a product before it is stored, in this order; and what comes after it.
 struct Finish {
   const float* bias = nullptr;  // (N,) added to every row
   bool accumulate = false;      // add to what C holds
+  Panels next;                  // of the product after this one: fetched into the cache meanwhile
 };
 
 struct Kernels {

@@ -11,15 +11,17 @@ namespace {
 constexpr int kLanes = COFI_LANES;
 constexpr int kVectors = kPanel / kLanes;  // vectors in a row of a panel
 constexpr int64_t kDepth = 1024;           // of K at a time: three panels of that depth are 192 KB, inside L2
+constexpr int kIntoL2 = 2;                 // "moderate locality", as __builtin_prefetch counts
 
 // The compiler's vectors: may_alias and aligned(4), since they are read from and written to any float array.
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
 // A tile of C: Rows x (Panels * 16) in registers over the whole depth. Broadcasts of A cost a load each, so a tile is
-// wide enough that loads (Rows + Panels * kVectors) stay below half of its multiplications.
+// wide enough that loads (Rows + Panels * kVectors) stay below half of its multiplications. ahead: a panel that will be
+// read later.
 template <int Rows, int Panels>
 void tile(const float* a, int64_t lda, const float* b, int64_t stride, float* c, int64_t ldc, int64_t depth,
-          const float* bias, bool accumulate) {
+          const float* bias, bool accumulate, const float* ahead) {
   constexpr int kWidth = Panels * kVectors;
   Vector sum[Rows][kWidth];
   for (int r = 0; r < Rows; ++r) {
@@ -34,6 +36,7 @@ void tile(const float* a, int64_t lda, const float* b, int64_t stride, float* c,
       row[v] = *reinterpret_cast<const Vector*>(b + (v / kVectors) * stride + (v % kVectors) * kLanes);
     }
     b += kPanel;
+    __builtin_prefetch(ahead + k * kPanel, 0, kIntoL2);
     for (int r = 0; r < Rows; ++r) {
       const float factor = a[r * lda + k];
       for (int v = 0; v < kWidth; ++v) sum[r][v] += row[v] * factor;
@@ -44,7 +47,8 @@ void tile(const float* a, int64_t lda, const float* b, int64_t stride, float* c,
   }
 }
 
-using Tile = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t, const float*, bool);
+using Tile = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t, const float*, bool,
+                      const float*);
 
 template <int Panels, int... Row>
 constexpr Tile pick(std::integer_sequence<int, Row...>, int rows) {
@@ -78,7 +82,7 @@ int64_t take_panels(int64_t left) {
 
 // The last panel of C may be narrower than 16: it is computed beside C and copied.
 void edge(Tile run, int rows, const float* a, int64_t lda, const float* b, int64_t stride, float* c, int64_t ldc,
-          int64_t depth, const float* bias, bool accumulate, int64_t width, int64_t padded) {
+          int64_t depth, const float* bias, bool accumulate, const float* ahead, int64_t width, int64_t padded) {
   alignas(64) float block[16 * 4 * kPanel];
   alignas(64) float padded_bias[4 * kPanel];
   if (bias) {
@@ -91,22 +95,25 @@ void edge(Tile run, int rows, const float* a, int64_t lda, const float* b, int64
       std::memcpy(block + r * padded, c + r * ldc, width * sizeof(float));
     }
   }
-  run(a, lda, b, stride, block, padded, depth, bias ? padded_bias : nullptr, accumulate);
+  run(a, lda, b, stride, block, padded, depth, bias ? padded_bias : nullptr, accumulate, ahead);
   for (int r = 0; r < rows; ++r) std::memcpy(c + r * ldc, block + r * padded, width * sizeof(float));
 }
 
-// All rows of C for a few panels, `depth` of K from k0 on.
+// All rows of C for a few panels, `depth` of K from k0 on. The first block of rows waits for its weights, from the
+// last-level cache or memory; the blocks after it have them in L2 and fetch a panel each of the strip after this one.
 void strip(const float* a, int64_t lda, const float* b, int64_t stride, int64_t panels, float* c, int64_t ldc,
-           int64_t m, int64_t width, int64_t depth, const float* bias, bool accumulate) {
+           int64_t m, int64_t width, int64_t depth, const float* bias, bool accumulate, const Panels& next) {
   const int64_t most = kMaxRows[panels], blocks = (m + most - 1) / most;
   int64_t row = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     const int rows = static_cast<int>((m - row + blocks - block - 1) / (blocks - block));  // even shares
     const Tile run = tile_of(panels, rows);
+    const bool fetches = next.first && block > 0 && block <= kMaxPanels;
+    const float* ahead = fetches ? next.first + (block - 1) * next.stride : b;
     if (width == panels * kPanel) {
-      run(a + row * lda, lda, b, stride, c + row * ldc, ldc, depth, bias, accumulate);
+      run(a + row * lda, lda, b, stride, c + row * ldc, ldc, depth, bias, accumulate, ahead);
     } else {
-      edge(run, rows, a + row * lda, lda, b, stride, c + row * ldc, ldc, depth, bias, accumulate, width,
+      edge(run, rows, a + row * lda, lda, b, stride, c + row * ldc, ldc, depth, bias, accumulate, ahead, width,
            panels * kPanel);
     }
     row += rows;
@@ -119,12 +126,14 @@ void multiply(const float* a, int64_t lda, const float* panels, float* c, int64_
   for (int64_t first = 0; first < n_panels;) {
     const int64_t taken = take_panels(n_panels - first), column = first * kPanel;
     const int64_t width = std::min(taken * kPanel, n - column);
+    const bool is_last = first + taken == n_panels;
+    const Panels next = is_last ? finish.next : Panels{panels + (first + taken) * stride, stride};
     int64_t k0 = 0;
     do {  // once even where K is 0: the bias is still to be stored
       const int64_t depth = std::min(kDepth, k - k0);
       const float* bias = finish.bias && k0 == 0 ? finish.bias + column : nullptr;
       strip(a + k0, lda, panels + first * stride + k0 * kPanel, stride, taken, c + column, ldc, m, width, depth, bias,
-            finish.accumulate || k0 > 0);
+            finish.accumulate || k0 > 0, next);
       k0 += depth;
     } while (k0 < k);
     first += taken;
