@@ -3,8 +3,7 @@
 The unit is forward and backward of the same model in Hugging Face's eager code: dense, unmasked, in training mode.
 Losses and gradients are compared with COFI_BACKEND=reference before anything is timed; rounds are interleaved. Memory
 is the peak of a process of its own, over what it had with everything imported. Writes
-DIR/<processor>/training_step.json and
-prints it as a table.
+DIR/<processor>/training_step.json and prints it as a table.
 """
 
 from __future__ import annotations
