@@ -34,4 +34,17 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
+// Memory of a vector on a cache-line boundary: malloc's is 16 bytes off one, and every 64-byte load would touch two.
+template <typename T>
+struct LineAligned {
+  using value_type = T;
+  LineAligned() = default;
+  template <typename U>
+  LineAligned(const LineAligned<U>&) {}  // NOLINT: allocators convert
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* memory, std::size_t) { ::operator delete(memory, std::align_val_t{64}); }
+  friend bool operator==(const LineAligned&, const LineAligned&) { return true; }
+  friend bool operator!=(const LineAligned&, const LineAligned&) { return false; }
+};
+
 }  // namespace cofi

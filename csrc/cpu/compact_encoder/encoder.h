@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/scratch.h"
 #include "cpu/compact_encoder/kernels.h"
 #include "cpu/compact_encoder/linear.h"
 
@@ -43,7 +44,7 @@ class Encoder {
 
  private:
   struct Norm {
-    std::vector<float> weight, bias;
+    std::vector<float, LineAligned<float>> weight, bias;
   };
 
   // The FFN goes block by block of kFfnBlock dims, at least one.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/scratch.h"
 #include "cpu/dots/dots.h"
 #include "cpu/gemm/gemm.h"
 
@@ -63,7 +64,8 @@ class Linear {
 
   Precision precision_ = Precision::fp32;
   int64_t k_ = 0, n_ = 0;
-  std::vector<float> panels_, bias_;
+  std::vector<float, LineAligned<float>> panels_;
+  std::vector<float> bias_;
   dots::Columns columns_;
   const Linear* next_ = nullptr;
 };

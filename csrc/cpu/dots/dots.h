@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/scratch.h"
+
 namespace cofi::dots {
 
 enum class Number { int8, bf16 };
@@ -41,7 +43,7 @@ class Columns {
   Columns(Number number, const Source& b, int64_t k, int64_t n, const float* bias, int threads);
 
   int64_t k = 0, n = 0, groups = 0;
-  std::vector<uint8_t> panels;
+  std::vector<uint8_t, LineAligned<uint8_t>> panels;
   std::vector<float> bias;        // of whole panels
   std::vector<float> scale, sum;  // int8 only, of whole panels; sum: scale[n] * sum_k w
 
