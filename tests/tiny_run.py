@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 WORDS = [
     "red",
@@ -32,9 +32,11 @@ WORDS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """A random BERT of 2 layers with its tokenizer, no head."""
-    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+def write_checkpoint(
+    folder: Path, pieces: tuple[str, ...] = (), architecture: type[PreTrainedModel] = BertModel
+) -> Path:
+    """A random BERT of 2 layers with its tokenizer, no head. pieces: with them the tokenizer is one of wordpieces."""
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *pieces])}
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -44,8 +46,9 @@ def write_checkpoint(folder: Path) -> Path:
         intermediate_size=48,
         max_position_embeddings=32,
     )
-    BertModel(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    architecture(config).save_pretrained(folder)
+    kind = models.WordPiece if pieces else models.WordLevel
+    tokenizer = Tokenizer(kind(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -17,7 +17,7 @@ from cofi.errors import UserError
 from cofi.sweep.plan import Grid, variant_settings
 from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import parse_given
-from cofi.train.config import flag
+from cofi.train.ranges import flag
 
 # settings that the sweep gives every run: what to do instead
 OWN = {

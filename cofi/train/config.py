@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from math import inf
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,6 +11,7 @@ from cofi.baselines import METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.masks import parse_kinds
+from cofi.train.ranges import check_ranges, flag
 
 
 def _f(default: Any, text: str) -> Any:
@@ -57,6 +57,18 @@ class TrainConfig:
     max_length: int | None = _f(None, "tokens a text is cut to; by default the task's")
     doc_stride: int | None = _f(None, "overlap in tokens of the windows of a long passage (question answering)")
     group_by_length: bool = _f(False, "put texts of similar length in one batch")
+
+    augment: int = _f(
+        0,
+        "versions of each row, beside itself, in which words are replaced by near ones; epochs show them in turn after "
+        "the teacher's fine-tuning, so steps stay as many. Labels stay those of the row: meant for distillation",
+    )
+    augment_probability: float = _f(0.4, "chance of a word to be replaced in a version")
+    augment_mlm: str | None = _f(
+        None,
+        "masked language model (hub id or directory, of the same vocabulary) to take words from that fit the sentence; "
+        "by default the nearest in the teacher's embeddings",
+    )
 
     # what may be pruned, and how far
     method: str = _f("cofi", "how it is found out what to cut; the others are baselines, with as many epochs in all")
@@ -125,7 +137,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_ranges(self)
+        check_ranges(self.to_dict())
         _check_goal(self)
         if self.sparsity_warmup_epochs > self.prune_epochs:
             raise UserError(
@@ -140,6 +152,8 @@ class TrainConfig:
             parse_kinds(self.mask_kinds)
         except ValueError as error:
             raise UserError(f"--mask-kinds: {error}") from error
+        if self.augment_mlm is not None and not self.augment:
+            raise UserError("--augment-mlm needs --augment, the number of versions to make with it")
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite deletes it: give one of them")
 
@@ -160,55 +174,6 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-# name -> (lowest, highest, lowest allowed?, highest allowed?)
-_RANGES: dict[str, tuple[float, float, bool, bool]] = {
-    "sparsity": (0, 1, True, False),
-    "target_speedup": (1, inf, True, False),
-    "start_sparsity": (0, 1, True, False),
-    "sparsity_epsilon": (0, 1, True, False),
-    "validation_fraction": (0, 1, False, False),
-    "lr_warmup": (0, 1, True, False),
-    "seed": (0, 2**31, True, False),
-    "init_mean": (-inf, inf, False, False),
-    "int_init_mean": (-inf, inf, False, False),
-}
-_POSITIVE = [
-    "threads",
-    "max_train_samples",
-    "max_eval_samples",
-    "max_length",
-    "doc_stride",
-    "batch_size",
-    "eval_batch_size",
-    "matched_layers",
-    "eval_steps",
-    "log_steps",
-    "prune_epochs",
-    "teacher_learning_rate",
-    "learning_rate",
-    "finetune_learning_rate",
-    "reg_learning_rate",
-    "distill_temperature",
-]
-_NOT_NEGATIVE = [
-    "teacher_epochs",
-    "distil_epochs",
-    "sparsity_warmup_epochs",
-    "finetune_epochs",
-    "weight_decay",
-    "max_grad_norm",
-    "prediction_weight",
-    "layer_weight",
-    "save_seconds",
-    "measure_seconds",
-]
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 # settings that may differ when a run is continued
@@ -268,17 +233,3 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is UnionType:
         return " or ".join(_describe(option) for option in get_args(hint))
     return f"one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else names[hint]
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    ranges = dict(_RANGES)
-    ranges.update({name: (0, inf, False, False) for name in _POSITIVE})
-    ranges.update({name: (0, inf, True, False) for name in _NOT_NEGATIVE})
-    for name, (low, high, low_ok, high_ok) in ranges.items():
-        value = getattr(config, name)
-        if value is None:
-            continue
-        inside = (low <= value if low_ok else low < value) and (value <= high if high_ok else value < high)
-        if not inside:
-            bounds = f"{'[' if low_ok else '('}{low}, {high}{']' if high_ok else ')'}"
-            raise UserError(f"{flag(name)} must be in {bounds}, got {value}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from cofi.data.augment import Editions
 from cofi.data.batches import BatchPlan, TaskBatch
-from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import ALONE, World
@@ -70,7 +70,7 @@ class PhaseLoop:
         self,
         phase: str,
         config: TrainConfig,
-        data: TokenizedSplit,
+        data: Editions,
         length: PhaseLength,
         monitor: Monitor,
         guard: SignalGuard,
@@ -95,8 +95,8 @@ class PhaseLoop:
         while position.phase_step < self.length.steps:
             student.model.train()
             rows = self._indices(position.phase_step)
-            batch = take_share(self.data, rows, self.world, device)
-            self._tokens += int(self.data.input_ids.lengths_of(rows).sum())
+            batch = take_share(self.data.split, rows, self.world, device)
+            self._tokens += int(self.data.split.input_ids.lengths_of(rows).sum())
             learning_rate = optimizers.learning_rate
             loss = take_step(batch, position.phase_step)
             position.phase_step += 1
@@ -133,7 +133,7 @@ class PhaseLoop:
                 epoch=epoch,
                 group_by_length=config.group_by_length,
             )
-        return self._plan.batch(index)
+        return self.data.rows(epoch, self._plan.batch(index))
 
     def _after_step(self, position: Position, loss: StepLoss, learning_rate: float) -> None:
         last = position.phase_step == self.length.steps

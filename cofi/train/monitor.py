@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +27,7 @@ from cofi.files import naming
 from cofi.masks import TARGET_UNITS
 
 PLAIN_SECONDS = 20.0  # where nothing can be redrawn (a log file), a line at most this often
+T = TypeVar("T")
 
 
 class Monitor:
@@ -87,6 +90,20 @@ class Monitor:
     def advance(self) -> None:
         if self._bar is not None:
             self.progress.advance(self._bar)
+
+    def track(self, description: str, items: Sequence[T]) -> Iterator[T]:
+        """The items one by one, with a bar; where nothing can be redrawn, now and then a line with the time left."""
+        started = time.monotonic()
+        self.begin(description, len(items))
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if not self.console.is_terminal and done and now - self._last_line > PLAIN_SECONDS:
+                self._last_line = now
+                left = timedelta(seconds=round((now - started) / done * (len(items) - done)))
+                self.console.print(f"{description} {done} of {len(items)}, ETA {left}", highlight=False)
+            yield item
+            self.advance()
+        self.end()
 
     def record(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and show its essence."""

@@ -109,7 +109,7 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
     if lowered is not None:  # it is frozen: a copy, as the one in fp32 is evaluated and copied to the student
         teacher = copy.deepcopy(teacher).to(lowered)  # type: ignore[arg-type]  # as in initial_student
     session.outputs, message = make_teacher(
-        teacher, layers, session.train, config.teacher_cache, session.run.teacher_outputs, session.world
+        teacher, layers, session.shown.split, config.teacher_cache, session.run.teacher_outputs, session.world
     )
     session.monitor.message(message)
 
@@ -194,7 +194,7 @@ def _run(
     loop = PhaseLoop(
         phase,
         config,
-        session.train,
+        session.shown,
         length,
         session.monitor,
         session.guard,

@@ -14,6 +14,7 @@ from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.profile.profile import Profile
+from cofi.train.augmentation import Augmenter, load_augmenter
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import describe, load_profile
 from cofi.train.distributed import ALONE, World
@@ -50,6 +51,7 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
     profile = load_profile(config, run, inputs.student.config.shape())
+    augmenter = load_augmenter(config, run, inputs)
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
     world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
     with SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
@@ -58,7 +60,7 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
         )
         if checkpoint is not None:
             session.take_up(checkpoint)
-        return _phases(session, inputs)
+        return _phases(session, inputs, augmenter)
 
 
 def _prepare(
@@ -79,7 +81,7 @@ def _monitor(config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] 
     return Monitor(run.metrics, seconds=elapsed, tensorboard=run.tensorboard if config.tensorboard else None)
 
 
-def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
+def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> dict[str, Any] | None:
     _announce(session, inputs)
     session.teacher = teacher = _teacher(session, inputs)
     session.world.require_same("teacher", lambda: checksum(teacher))
@@ -87,6 +89,8 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
     if session.config.teacher_only:
         session.world.leave()
         return write_teacher_result(session, score) if session.world.is_main else None
+    if augmenter is not None:
+        session.shown = augmenter.editions(session)
     dense = initial_student(session, inputs.start)
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
@@ -98,7 +102,7 @@ def _phases(session: Session, inputs: Inputs) -> dict[str, Any] | None:
         return None
     save_model(small, inputs.tokenizer, session.run.model)
     result = write_result(session, score, best, student.model, small)
-    session.run.remove_teacher_outputs()
+    session.run.remove_intermediates()
     return result
 
 

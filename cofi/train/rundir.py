@@ -28,6 +28,7 @@ class RunDirectory:
         self.checkpoints = self.root / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
+        self.augmented = self.checkpoints / "augmented.pt"
         self.model = self.root / "model"
         self.teacher = self.root / "teacher"
         self.teacher_outputs = self.root / "teacher_outputs"
@@ -82,9 +83,10 @@ class RunDirectory:
         for file in (self.metrics, self.result, self.profile, self.root / "report.html", self.config):
             file.unlink(missing_ok=True)
 
-    def remove_teacher_outputs(self) -> None:
+    def remove_intermediates(self) -> None:
         """Of a run that is finished: nothing asks for them again, and they may take more room than all else."""
         shutil.rmtree(self.teacher_outputs, ignore_errors=True)
+        self.augmented.unlink(missing_ok=True)
 
     def read_config(self) -> TrainConfig:
         """The settings of the run that is here. Raises UserError where there is none or it cannot be read."""

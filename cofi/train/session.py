@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cofi.data.augment import Editions
 from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
 from cofi.errors import UserError
@@ -27,7 +28,7 @@ PHASES = ("teacher", "distil", "prune", "finetune")
 @dataclass
 class Session:
     """One run while it works. `scores` and `seconds` are by phase; `resumed` is the checkpoint it continues from,
-    `profile` what a target speedup is counted by."""
+    `profile` what a target speedup is counted by. `shown`: what a phase trains on, `train` until there are versions."""
 
     config: TrainConfig
     run: RunDirectory
@@ -45,6 +46,10 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     resumed: dict[str, Any] | None = None
     profile: Profile | None = None
+    shown: Editions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shown = Editions(self.train)
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Continue from `checkpoint`."""

@@ -42,7 +42,7 @@ class Contents:
 
     @staticmethod
     def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
-        answers = split.passages is not None
+        answers = split.labels is None
         return Contents(
             n_tokens=int(split.input_ids.starts[-1]),
             n_rows=len(split),

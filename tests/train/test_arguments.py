@@ -71,6 +71,10 @@ def test_unknown_flag_lists_the_valid_ones():
         (["--matching", "best"], "--matching must be one of .*nearest"),
         (["--sparsity-warmup-epochs", "99"], "must not exceed --prune-epochs"),
         (["--resume", "--overwrite"], "give one of them"),
+        (["--augment", "21"], r"--augment must be in \[0, 20\], got 21"),
+        (["--augment", "-1"], r"--augment must be in \[0, 20\], got -1"),
+        (["--augment", "2", "--augment-probability", "0"], r"--augment-probability must be in \(0, 1\], got 0.0"),
+        (["--augment-mlm", "bert"], "--augment-mlm needs --augment"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -23,7 +23,7 @@ from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models.load import load_model
 
-BATCH_TOKENS = 4096  # of a batch, the masked copies of its sentences padded to one length
+BATCH_TOKENS = 2048  # of a batch with its padding; logits of 200 short sentences take 200 MB with XLM-R's vocabulary
 # the layers of Hugging Face's model between its encoder's states and its logits, by model type
 HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "bert": lambda model, x: model.cls(x),
