@@ -153,6 +153,13 @@ class TestTarget:
         with pytest.raises(ValueError, match="at least 1 and below .* which removing every sublayer gives"):
             SpeedupTarget(latency_model(), speedup)
 
+    def test_it_is_moved_without_being_read(self):
+        target = SpeedupTarget(latency_model(), 4.0)
+        moved = target.to("meta")  # a device that holds no values
+        assert moved.expected({}).is_meta and moved.latency.fixed.knots.is_meta
+        assert (moved.dense_ms, moved.most, moved.goal) == (target.dense_ms, target.most, target.goal)
+        assert not target.latency.fixed.knots.is_meta
+
     @pytest.mark.parametrize("speedup", [1.5, 3.0, 8.0, 12.0])
     @pytest.mark.parametrize("seed", range(3))
     def test_masks_are_fitted_to_it(self, seed, speedup):

@@ -20,13 +20,23 @@ from torch.utils._pytree import tree_leaves
 
 from cofi.data.batches import TaskBatch
 from cofi.distill import STRATEGIES, LayerDistillation
-from cofi.masks import Gates, Lagrangian, SparsityRamp
+from cofi.masks import (
+    COUNTS,
+    TARGET_UNITS,
+    Constraint,
+    Gates,
+    Lagrangian,
+    SparsityRamp,
+    SparsityTarget,
+    SpeedupTarget,
+)
 from cofi.models import CompactConfig, CompactModel
 from cofi.models.packed import PackedBatch
 from cofi.train.config import TrainConfig
 from cofi.train.graph import padded
 from cofi.train.objective import Objective, Student
 from cofi.train.teacher import Teacher
+from tests.masks.test_latency import latency_model
 from tests.models.tiny import tiny_config
 
 DEVICE = torch.device("meta")
@@ -90,7 +100,7 @@ def model_of(kind: str, **changes: Any) -> CompactModel:
     return CompactModel(config).to(DEVICE)  # type: ignore[arg-type]
 
 
-def pruning_student(kind: str, strategy: str) -> Student:
+def pruning_student(kind: str, strategy: str, constraint: Constraint | None = None) -> Student:
     model = model_of(kind)
     return Student(
         model.train(),
@@ -98,6 +108,7 @@ def pruning_student(kind: str, strategy: str) -> Student:
         Gates(model.config.shape(), "all", seed=0).to(DEVICE),
         Lagrangian().to(DEVICE),
         SparsityRamp(0.5, warmup_steps=10),
+        constraint=None if constraint is None else constraint.to(DEVICE),
     )
 
 
@@ -128,6 +139,17 @@ def test_pruning_with_every_matching_strategy(strategy):
 def test_pruning_of_every_kind_of_task(kind, pad):
     objective = Objective("prune", kind, TrainConfig(), Teacher(model_of(kind).eval(), (0, 1)))
     watched_step(objective, pruning_student(kind, "nearest"), kind, pad=pad)
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize("unit", TARGET_UNITS)
+def test_pruning_towards_every_target(unit, counts):
+    shape = model_of("classification").config.shape()
+    targets = {"sparsity": SparsityTarget(shape, 0.5), "speedup": SpeedupTarget(latency_model(shape), 2.0)}
+    student = pruning_student("classification", "nearest", Constraint(targets[unit], counts))
+    teacher = Teacher(model_of("classification").eval(), (0, 1))
+    watched_step(Objective("prune", "classification", TrainConfig(), teacher), student, "classification")
+    assert student.gates is not None and student.gates.loga.grad is not None
 
 
 @pytest.mark.parametrize("pad", [False, True], ids=["as it is", "padded"])
