@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cofi.bench.speedup import Ratio
 from cofi.bench.timing import machine_info
-from cofi.masks import ModelShape
+from cofi.masks import ModelShape, Structure
+from cofi.models import CompactModel
 from cofi.profile.profile import Check, Profile, Table, Tables
 
 SHAPE = ModelShape(n_layers=2, n_heads=4, head_dim=8, d_hidden=32, d_int=48)
@@ -45,3 +48,32 @@ def write_profile(folder: Path, **changes: Any) -> Path:
     path = folder / "cpu.json"
     tiny_profile(**changes).save(path)
     return path
+
+
+def towards(flags: list[str], folder: Path, speedup: float = 3.0, **changes: Any) -> list[str]:
+    """Flags of a tiny run, towards a speedup in place of a sparsity."""
+    index = flags.index("--sparsity")
+    profile = str(write_profile(folder, **changes))
+    return [*flags[:index], *flags[index + 2 :], "--target-speedup", str(speedup), "--device-profile", profile]
+
+
+def structure_of(model: CompactModel) -> Structure:
+    layout = model.layout
+    return Structure(layout.heads, layout.intermediate, model.config.hidden_size, layout.mha, layout.ffn)
+
+
+def timed_by(law: Callable[[float], float] = lambda ms: ms) -> Callable[..., Ratio]:
+    """Stands for `measure_ratio` on a machine where what takes some ms by the tiny profile takes law(ms)."""
+    latency = tiny_profile().latency_model()
+
+    def measure(
+        dense: CompactModel, compact: CompactModel, lengths: Sequence[int], *, seconds: float, within: float
+    ) -> Ratio:
+        assert list(lengths) == tiny_profile().lengths and seconds > 0
+        ms = {
+            name: law(latency.of_structure(structure_of(model)))
+            for name, model in (("teacher", dense), ("compact", compact))
+        }
+        return Ratio(ms["teacher"] / ms["compact"], within / 2, 20, ms)
+
+    return measure

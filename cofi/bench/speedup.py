@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cofi.bench.timing import Timing, interleaved, machine_info, synchronizer
+from cofi.bench.timing import Timing, interleaved, interleaved_samples, machine_info, synchronizer
 from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
 from cofi_kernels import force_backend
 
 MAX_ROUNDS = 200
+RATIO_ROUNDS = 10  # at least, before the quartiles of their ratios are believed
 # Largest difference between the fast path and the definition, relative to the largest output, for each precision. It
 # tells a wrong kernel from rounding (one in int8 or bf16 is a 255th); how exact the kernels are is for their own tests.
 TOLERANCES = {"fp32": 2e-3, "bf16": 5e-2, "int8": 5e-2}
@@ -42,20 +45,79 @@ def measure_speedup(
     """
     device = _common_device(dense, compact)
     lengths = [int(length) for length in lengths]
-    if not lengths or min(lengths) < 1 or not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(
-            f"lengths and batch_sizes must hold positive integers, got {lengths!r:.80}, {batch_sizes!r:.80}"
-        )
+    _check_counts(lengths, batch_sizes)
     timings: dict[str, dict[str, Timing]] = {}
     with _inference(dense, compact):
         for size in batch_sizes:
-            batch = quantile_batch(lengths, size, _vocabulary(dense, compact), seed).to(device)
-            check_against_definition(compact, batch=batch)
-            calls = {"teacher": partial(dense, batch=batch), "compact": partial(compact, batch=batch)}
+            calls = _checked_calls(dense, compact, quantile_batch(lengths, size, _vocabulary(dense, compact), seed))
             share = seconds / len(batch_sizes)
             wait = synchronizer(device)
             timings[f"batch {size}"] = interleaved(calls, MAX_ROUNDS, warmup=1, seconds=share, synchronize=wait)
     return _as_result(timings, lengths, machine_info(device))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as the dense model the compact one is.
+
+    value: median over the rounds of the ratio of the two times in one; uncertainty: half of its 95 % interval as a
+    fraction of it; rounds: of timing; ms: {"teacher", "compact": median}
+    """
+
+    value: float
+    uncertainty: float
+    rounds: int
+    ms: dict[str, float]
+
+    @classmethod
+    def of(cls, samples: Mapping[str, Sequence[float]]) -> Ratio:
+        """From seconds of "teacher" and "compact", two rounds at least.
+
+        Rounds are compared within themselves: what slows the machine for seconds slows both. The interval is that of a
+        median of normal values, 2 * 1.25 sigma / sqrt(n), with sigma from the quartiles, which bursts do not reach.
+        """
+        ratios = [a / b for a, b in zip(samples["teacher"], samples["compact"], strict=True)]
+        low, value, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        uncertainty = 2 * 1.25 * (high - low) / 1.35 / math.sqrt(len(ratios)) / value
+        ms = {name: _rounded(1e3 * statistics.median(times)) for name, times in samples.items()}
+        return cls(_rounded(value), _rounded(uncertainty), len(ratios), ms)
+
+
+def measure_ratio(
+    dense: CompactModel, compact: CompactModel, lengths: Sequence[int], *, seconds: float, within: float, seed: int = 0
+) -> Ratio:
+    """The speedup on one batch of sequences of these very lengths, timed as `measure_speedup` does.
+
+    within: uncertainty at which timing ends; `seconds` end it in any case, after three rounds at least
+    Raises as `measure_speedup` does.
+    """
+    device = _common_device(dense, compact)
+    _check_counts(lengths, [len(lengths)])
+
+    def enough(samples: Mapping[str, Sequence[float]]) -> bool:
+        return len(samples["teacher"]) >= RATIO_ROUNDS and Ratio.of(samples).uncertainty <= within
+
+    with _inference(dense, compact):
+        batch = quantile_batch(lengths, len(lengths), _vocabulary(dense, compact), seed)
+        calls = _checked_calls(dense, compact, batch)
+        wait = synchronizer(device)
+        return Ratio.of(
+            interleaved_samples(calls, MAX_ROUNDS, warmup=1, seconds=seconds, synchronize=wait, enough=enough)
+        )
+
+
+def _check_counts(lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    if not lengths or min(lengths) < 1 or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(
+            f"lengths and batch_sizes must hold positive integers, got {lengths!r:.80}, {batch_sizes!r:.80}"
+        )
+
+
+def _checked_calls(dense: CompactModel, compact: CompactModel, batch: PackedBatch) -> dict[str, Callable[[], object]]:
+    """What is timed, on a batch on which the compact model was found to compute what it should."""
+    batch = batch.to(_common_device(dense, compact))
+    check_against_definition(compact, batch=batch)
+    return {"teacher": partial(dense, batch=batch), "compact": partial(compact, batch=batch)}
 
 
 def _as_result(

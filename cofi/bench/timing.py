@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -56,6 +56,23 @@ def interleaved(
     synchronize:    waits until the device has finished; called after every call, its time included
     Raises ValueError for no callable, rounds < 1, warmup < 0 or seconds <= 0.
     """
+    samples = interleaved_samples(callables, rounds, warmup, seconds=seconds, synchronize=synchronize)
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def interleaved_samples(
+    callables: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    *,
+    seconds: float | None = None,
+    synchronize: Callable[[], object] = lambda: None,
+    enough: Callable[[Mapping[str, Sequence[float]]], bool] = lambda samples: False,
+) -> dict[str, list[float]]:
+    """Seconds a call of each callable takes, round by round: as `interleaved`, which summarizes them.
+
+    enough: asked after every round from MIN_ROUNDS on; no further one is made where it says yes
+    """
     if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0):
         raise ValueError(
             "interleaved needs a callable, rounds >= 1, warmup >= 0 and seconds > 0 or None, got "
@@ -70,12 +87,13 @@ def interleaved(
     with no_collection():
         end = None if seconds is None else time.perf_counter() + seconds
         for done in range(rounds):
-            if end is not None and done >= MIN_ROUNDS and time.perf_counter() >= end:
+            late = end is not None and time.perf_counter() >= end
+            if done >= MIN_ROUNDS and (late or enough(samples)):
                 break
             for name in order:
                 samples[name].append(turn(callables[name], synchronize))
             order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
-    return {name: summarize(values) for name, values in samples.items()}
+    return samples
 
 
 @contextmanager

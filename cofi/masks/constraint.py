@@ -65,7 +65,11 @@ class Constraint:
         share = self.reduction(gates)[0]
         if masks is not None and self.counts == "kept":
             share = self.target.of_masks(masks.alive())
-        return float(share) >= self.target.goal - self.epsilon
+        return self.is_met_by(float(share))
+
+    def is_met_by(self, share: float) -> bool:
+        """Whether removing this share of the cost is enough."""
+        return share >= self.target.goal - self.epsilon
 
     @torch.no_grad()
     def masks(self, gates: Gates, *, fitted: bool) -> tuple[Masks, Shifts]:

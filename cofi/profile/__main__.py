@@ -19,6 +19,7 @@ from cofi.cli import Parser, positive, run
 from cofi.data import check_length, load_splits, load_tokenizer, tokenize
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
+from cofi.memory import keep_freed_memory
 from cofi.models import CompactConfig, CompactModel, load_model
 from cofi.models.config import INFERENCE_PRECISIONS
 from cofi.models.locate import locate
@@ -120,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse(argv)
     set_threads(options.threads)
     device = pick_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as training and cofi.bench do, which measure what this predicts
     if device.type != "cpu" and options.precision == "int8":
         raise UserError(f"--precision int8 is for a CPU, got --device {options.device}")
     path = output_path(options, device)

@@ -94,8 +94,18 @@ def speedup_note(result: Mapping[str, Any]) -> str:
     sequences, longest = number(batch, "sequences"), number(batch, "longest")
     if sequences is not None and longest is not None:
         facts[-1] += f" ({sequences:.0f} sequences of up to {longest:.0f} tokens, {target.get('precision')})"
+    facts[-1] += _calibration(_mapping(target.get("calibration")))
     elsewhere = target.get("same_machine") is False
     return f"Speedup: {', '.join(facts)}{', on another machine than the profile' if elsewhere else ''}."
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    """What the structure of the profile alone was measured at, where it was corrected."""
+    rounds, chosen = found.get("rounds"), number(found, "chosen")
+    if not chosen or not isinstance(rounds, list) or not rounds:
+        return ""
+    before = number(_mapping(rounds[0]), "measured")
+    return "" if before is None else f", corrected from {show_ratio(before)} by the profile alone"
 
 
 def measurement_note(result: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cofi.baselines import METHODS
+from cofi.baselines import COFI, METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.masks import parse_kinds
@@ -133,7 +133,11 @@ class TrainConfig:
     log_steps: int = _f(10, "steps between lines in metrics.jsonl")
     save_seconds: float = _f(120.0, "seconds between checkpoints")
     tensorboard: bool = _f(False, "write TensorBoard files as well")
-    measure_seconds: float = _f(20.0, "time spent on measuring the speedup at the end; 0 leaves it out")
+    measure_seconds: float = _f(
+        20.0,
+        "time spent on measuring the speedup at the end, and at most half of it on each structure that is tried for "
+        "--target-speedup before fine-tuning; 0 leaves both out",
+    )
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -203,6 +207,8 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _check_goal(config: TrainConfig) -> None:
     if (config.target_speedup is None) != (config.device_profile is None):
         raise UserError("--target-speedup and --device-profile must be given together")
+    if config.target_speedup is not None and config.method != COFI:
+        raise UserError(f"--target-speedup is for --method {COFI}, got --method {config.method}, which counts weights")
     if config.start_sparsity > config.goal:
         named = "--sparsity" if config.target_speedup is None else "what --target-speedup removes"
         raise UserError(f"--start-sparsity must not exceed {named} ({config.goal:.4g}), got {config.start_sparsity}")

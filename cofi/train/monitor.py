@@ -106,7 +106,7 @@ class Monitor:
         self.end()
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl and show its essence."""
+        """Append one line to metrics.jsonl and show the essence of one about a step."""
         with naming(self._path):
             self._file.write((json.dumps({**row, "seconds": round(self.seconds, 3)}) + "\n").encode())
             self._file.flush()
@@ -114,7 +114,8 @@ class Monitor:
             self._score = row["score"]
         if self._board is not None:
             self._to_board(row)
-        self._show(row)
+        if "phase_step" in row:
+            self._show(row)
 
     def position(self) -> int:
         """Bytes written to metrics.jsonl, for a checkpoint."""

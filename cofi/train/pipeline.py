@@ -15,6 +15,7 @@ from cofi.models import CompactModel
 from cofi.models.save import save_model
 from cofi.profile.profile import Profile
 from cofi.train.augmentation import Augmenter, load_augmenter
+from cofi.train.calibration import calibrate
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import describe, load_profile
 from cofi.train.distributed import ALONE, World
@@ -95,7 +96,7 @@ def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> di
     prepare_outputs(session, dense)
     student = run_distil(session, dense)
     pruning = pruning_of(session.config)
-    best = run_prune(session, student, pruning.give_gates, pruning.prune_epochs)
+    best = calibrate(session, student, run_prune(session, student, pruning.give_gates, pruning.prune_epochs))
     small = run_finetune(session, student, best, pruning.finetune_epochs)
     session.world.leave()
     if not session.world.is_main:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from typing import Any
 
@@ -11,11 +10,12 @@ import transformers
 
 import cofi_kernels
 from cofi.bench.speedup import measure_speedup
-from cofi.bench.subjects import in_precision
 from cofi.data.predict import evaluate_model
 from cofi.models import CompactModel
 from cofi.profile.profile import Profile
+from cofi.train import calibration
 from cofi.train.constraint import same_machine
+from cofi.train.deployment import measure_as_profiled
 from cofi.train.session import Session
 
 SPEED_BATCH_SIZES = (1, 32)
@@ -118,31 +118,24 @@ def _speedup_target(session: Session, best: dict[str, Any], dense: CompactModel,
         "precision": profile.precision,
         "same_machine": same_machine(profile),
     }
-    return {"target_speedup": target | _measured_target(session, profile, dense, small)}
+    measured = _measured_target(session, profile, dense, small)
+    return {"target_speedup": target | measured | _calibration(best.get(calibration.KEY))}
 
 
 def _measured_target(session: Session, profile: Profile, dense: CompactModel, small: CompactModel) -> dict[str, Any]:
     """The speedup that the profile predicts, as it is; nothing where no time is given."""
     if session.config.measure_seconds == 0:
         return {}
-    before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
-    speed = measure_speedup(
-        before,
-        after,
-        lengths=profile.lengths,
-        batch_sizes=[len(profile.lengths)],
-        seconds=session.config.measure_seconds / 2,
-    )
-    (measured,) = speed["speedup"].values()
-    times = {name: ms for name, batches in speed["latency_ms"].items() for ms in batches.values()}
-    return {"measured": measured, "measured_ms": times}
+    ratio = measure_as_profiled(profile, dense, small, session.config.measure_seconds / 2)
+    return {"measured": ratio.value, "measured_uncertainty": ratio.uncertainty, "measured_ms": ratio.ms}
 
 
-def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:
-    """The model as a profile runs it; the model itself is not changed."""
-    if on_cpu:
-        return in_precision(copy.deepcopy(model).to("cpu"), precision)  # type: ignore[arg-type]  # see inputs
-    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model  # type: ignore[arg-type]
+def _calibration(found: dict[str, Any] | None) -> dict[str, Any]:
+    """The rounds of the calibration and which of them was taken, or why there are none."""
+    if found is None:
+        return {}
+    how = {name: found[name] for name in ("chosen", "left_out") if name in found}
+    return {calibration.KEY: {"rounds": calibration.rows(found), **how}}
 
 
 def _dense_structure(dense: CompactModel) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RunDirectory:
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
         self.augmented = self.checkpoints / "augmented.pt"
+        self.calibration = self.checkpoints / "calibration.pt"
         self.model = self.root / "model"
         self.teacher = self.root / "teacher"
         self.teacher_outputs = self.root / "teacher_outputs"

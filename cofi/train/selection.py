@@ -12,7 +12,7 @@ from torch import nn
 
 from cofi.data.predict import Evaluation, evaluate_model
 from cofi.errors import UserError
-from cofi.masks import Masks, expected_sparsity, sparsity
+from cofi.masks import Gates, Masks, Shifts, expected_sparsity, sparsity
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.distributed import ALONE, World
 from cofi.train.loop import Position, diverged
@@ -128,20 +128,29 @@ class Evaluator:
         gates = self.student.gates
         if gates is None:
             return None, {}
+        masks, shifts = self.student.held_to.masks(gates, fitted=fitted)
+        return masks, self._facts(gates, masks, shifts)
+
+    def rescored(self, shifts: Shifts) -> dict[str, Any]:
+        """Score and facts of the masks that other shifts make of the student's gates."""
+        gates = self.student.gates
+        assert gates is not None
+        masks = gates.deterministic(shifts)
+        return {"score": self._evaluate(masks).score, **self._facts(gates, masks, shifts)}
+
+    @torch.no_grad()
+    def _facts(self, gates: Gates, masks: Masks, shifts: Shifts) -> dict[str, Any]:
         constraint = self.student.held_to
-        masks, shifts = constraint.masks(gates, fitted=fitted)
         structure = masks.structure(gates.shape)
-        with torch.no_grad():
-            facts = {
-                "expected_sparsity": float(expected_sparsity(gates)),
-                "sparsity": sparsity(structure, gates.shape),
-                **constraint.values(gates, masks),
-                "structure": structure.to_dict(),
-                "constraint": constraint.counts,
-                "target_reached": constraint.is_met(gates, masks),
-                "shifts": shifts,
-            }
-        return masks, facts
+        return {
+            "expected_sparsity": float(expected_sparsity(gates)),
+            "sparsity": sparsity(structure, gates.shape),
+            **constraint.values(gates, masks),
+            "structure": structure.to_dict(),
+            "constraint": constraint.counts,
+            "target_reached": constraint.is_met(gates, masks),
+            "shifts": shifts,
+        }
 
     def _evaluate(self, masks: Masks | None) -> Evaluation:
         session = self.session

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cofi.report import summary_table
-from cofi.report.tables import measurement_note, summary_rows
+from cofi.report.tables import measurement_note, speedup_note, summary_rows
 from cofi.report.values import show_change, show_count, show_ms, show_percent, show_ratio, show_seconds
 
 
@@ -78,6 +78,27 @@ def test_markup_in_names_is_shown_not_obeyed(result):
 def test_measurement_note_of_a_gpu_names_it(result):
     result["machine"] = {"device": "NVIDIA H200", "threads": 16}
     assert measurement_note(result).endswith("no padding, on NVIDIA H200.")
+
+
+CORRECTED = {"requested": 8.0, "predicted": 8.7, "measured": 8.02}
+ROUNDS = [{"measured": 7.4}, {"measured": 8.04}]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ({"rounds": ROUNDS, "chosen": 1}, "measured 8.02×, corrected from 7.40× by the profile alone."),
+        ({"rounds": ROUNDS, "chosen": 0}, "measured 8.02×."),
+        ({"rounds": [], "left_out": "--measure-seconds is 0"}, "measured 8.02×."),
+        ({"rounds": "many", "chosen": 1}, "measured 8.02×."),
+        ({"rounds": [7.4], "chosen": 1}, "measured 8.02×."),
+        (None, "measured 8.02×."),
+    ],
+    ids=["corrected", "as it was", "left out", "no list", "no mapping", "none"],
+)
+def test_a_corrected_speedup_says_what_it_was_before(calibration, words):
+    note = speedup_note({"target_speedup": CORRECTED | {"calibration": calibration}})
+    assert note == f"Speedup: requested 8.00×, predicted 8.70×, {words}"
 
 
 @pytest.mark.parametrize(

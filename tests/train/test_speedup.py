@@ -17,15 +17,20 @@ from cofi.report.tables import speedup_note
 from cofi.train import loop
 from cofi.train.__main__ import main
 from cofi.train.rundir import RunDirectory
-from tests.tiny_profile import SHAPE, tiny_profile, write_profile
+from tests import tiny_profile
+from tests.tiny_profile import SHAPE, timed_by, write_profile
 
 
 @pytest.fixture
 def towards(flags, tmp_path) -> list[str]:
     """Flags of a tiny run towards a speedup of 3."""
-    index = flags.index("--sparsity")
-    flags = flags[:index] + flags[index + 2 :]
-    return [*flags, "--target-speedup", "3", "--device-profile", str(write_profile(tmp_path))]
+    return tiny_profile.towards(flags, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _timed_by_the_profile(monkeypatch):
+    """No time is taken: the machine is as its profile says."""
+    monkeypatch.setattr("cofi.train.deployment.measure_ratio", timed_by())
 
 
 def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, capsys):
@@ -37,7 +42,7 @@ def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, ca
     assert found["measured"] > 0 and set(found["measured_ms"]) == {"teacher", "compact"} and found["same_machine"]
     layout = CompactModel.from_pretrained(run.model).layout
     hidden = result["structure"]["hidden"]
-    latency = tiny_profile().latency_model()
+    latency = tiny_profile.tiny_profile().latency_model()
     masks = {
         "mha": torch.tensor(layout.mha).float(),
         "ffn": torch.tensor(layout.ffn).float(),
@@ -51,7 +56,7 @@ def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, ca
     steps = [row for row in rows if row["phase"] == "prune" and row["type"] == "step"]
     assert steps[0]["target_speedup"] == 1 and steps[-1]["target_speedup"] == pytest.approx(3)
     assert all(row["expected_speedup"] > 0.9 and row["kept_speedup"] > 0.9 for row in steps)
-    assert read_profile(run.profile) == tiny_profile()
+    assert read_profile(run.profile) == tiny_profile.tiny_profile()
     assert "Speedup: requested 3.00" in " ".join(capsys.readouterr().out.split())
     page = write_report(run.root).read_text()
     assert "target speedup 3.00" in page and "Speedup: requested 3.00" in page and "target sparsity" not in page
@@ -109,6 +114,7 @@ def test_a_profile_of_another_machine_is_said(towards, tmp_path, capsys):
         (["--device-profile", "absent"], "neither absent nor profiles/absent.json is there"),
         (["--start-sparsity", "0.8"], "--start-sparsity must not exceed what --target-speedup removes (0.6667)"),
         (["--constraint", "both"], "--constraint"),
+        (["--method", "fisher"], "--target-speedup is for --method cofi, got --method fisher"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

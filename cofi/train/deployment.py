@@ -1,0 +1,31 @@
+"""The speedup that a latency profile speaks of, measured: both models as they are deployed, on the profile's batch."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from cofi.bench.speedup import Ratio, measure_ratio
+from cofi.bench.subjects import in_precision
+from cofi.models import CompactModel
+from cofi.profile.profile import Profile
+
+TOLERANCE = 0.02  # share of the request that a measured speedup may be off before masks are corrected for it
+WITHIN = TOLERANCE / 4  # uncertainty of a measurement that leaves no doubt about that
+
+
+def measure_as_profiled(profile: Profile, dense: CompactModel, small: CompactModel, seconds: float) -> Ratio:
+    """How many times as fast as `dense` `small` is, from packed ids to the head's output, as the profile counts it.
+
+    seconds: for timing, less where the machine is quiet. Neither model is changed.
+    """
+    before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
+    return measure_ratio(before, after, profile.lengths, seconds=seconds, within=WITHIN)
+
+
+def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:
+    """The model as a profile runs it; the model itself is not changed."""
+    if on_cpu:
+        return in_precision(copy.deepcopy(model).to("cpu"), precision)  # type: ignore[arg-type]  # see inputs
+    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bf16" else model  # type: ignore[arg-type]

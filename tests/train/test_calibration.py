@@ -1,0 +1,315 @@
+"""Correcting what a profile misses: the search alone, on machines that are made up, and within runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from cofi import CompactModel
+from cofi.bench.speedup import Ratio, measure_ratio
+from cofi.masks import Gates, SpeedupTarget, fit
+from cofi.models import from_lists
+from cofi.prune import compact
+from cofi.report.tables import speedup_note
+from cofi.report.values import show_ratio
+from cofi.train import loop
+from cofi.train.__main__ import main
+from cofi.train.calibration import CORRECTIONS, nearest, search
+from cofi.train.checkpoint import load_checkpoint
+from cofi.train.deployment import TOLERANCE
+from cofi.train.rundir import RunDirectory
+from tests.masks.test_constraint import BERT_SMALL, learned_gates
+from tests.masks.test_latency import latency_model
+from tests.tiny_profile import SHAPE, structure_of, timed_by, tiny_profile, towards
+from tests.train.processes import run_together, whole_command, without_measuring
+from tests.train.test_run import read_lines, without_times
+
+MEASURE = "cofi.train.deployment.measure_ratio"
+REAL_SECONDS = 0.2
+
+
+def target_of(speedup: float) -> SpeedupTarget:
+    return SpeedupTarget(latency_model(BERT_SMALL), speedup)
+
+
+def rounds_by(law, speedup: float, gates: Gates | None = None, uncertainty: float = 0.001) -> list:
+    """What the search finds where milliseconds of the profile take law(ms)."""
+    gates, target = gates or learned_gates(0), target_of(speedup)
+
+    def measure(masks) -> Ratio:
+        ms = law(target.latency.of_structure(masks.structure(gates.shape)))
+        return Ratio(law(target.dense_ms) / ms, uncertainty, 20, {})
+
+    return list(search(gates, target, fit(gates, target), measure))
+
+
+class TestSearch:
+    @pytest.mark.parametrize("speedup", [2.0, 4.0, 8.0])
+    @pytest.mark.parametrize("law", ["call", "interaction", "slow dense"])
+    def test_it_comes_within_the_tolerance(self, law, speedup):
+        dense = target_of(speedup).dense_ms
+        laws = {
+            "call": lambda ms: ms + 0.1 * dense / speedup,  # a tenth of the compact model's time, whatever it is
+            "interaction": lambda ms: ms * (dense / ms) ** 0.05,
+            "slow dense": lambda ms: 1.15 * ms if ms == dense else ms,
+        }
+        rounds = rounds_by(laws[law], speedup)
+        assert abs(rounds[0].measured / speedup - 1) > TOLERANCE
+        assert abs(rounds[-1].measured / speedup - 1) <= TOLERANCE and len(rounds) <= 1 + CORRECTIONS
+        assert nearest(rounds, speedup) == len(rounds) - 1
+        for before, after in zip(rounds, rounds[1:], strict=False):
+            assert after.aim == pytest.approx(before.predicted * speedup / before.measured)
+            assert after.predicted == pytest.approx(after.aim, rel=0.01)
+
+    def test_what_is_on_target_is_measured_once(self):
+        (found,) = rounds_by(lambda ms: 1.7 * ms, 4.0)
+        assert found.aim == 4.0 and found.measured == pytest.approx(found.predicted)
+
+    def test_what_noise_may_be_is_not_corrected(self):
+        by_call = 0.08 * target_of(4.0).dense_ms / 4
+        assert len(rounds_by(lambda ms: ms + by_call, 4.0, uncertainty=0.1)) == 1
+        assert len(rounds_by(lambda ms: ms + by_call, 4.0, uncertainty=0.05)) > 1
+
+    def test_a_machine_that_follows_no_law_ends_it_and_the_nearest_stays(self):
+        gates, target = learned_gates(0), target_of(4.0)
+        measured = iter([3.0, 3.7, 5.6, 2.9, 4.0])
+        rounds = list(search(gates, target, {}, lambda masks: Ratio(next(measured), 0.0, 20, {})))
+        assert [found.measured for found in rounds] == [3.0, 3.7, 5.6, 2.9][: 1 + CORRECTIONS]
+        assert nearest(rounds, 4.0) == 1
+
+    def test_it_ends_where_the_profile_ends(self):
+        by_call = 0.5 * target_of(8.0).dense_ms  # no structure is twice as fast
+        rounds = rounds_by(lambda ms: ms + by_call, 8.0)
+        assert len(rounds) <= 1 + CORRECTIONS and rounds[-1].aim < target_of(8.0).most
+
+    def test_nothing_is_aimed_at_that_is_slower_than_dense(self):
+        dense = target_of(1.01).dense_ms
+        rounds = rounds_by(lambda ms: 2 * ms if ms == dense else ms, 1.05)
+        assert rounds[0].measured > 2 and {found.aim for found in rounds[1:]} <= {1.0}
+
+    def test_a_structure_is_measured_once(self):
+        """Whole sublayers alone: a correction may be too small to change anything."""
+        seen = []
+        gates, target = learned_gates(1, "mha,ffn"), target_of(2.0)
+
+        def measure(masks) -> Ratio:
+            seen.append(masks.structure(gates.shape))
+            return Ratio(1.94, 0.0, 20, {})
+
+        rounds = list(search(gates, target, fit(gates, target), measure))
+        assert len(rounds) == len(seen) == len(set(seen)) < 1 + CORRECTIONS
+
+
+def slow_call(ms: float) -> float:
+    """A call costs what no sublayer does: at a speedup of 3 some 15 % of the compact model's time."""
+    return ms + 0.1
+
+
+@pytest.fixture
+def flags(flags, tmp_path) -> list[str]:
+    return towards(flags, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _slow_call(monkeypatch):
+    monkeypatch.setattr(MEASURE, timed_by(slow_call))
+
+
+def result_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def calibrations(run: Path) -> list[dict]:
+    return [row for row in read_lines(run / "metrics.jsonl") if row["type"] == "calibration"]
+
+
+def models_equal(first: Path, second: Path) -> bool:
+    states = [CompactModel.from_pretrained(run / "model").state_dict() for run in (first, second)]
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+
+
+def test_a_run_delivers_the_speedup_that_was_asked_for(flags, tmp_path, capsys):
+    assert main(flags) == 0
+    run = tmp_path / "run"
+    result = result_of(run)
+    found = result["target_speedup"]
+    rounds, chosen = found["calibration"]["rounds"], found["calibration"]["chosen"]
+    assert chosen > 0 and rounds[0]["measured"] < 3 * (1 - TOLERANCE)
+    assert found["measured"] == pytest.approx(3, rel=TOLERANCE)
+    assert found["measured"] == rounds[chosen]["measured"] and found["predicted"] == rounds[chosen]["predicted"]
+    assert result["target_reached"] is True
+    names = ("round", "requested", "aim", "predicted", "measured", "uncertainty", "timed")
+    assert [{name: row[name] for name in names} for row in calibrations(run)] == rounds
+    words = " ".join(capsys.readouterr().err.split())
+    assert words.count("calibration: asked 3x, measured ") == len(rounds)
+    assert f"corrected from {show_ratio(rounds[0]['measured'])} by the profile alone" in speedup_note(result)
+    assert "corrected from" in (run / "report.html").read_text()
+    assert result["seconds"]["calibration"] >= 0
+
+
+def test_what_is_delivered_is_the_masked_model_that_was_timed(flags, tmp_path):
+    assert main([*flags, "--finetune-epochs", "0"]) == 0
+    run = RunDirectory(tmp_path / "run")
+    state = load_checkpoint(run.checkpoints / "best_prune.pt") | load_checkpoint(run.calibration)
+    student = CompactModel.from_pretrained(run.teacher)
+    student.load_state_dict(state["model"])
+    gates = Gates(SHAPE, "all", seed=0)
+    gates.load_state_dict(state["gates"])
+    calibration = state["calibration"]
+    assert state["shifts"] == calibration["rounds"][calibration["chosen"]]["shifts"]
+    masks = gates.deterministic(state["shifts"])
+    delivered = CompactModel.from_pretrained(run.model)
+    structure = masks.structure(SHAPE)
+    assert structure == structure_of(delivered) and structure.to_dict() == result_of(run.root)["structure"]
+    batch = from_lists([[2, 5, 6, 7, 3], [2, 9, 3]])
+    with torch.inference_mode():
+        masked, small = student.eval()(batch=batch, masks=masks).logits, delivered.eval()(batch=batch).logits
+        torch.testing.assert_close(small, masked, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compact(student, masks)(batch=batch).logits, small)
+    result = result_of(run.root)
+    assert result["masked_score"] == state["score"] == result["compact_score"]
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped(*args, **kwargs):
+    raise Stop
+
+
+class TestResumed:
+    """Where pruning hands on its last state, as it never came to the target, and where it has a best one."""
+
+    @pytest.fixture(params=["last", "best"])
+    def flags(self, flags, request) -> list[str]:
+        return flags if request.param == "last" else [*flags, "--sparsity-epsilon", "0.4"]
+
+    @pytest.fixture
+    def whole(self, flags, tmp_path) -> Path:
+        assert main([*flags, "--output", str(tmp_path / "whole")]) == 0
+        return tmp_path / "whole"
+
+    def assert_same(self, run: Path, whole: Path) -> None:
+        rows = [without_times(read_lines(path / "metrics.jsonl")) for path in (run, whole)]
+        assert rows[0] == rows[1] and models_equal(run, whole)
+        assert calibrations(whole) and len(calibrations(run)) == len(calibrations(whole))
+
+    def test_in_finetuning_it_cuts_the_same_structure_and_measures_nothing(self, flags, whole, tmp_path, monkeypatch):
+        after_step = loop.PhaseLoop._after_step
+
+        def die(self, position, *args):
+            after_step(self, position, *args)
+            if self.phase == "finetune" and position.phase_step == 2:
+                raise Stop
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(loop.PhaseLoop, "_after_step", die)
+            main([*flags, "--save-seconds", "0"])
+        monkeypatch.setattr(MEASURE, lambda *_, **__: pytest.fail("measured"))
+        assert main(["--output", str(tmp_path / "run"), "--resume", "--measure-seconds", "0"]) == 0
+        self.assert_same(tmp_path / "run", whole)
+        rounds = [result_of(run)["target_speedup"]["calibration"] for run in (tmp_path / "run", whole)]
+        assert rounds[0] == rounds[1]
+
+    def test_before_the_first_checkpoint_after_it(self, flags, whole, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr("cofi.train.pipeline.run_finetune", stopped)
+            main(flags)
+        monkeypatch.setattr(MEASURE, lambda *_, **__: pytest.fail("measured"))
+        assert main(["--output", str(tmp_path / "run"), "--resume", "--measure-seconds", "0"]) == 0
+        self.assert_same(tmp_path / "run", whole)
+
+    def test_in_the_middle_of_it(self, flags, whole, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(MEASURE, stopped)
+            main(flags)
+        assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+        self.assert_same(tmp_path / "run", whole)
+
+    def test_a_signal_ends_it_after_a_round(self, flags, whole, tmp_path, monkeypatch):
+        measured = []
+
+        def interrupted(*args, **kwargs):
+            measured.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            return timed_by(slow_call)(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MEASURE, interrupted)
+            assert main(flags) == 128 + signal.SIGINT
+        assert measured == [1]
+        assert not RunDirectory(tmp_path / "run").calibration.exists()
+        assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+        self.assert_same(tmp_path / "run", whole)
+
+    def test_a_run_that_left_it_out_stays_as_it_was_cut(self, flags, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr("cofi.train.pipeline.run_finetune", stopped)
+            main([*flags, "--measure-seconds", "0"])
+        assert main(["--output", str(tmp_path / "run"), "--resume", "--measure-seconds", "1"]) == 0
+        found = result_of(tmp_path / "run")["target_speedup"]
+        assert found["calibration"] == {"rounds": [], "left_out": "--measure-seconds is 0"}
+        assert found["predicted"] == pytest.approx(3, rel=0.02) and found["measured"] < 3 * (1 - TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("extra", "changes", "reason"),
+    [
+        (["--measure-seconds", "0"], {}, "--measure-seconds is 0"),
+        (["--constraint", "expected"], {}, "--constraint expected does not hold"),
+        ([], {"machine": {"device": "cpu", "cpu": "Another CPU"}}, "the profile is of another machine"),
+    ],
+    ids=["no time", "expected", "another machine"],
+)
+def test_where_it_makes_no_sense_it_is_left_out_and_said(flags, tmp_path, capsys, monkeypatch, extra, changes, reason):
+    tiny_profile(**changes).save(tmp_path / "cpu.json")
+    monkeypatch.setattr("cofi.train.calibration.measure_as_profiled", lambda *_: pytest.fail("measured"))
+    assert main([*flags, *extra]) == 0
+    assert f"calibration: left out, {reason}" in " ".join(capsys.readouterr().err.split())
+    found = result_of(tmp_path / "run")["target_speedup"]["calibration"]
+    assert found["rounds"] == [] and reason in found["left_out"] and not calibrations(tmp_path / "run")
+
+
+def test_what_cannot_be_reached_is_said_and_ends(flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(MEASURE, timed_by(lambda ms: ms + 1.0))
+    assert main(flags) == 0
+    result = result_of(tmp_path / "run")
+    rounds = result["target_speedup"]["calibration"]["rounds"]
+    assert 1 <= len(rounds) <= 1 + CORRECTIONS and result["target_reached"] is False
+    assert result["target_speedup"]["measured"] == max(found["measured"] for found in rounds)
+    assert "calibration: no structure came closer than" in " ".join(capsys.readouterr().err.split())
+
+
+def test_on_a_real_clock_it_ends(flags, tmp_path, monkeypatch):
+    """What this machine's time is of a model of 2 layers of 32 dims is of no matter here."""
+    monkeypatch.setattr(MEASURE, measure_ratio)
+    assert main([*flags, "--measure-seconds", str(REAL_SECONDS)]) == 0
+    found = result_of(tmp_path / "run")["target_speedup"]
+    assert 1 <= len(found["calibration"]["rounds"]) <= 1 + CORRECTIONS
+    for row in found["calibration"]["rounds"]:
+        assert row["measured"] > 0 and row["uncertainty"] >= 0 and row["timed"] >= 3
+    assert found["measured"] > 0 and set(found["measured_ms"]) == {"teacher", "compact"}
+
+
+def main_one_measures(flags: list[str]) -> int:
+    """A run in which only the main process may take a time."""
+    patch = pytest.MonkeyPatch()
+    rank = int(os.environ["RANK"])
+    patch.setattr(MEASURE, timed_by(slow_call) if rank == 0 else lambda *_, **__: pytest.fail("measured"))
+    without_measuring(patch)
+    return whole_command(flags)
+
+
+def test_the_main_process_measures_for_all(flags, tmp_path):
+    tiny_profile(threads=1).save(tmp_path / "cpu.json")
+    ended = run_together(main_one_measures, flags, folder=tmp_path)
+    assert ended.codes == [0, 0], ended.err
+    found = result_of(tmp_path / "run")["target_speedup"]
+    assert found["calibration"]["chosen"] > 0 and found["measured"] == pytest.approx(3, rel=TOLERANCE)
+    assert len(calibrations(tmp_path / "run")) == len(found["calibration"]["rounds"])
