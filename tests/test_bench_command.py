@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,9 @@ import pytest
 import torch
 
 from cofi.bench import __main__ as bench_command
-from cofi.bench import speedup, subjects, timing
+from cofi.bench import speedup, subjects
 from cofi.bench.results import Case, to_rows
-from cofi.bench.speedup import (
-    MAX_ROUNDS,
-    RATIO_ROUNDS,
-    Ratio,
-    check_against_definition,
-    main_output,
-    measure_ratio,
-    measure_speedup,
-    quantile_batch,
-)
+from cofi.bench.speedup import check_against_definition, main_output, measure_speedup, quantile_batch
 from cofi.bench.timing import MIN_ROUNDS, Timing, interleaved, machine_info, sgemm_gflops, summarize
 from cofi.cli import run as run_command
 from cofi.errors import UserError
@@ -168,59 +158,6 @@ class TestMeasureSpeedup:
     def test_bad_arguments_are_refused(self, lengths, sizes):
         with pytest.raises(ValueError, match="positive integers"):
             measure_speedup(make_dense(), make_compact(), lengths, sizes)
-
-
-class TestRatio:
-    def test_what_slows_both_within_a_round_does_not_count(self):
-        drift = [1.0 + 0.2 * (i % 7) for i in range(40)]
-        ratio = Ratio.of({"teacher": [4e-3 * d for d in drift], "compact": [1e-3 * d for d in drift]})
-        assert (ratio.value, ratio.uncertainty, ratio.rounds) == (4.0, pytest.approx(0, abs=1e-9), 40)
-        assert ratio.ms["teacher"] == pytest.approx(4 * ratio.ms["compact"], rel=1e-3)
-
-    def test_the_interval_holds_the_truth_as_often_as_it_says(self):
-        draw = random.Random(0)
-        hits = 0
-        for _ in range(400):
-            teacher = [4.0 * draw.gauss(1, 0.05) for _ in range(40)]
-            found = Ratio.of({"teacher": teacher, "compact": [1.0] * 40})
-            hits += abs(found.value / 4.0 - 1) <= found.uncertainty
-        assert 0.9 <= hits / 400 <= 0.99
-
-    def test_bursts_in_a_few_rounds_do_not_count(self):
-        compact = [1e-3 * (1 + 0.001 * (i % 5)) for i in range(40)]
-        teacher = [9e-2 if i % 9 == 0 else 4e-3 for i in range(40)]
-        ratio = Ratio.of({"teacher": teacher, "compact": compact})
-        assert ratio.value == pytest.approx(4.0, rel=5e-3) and ratio.uncertainty < 2e-3
-
-    @pytest.mark.parametrize(
-        ("noise", "least", "most"), [(0.0, RATIO_ROUNDS, RATIO_ROUNDS), (0.3, MAX_ROUNDS, MAX_ROUNDS)]
-    )
-    def test_timing_goes_on_until_noise_allows_an_answer(self, monkeypatch, noise, least, most):
-        draw = random.Random(0)
-        monkeypatch.setattr(timing, "turn", lambda call, synchronize: 1e-3 * draw.uniform(1, 1 + noise))
-        ratio = measure_ratio(make_dense(), make_compact(), [4, 9], seconds=60.0, within=0.005)
-        assert least <= ratio.rounds <= most and (ratio.uncertainty <= 0.005) == (noise == 0)
-
-    def test_time_ends_it_on_a_machine_that_is_never_quiet(self, monkeypatch):
-        draw = random.Random(0)
-        monkeypatch.setattr(timing, "turn", lambda call, synchronize: 1e-3 * draw.uniform(1, 9))
-        assert measure_ratio(make_dense(), make_compact(), [4], seconds=1e-9, within=1e-9).rounds == MIN_ROUNDS
-
-    def test_both_models_see_the_very_lengths(self, monkeypatch):
-        seen = []
-
-        def turn(call, synchronize):
-            seen.append(call.keywords["batch"].cu_seqlens.diff().tolist())
-            return 1e-3
-
-        monkeypatch.setattr(timing, "turn", turn)
-        assert measure_ratio(make_dense(), make_compact(), [3, 9, 9], seconds=1.0, within=0.01).value == 1.0
-        assert seen == [[3, 9, 9]] * (2 * RATIO_ROUNDS)
-
-    @pytest.mark.parametrize("lengths", [[], [0]])
-    def test_bad_lengths_are_refused(self, lengths):
-        with pytest.raises(ValueError, match="positive integers"):
-            measure_ratio(make_dense(), make_compact(), lengths, seconds=1.0, within=0.01)
 
 
 @pytest.mark.parametrize("head", ["none", "classification", "question_answering"])
