@@ -127,7 +127,7 @@ def test_labels(
         (["--data", "{here}"], "--task must be one of sst2, mnli"),
         (["--mask-kinds", "wings"], "--mask-kinds: mask kinds must be any of head, int, hidden, mha, ffn or all"),
         (["--student-init", "x"], "--student-init: invalid choice: 'x'"),
-        (["--sparsitty", "0.5"], "unrecognized arguments: --sparsitty 0.5 (flags: --batch-size, "),
+        (["--sparsitty", "0.5"], "unrecognized arguments: --sparsitty 0.5 (flags: --augment, "),
         (["--sparsity", "nan"], "--sparsity must be in [0, 1), got nan"),
         (["--start-sparsity", "0.9"], "--start-sparsity must not exceed --sparsity (0.6), got 0.9"),
         (["--init-mean", "nan"], "--init-mean must be in (-inf, inf), got nan"),
