@@ -1,7 +1,7 @@
 """A `CompactModel` on a CPU as one call of compiled code, where a call asks for nothing that needs more.
 
 Between kernels PyTorch's operators and Python took 0.5 of 1.9 ms for a sentence of 32 tokens through BERT-base at 95 %
-(one Xeon of the Sapphire Rapids family, two threads).
+(two threads of an Intel Xeon, Emerald Rapids).
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def run_direct(
 ) -> dict[str, Tensor] | None:
     """Fields of the output of a padded batch, without gradients; None where the ordinary way must be gone.
 
-    That is for other models (`_is_fit`), inputs of other types, input that is wrong, which the ordinary way explains,
-    a forced reference, and whatever records operators. Not for masks and training: the caller sees to that.
+    That is for other models and circumstances (`_may_run`, `_is_fit`), inputs of other types, and input that is wrong,
+    which the ordinary way explains. Not for masks and training: the caller sees to that.
     """
-    if input_ids is None or library.is_forced() or load_native() is None or library.is_recorded():
+    if input_ids is None or not _may_run(model):
         return None
     given = [t for t in (input_ids, attention_mask, token_type_ids) if t is not None]
     if not all(_is_plain(t, input_ids) for t in given):
@@ -78,15 +78,21 @@ def run_direct(
     return fields
 
 
+def _may_run(model: CompactModel) -> bool:
+    """Without a projection of the embeddings and with no head but a classifier's; neither while the reference is forced
+    nor while something records operators; where the compiled module is."""
+    if model.embeddings.projection is not None or model.qa_outputs is not None:
+        return False
+    return not library.is_forced() and load_native() is not None and not library.is_recorded()
+
+
 def _is_plain(t: Tensor, ids: Tensor) -> bool:
     fits = t.dtype is torch.int64 and t.dim() == 2 and t.shape == ids.shape and 0 < t.numel() <= _MOST_TOKENS
     return type(t) is Tensor and fits and t.device.type == "cpu"
 
 
 def _is_fit(model: CompactModel) -> bool:
-    """fp32 on a CPU, without a projection of the embeddings, and with no head but a classifier's."""
-    if model.embeddings.projection is not None or model.qa_outputs is not None:
-        return False
+    """fp32 on a CPU, as the compiled code reads it."""
     return all(p.dtype is torch.float32 and p.device.type == "cpu" and p.is_contiguous() for p in model.parameters())
 
 

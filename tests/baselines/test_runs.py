@@ -12,8 +12,9 @@ from cofi import CompactModel
 from cofi.baselines import COFI, METHODS
 from cofi.cli import run as run_command
 from cofi.data.batches import collate
-from cofi.train import loop, methods
+from cofi.train import methods
 from cofi.train.__main__ import main
+from tests.killed import killed_after
 
 SPARSITY = {"prune-heads": 0.3, "prune-ffn": 0.4, "drop-top-layers": 0.5, "drop-every-other-layer": 0.5}
 PHASES = ("distil", "prune", "finetune")
@@ -42,25 +43,12 @@ def test_every_method_takes_as_many_steps_and_delivers_its_size(flags, tmp_path,
     assert result["speedup"].keys() == {"batch 1", "batch 32"}
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("method", "stop_at"), [("fisher", 14), ("movement", 15), ("movement", 25)], ids=str)
-def test_a_killed_baseline_resumes_bit_for_bit(flags, tmp_path, monkeypatch, method, stop_at):
+def test_a_killed_baseline_resumes_bit_for_bit(flags, tmp_path, method, stop_at):
     flags = flags_of(method, flags)
     assert main([*flags, "--output", str(tmp_path / "whole")]) == 0
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == stop_at:
-            raise Stop
-
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
-    with pytest.raises(Stop):
+    with killed_after(stop_at):
         main([*flags, "--output", str(tmp_path / "broken"), "--save-seconds", "0"])
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
     assert main(["--output", str(tmp_path / "broken"), "--resume"]) == 0
     models = [CompactModel.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "broken")]
     assert models[0].keys() == models[1].keys()

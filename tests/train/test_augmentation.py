@@ -28,6 +28,7 @@ from cofi.train import teacher as teacher_module
 from cofi.train.__main__ import main
 from cofi.train.teacher import CachedTeacher, Teacher, make_teacher
 from cofi.train.teacher_store import Contents
+from tests.killed import killed_after
 from tests.tiny_run import run_flags, write_checkpoint
 from tests.train.processes import run_together, train_command, without_measuring
 from tests.train.test_distributed import LEARNING, assert_same_curve, changed
@@ -103,22 +104,9 @@ def test_a_run_shows_every_version_in_turn_and_takes_no_more_steps(flags, tmp_pa
     assert not (tmp_path / "run" / "checkpoints" / "augmented.pt").exists()
 
 
-class Stop(Exception):
-    pass
-
-
-def stopped_and_resumed(flags: list[str], run: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == step:
-            raise Stop
-
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
-    with pytest.raises(Stop):
+def stopped_and_resumed(flags: list[str], run: Path, step: int) -> None:
+    with killed_after(step):
         main([*flags, "--save-seconds", "0"])
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
     assert main(["--output", str(run), "--resume"]) == 0
 
 
@@ -127,7 +115,7 @@ def stopped_and_resumed(flags: list[str], run: Path, step: int, monkeypatch: pyt
 def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, step):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(changed(flags, output=whole)) == 0
-    stopped_and_resumed(changed(flags, output=broken), broken, step, monkeypatch)
+    stopped_and_resumed(changed(flags, output=broken), broken, step)
     assert curve(whole) == curve(broken)
     models = [CompactModel.from_pretrained(run / "model").state_dict() for run in (whole, broken)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -139,20 +127,11 @@ def test_versions_are_made_once_and_of_these_rows(flags, tmp_path, monkeypatch, 
     calls = []
     monkeypatch.setattr(augmentation, "nearest_words", lambda *a, **k: calls.append(1) or find(*a, **k))
     file = tmp_path / "run" / "checkpoints" / "augmented.pt"
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == 14:
-            kept = torch.load(file)
-            kept["versions"][0, 1] += 1
-            torch.save(kept, file)
-            raise Stop
-
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
-    with pytest.raises(Stop):
+    with killed_after(14):
         main([*flags, "--save-seconds", "0"])
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
+    kept = torch.load(file)
+    kept["versions"][0, 1] += 1
+    torch.save(kept, file)
     again = ["--output", str(tmp_path / "run"), "--resume"]
     assert run_command(lambda: main(again)) == 2
     assert "augmented.pt is not of the rows that there are to train on now" in capsys.readouterr().err
@@ -247,18 +226,9 @@ def test_a_masked_model_is_asked_once_in_a_run(flags, tmp_path, masked, monkeypa
     assert main(changed(flags, output=whole)) == 0
     assert main(changed(flags[:-2], output=tmp_path / "neighbours")) == 0
     assert of(curve(whole), "prune") != of(curve(tmp_path / "neighbours"), "prune")
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == 14:
-            shutil.rmtree(model)
-            raise Stop
-
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
-    with pytest.raises(Stop):
+    with killed_after(14):
         main([*changed(flags, output=broken), "--save-seconds", "0"])
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
+    shutil.rmtree(model)
     assert main(["--output", str(broken), "--resume"]) == 0
     assert curve(whole) == curve(broken)
 

@@ -17,12 +17,12 @@ from cofi.models import from_lists
 from cofi.prune import compact
 from cofi.report.tables import speedup_note
 from cofi.report.values import show_ratio
-from cofi.train import loop
 from cofi.train.__main__ import main
 from cofi.train.calibration import CORRECTIONS
 from cofi.train.checkpoint import load_checkpoint
 from cofi.train.deployment import TOLERANCE
 from cofi.train.rundir import RunDirectory
+from tests.killed import Killed, killed_when
 from tests.tiny_profile import SHAPE, structure_of, timed_by, tiny_profile, towards
 from tests.train.processes import run_together, whole_command, without_measuring
 from tests.train.test_run import read_lines, without_times
@@ -101,12 +101,8 @@ def test_what_is_delivered_is_the_masked_model_that_was_timed(flags, tmp_path):
     assert result["masked_score"] == state["score"] == result["compact_score"]
 
 
-class Stop(Exception):
-    pass
-
-
 def stopped(*args, **kwargs):
-    raise Stop
+    raise Killed
 
 
 class TestResumed:
@@ -127,15 +123,7 @@ class TestResumed:
         assert calibrations(whole) and len(calibrations(run)) == len(calibrations(whole))
 
     def test_in_finetuning_it_cuts_the_same_structure_and_measures_nothing(self, flags, whole, tmp_path, monkeypatch):
-        after_step = loop.PhaseLoop._after_step
-
-        def die(self, position, *args):
-            after_step(self, position, *args)
-            if self.phase == "finetune" and position.phase_step == 2:
-                raise Stop
-
-        with monkeypatch.context() as patch, pytest.raises(Stop):
-            patch.setattr(loop.PhaseLoop, "_after_step", die)
+        with killed_when(lambda phase_loop, position: phase_loop.phase == "finetune" and position.phase_step == 2):
             main([*flags, "--save-seconds", "0"])
         monkeypatch.setattr(MEASURE, lambda *_, **__: pytest.fail("measured"))
         assert main(["--output", str(tmp_path / "run"), "--resume", "--measure-seconds", "0"]) == 0
@@ -144,7 +132,7 @@ class TestResumed:
         assert rounds[0] == rounds[1]
 
     def test_before_the_first_checkpoint_after_it(self, flags, whole, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr("cofi.train.pipeline.run_finetune", stopped)
             main(flags)
         monkeypatch.setattr(MEASURE, lambda *_, **__: pytest.fail("measured"))
@@ -152,7 +140,7 @@ class TestResumed:
         self.assert_same(tmp_path / "run", whole)
 
     def test_in_the_middle_of_it(self, flags, whole, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(MEASURE, stopped)
             main(flags)
         assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
@@ -175,7 +163,7 @@ class TestResumed:
         self.assert_same(tmp_path / "run", whole)
 
     def test_a_run_that_left_it_out_stays_as_it_was_cut(self, flags, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr("cofi.train.pipeline.run_finetune", stopped)
             main([*flags, "--measure-seconds", "0"])
         assert main(["--output", str(tmp_path / "run"), "--resume", "--measure-seconds", "1"]) == 0

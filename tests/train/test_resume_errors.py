@@ -12,28 +12,16 @@ import torch
 import yaml
 
 from cofi.cli import run as run_command
-from cofi.train import loop
 from cofi.train.__main__ import main
+from tests.killed import killed_when
 from tests.tiny_run import run_flags
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
 def stopped(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that broke off while pruning."""
     output = tmp_path_factory.mktemp("stopped") / "run"
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self: loop.PhaseLoop, *args: Any) -> None:
-        after_step(self, *args)
-        if self.phase == "prune":
-            raise Stop
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop.PhaseLoop, "_after_step", die)
+    with killed_when(lambda phase_loop, _: phase_loop.phase == "prune"):
         main([*run_flags(checkpoint, data, output), "--distil-epochs", "0", "--save-seconds", "0", "--eval-steps", "1"])
     return output
 

@@ -15,6 +15,7 @@ from cofi import CompactModel
 from cofi.cli import run as run_command
 from cofi.train import loop
 from cofi.train.__main__ import main
+from tests.killed import killed_after
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -49,30 +50,16 @@ def test_a_run_leaves_everything_it_promises(flags, tmp_path, capsys):
     assert "compact" in capsys.readouterr().out
 
 
-class Stop(Exception):
-    pass
-
-
 # phases end after steps 8, 12, 24 and 28; 0.95 is out of reach in so few, so the last masked state is taken
 @pytest.mark.parametrize(
     ("stop_at", "sparsity"), [(3, 0.6), (8, 0.6), (9, 0.6), (13, 0.6), (24, 0.6), (24, 0.95), (26, 0.6)], ids=str
 )
-def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, stop_at, sparsity):
+def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, stop_at, sparsity):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = [*flags, "--sparsity", str(sparsity)]
     assert main([*flags, "--output", str(whole)]) == 0
-
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == stop_at:
-            raise Stop
-
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", die)
-    with pytest.raises(Stop):
+    with killed_after(stop_at):
         main([*flags, "--output", str(broken), "--save-seconds", "0"])
-    monkeypatch.setattr(loop.PhaseLoop, "_after_step", after_step)
     assert main(["--output", str(broken), "--resume"]) == 0
 
     assert without_times(read_lines(broken / "metrics.jsonl")) == without_times(read_lines(whole / "metrics.jsonl"))

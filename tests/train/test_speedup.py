@@ -14,10 +14,10 @@ from cofi.cli import run as run_command
 from cofi.profile.profile import read_profile
 from cofi.report import write_report
 from cofi.report.tables import speedup_note
-from cofi.train import loop
 from cofi.train.__main__ import main
 from cofi.train.rundir import RunDirectory
 from tests import tiny_profile
+from tests.killed import killed_after
 from tests.tiny_profile import SHAPE, timed_by, write_profile
 
 
@@ -68,21 +68,9 @@ def test_the_paper_s_constraint_may_be_asked_for(towards, tmp_path):
     assert result["constraint"] == "expected" and result["target_speedup"]["requested"] == 3
 
 
-class Stop(Exception):
-    pass
-
-
-def test_a_killed_run_goes_on_with_the_profile_it_kept(towards, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_with_the_profile_it_kept(towards, tmp_path):
     assert main([*towards, "--output", str(tmp_path / "whole")]) == 0
-    after_step = loop.PhaseLoop._after_step
-
-    def die(self, position, *args):
-        after_step(self, position, *args)
-        if position.global_step == 14:
-            raise Stop
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop.PhaseLoop, "_after_step", die)
+    with killed_after(14):
         main([*towards, "--save-seconds", "0"])
     write_profile(tmp_path, lengths=[7])  # the profile it was started with is another now
     assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
