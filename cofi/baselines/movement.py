@@ -46,13 +46,13 @@ class MovementGates(HardGates):
 
 @dataclass(frozen=True)
 class MovementRamp(SparsityRamp):
-    """Target sparsity of a step, told to the gates as well: 0 at first, then cubic up to `target` (Zhu, Gupta 2018)."""
+    """Target sparsity of a step, told to the gates as well: `start` for a while, then the ramp in what is left."""
 
+    shape: str = "cubic"
     gates: MovementGates = field(kw_only=True)
 
     def __call__(self, step: int) -> float:
         quiet = QUIET * self.warmup_steps
-        progress = 1.0 if step >= self.warmup_steps else max(0.0, (step - quiet) / (self.warmup_steps - quiet))
-        sparsity = self.target * (1 - (1 - progress) ** 3)
+        sparsity = self._along(max(0.0, step - quiet), self.warmup_steps - quiet)
         self.gates.target_sparsity.fill_(sparsity)
         return sparsity

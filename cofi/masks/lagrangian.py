@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_POWERS = {"linear": 1, "cubic": 3}  # of the share of a ramp's steps that is left
+RAMPS = tuple(_POWERS)
+
 
 class Lagrangian(nn.Module):
     """lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that start at 0 and are learned by ascent.
@@ -37,15 +40,17 @@ def ascent_optimizer(lagrangian: Lagrangian, lr: float, **options: Any) -> torch
 
 @dataclass(frozen=True)
 class SparsityRamp:
-    """Target sparsity of a step: linear from `start` at step 0 to `target` at `warmup_steps`, constant from there.
+    """Target sparsity of a step: from `start` at step 0 to `target` at `warmup_steps`, constant from there.
 
-    The same for another cost of which a share is to be removed.
-    Raises ValueError unless 0 <= start <= target < 1 and warmup_steps >= 0. No warm-up means `target` from step 0.
+    target - (target - start) (1 - step / warmup_steps)^p, with p = 1 for the shape "linear" and 3 for "cubic" (Zhu and
+    Gupta 2017). The same for another cost of which a share is to be removed. No warm-up means `target` from step 0.
+    Raises ValueError unless 0 <= start <= target < 1, warmup_steps >= 0 and shape is one of RAMPS.
     """
 
     target: float
     start: float = 0.0
     warmup_steps: int = 0
+    shape: str = "linear"
 
     def __post_init__(self) -> None:
         if not 0 <= self.target < 1:
@@ -54,11 +59,19 @@ class SparsityRamp:
             raise ValueError(f"start must be in [0, target = {self.target}], got {self.start}")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        if self.shape not in RAMPS:
+            raise ValueError(f"shape must be one of {', '.join(RAMPS)}, got {self.shape!r}")
 
     def __call__(self, step: int) -> float:
         """Target sparsity of pruning step `step`, counted from 0 at the start of pruning."""
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
-        if step >= self.warmup_steps:
+        return self._along(step, self.warmup_steps)
+
+    def _along(self, done: float, steps: float) -> float:
+        """Target sparsity when `done` steps of a ramp of `steps` are behind."""
+        if done >= steps:
             return self.target
-        return self.start + (self.target - self.start) * step / self.warmup_steps
+        power = _POWERS[self.shape]
+        whole = steps**power
+        return self.start + (self.target - self.start) * (whole - (steps - done) ** power) / whole

@@ -97,6 +97,11 @@ class TrainConfig:
     )
     prune_epochs: float = _f(19.0, "pruning with distillation")
     sparsity_warmup_epochs: float = _f(2.0, "part of pruning in which the sparsity target ramps up")
+    sparsity_ramp: Literal["linear", "cubic"] = _f(
+        "linear",
+        "how it ramps up: linear, or cubic, which rises fast at first and slows down towards the target, so that more "
+        "steps train at high sparsity",
+    )
     finetune_epochs: float = _f(20.0, "fine-tuning of the compact model, still with distillation")
     student_init: Literal["auto", "model", "teacher"] = _f(
         "auto", "what the student starts from; auto: --model if a --teacher is given as well, else the teacher"
@@ -196,11 +201,15 @@ FREE_ON_RESUME = {
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings of `now` that a run which began with `before` cannot go on with, in words."""
+    """The settings of `now` that a run which began with `before` cannot go on with, in words.
+
+    A setting that `before` lacks is younger than the run, which did what is the default now.
+    """
+    before = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | before
     return [
-        f"{flag(name)} {value} (the run has {before.get(name)})"
+        f"{flag(name)} {value} (the run has {before[name]})"
         for name, value in now.items()
-        if name not in FREE_ON_RESUME and value != before.get(name)
+        if name not in FREE_ON_RESUME and value != before[name]
     ]
 
 

@@ -125,7 +125,7 @@ def add_gates(session: Session, student: Student) -> None:
     student.lagrangian = Lagrangian().to(session.device)
     warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
     student.constraint = make_constraint(config, shape, session.profile).to(session.device)
-    student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup)
+    student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup, config.sparsity_ramp)
 
 
 def _freeze_embeddings(session: Session, model: CompactModel) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cofi.masks import Gates, Lagrangian, ModelShape, SparsityRamp, ascent_optimizer, expected_sparsity
+from cofi.masks import RAMPS, Gates, Lagrangian, ModelShape, SparsityRamp, ascent_optimizer, expected_sparsity
 
 SHAPE = ModelShape(n_layers=2, n_heads=4, head_dim=4, d_hidden=16, d_int=32)
 
@@ -80,25 +80,36 @@ def test_gates_reach_the_target_sparsity(kinds):
     assert sum(late[-100:]) / 100 == pytest.approx(target, abs=0.03)
 
 
-def test_ramp_is_linear_between_its_ends():
-    ramp = SparsityRamp(0.9, start=0.3, warmup_steps=100)
+@pytest.mark.parametrize(
+    ("shape", "quarter", "middle"),
+    [("linear", 0.45, 0.6), ("cubic", 0.9 - 0.6 * 0.75**3, 0.9 - 0.6 * 0.5**3)],
+    ids=RAMPS,
+)
+def test_ramp_has_its_shape_between_its_ends(shape, quarter, middle):
+    ramp = SparsityRamp(0.9, start=0.3, warmup_steps=100, shape=shape)
     assert ramp(0) == 0.3
-    assert ramp(50) == pytest.approx(0.6)
+    assert [ramp(25), ramp(50)] == pytest.approx([quarter, middle])
     assert ramp(100) == ramp(101) == ramp(10**9) == 0.9
 
 
-def test_no_warmup_means_the_target_at_once():
-    assert SparsityRamp(0.6)(0) == 0.6
+def test_a_ramp_is_linear_unless_told():
+    assert SparsityRamp(0.9, warmup_steps=100) == SparsityRamp(0.9, warmup_steps=100, shape="linear")
+
+
+@pytest.mark.parametrize("shape", RAMPS)
+def test_no_warmup_means_the_target_at_once(shape):
+    assert SparsityRamp(0.6, shape=shape)(0) == 0.6
 
 
 @given(
+    shape=st.sampled_from(RAMPS),
     target=st.floats(0, 0.999),
     share=st.floats(0, 1),
     warmup=st.integers(0, 1000),
     step=st.integers(0, 2000),
 )
-def test_ramp_never_falls_nor_leaves_its_range(target, share, warmup, step):
-    ramp = SparsityRamp(target, start=target * share, warmup_steps=warmup)
+def test_ramp_never_falls_nor_leaves_its_range(shape, target, share, warmup, step):
+    ramp = SparsityRamp(target, start=target * share, warmup_steps=warmup, shape=shape)
     assert target * share - 1e-12 <= ramp(step) <= ramp(step + 1) + 1e-12 <= target + 2e-12
 
 
@@ -111,6 +122,7 @@ def test_ramp_never_falls_nor_leaves_its_range(target, share, warmup, step):
         ({"target": 0.5, "start": 0.6}, "start"),
         ({"target": 0.5, "start": -0.1}, "start"),
         ({"target": 0.5, "warmup_steps": -1}, "warmup_steps"),
+        ({"target": 0.5, "shape": "square"}, "shape must be one of linear, cubic, got 'square'"),
     ],
 )
 def test_a_wrong_ramp_names_the_argument(arguments, name):

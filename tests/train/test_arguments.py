@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import cofi.train
 from cofi.errors import UserError
+from cofi.masks import RAMPS
 from cofi.train.arguments import check_resumed, parse_given, resolve
 from cofi.train.config import TrainConfig
 from cofi.train.recipes import RECIPES
@@ -46,6 +48,17 @@ def test_official_recipe_has_the_papers_epochs():
     assert small.resolved_distil_epochs + small.prune_epochs == 100
     assert large.resolved_distil_epochs + large.prune_epochs == 20
     assert (small.sparsity_warmup_epochs, large.sparsity_warmup_epochs) == (20, 2)
+
+
+def test_official_recipe_has_the_papers_constraint_and_ramp():
+    config = resolve({"recipe": "official", "task": "mrpc"})
+    assert (config.constraint, config.sparsity_ramp) == ("expected", "linear")
+
+
+def test_every_ramp_is_a_choice_of_the_flag():
+    assert get_args(get_type_hints(TrainConfig)["sparsity_ramp"]) == RAMPS
+    with pytest.raises(UserError, match="--sparsity-ramp must be one of linear, cubic, got 'square'"):
+        TrainConfig(sparsity_ramp="square")
 
 
 def test_unknown_recipe_lists_the_valid_ones():
@@ -88,6 +101,8 @@ def test_resume_rejects_a_changed_setting():
     check_resumed(stored, {"resume": True, "output": "elsewhere", "threads": 3})
     with pytest.raises(UserError, match=rf"--sparsity 0.5 \(the run has {stored.sparsity}\)"):
         check_resumed(stored, {"sparsity": 0.5})
+    with pytest.raises(UserError, match=r"--sparsity-ramp cubic \(the run has linear\)"):
+        check_resumed(stored, {"sparsity_ramp": "cubic"})
 
 
 def test_every_field_is_read_somewhere():
@@ -106,7 +121,7 @@ def test_every_field_is_read_somewhere():
 def test_configuration_survives_yaml(tmp_path):
     from cofi.train.rundir import RunDirectory
 
-    config = resolve(parse_given(["--task", "rte", "--sparsity", "0.8", "--output", str(tmp_path / "run")]))
+    config = resolve(parse_given(["--task", "rte", "--sparsity-ramp", "cubic", "--output", str(tmp_path / "run")]))
     run = RunDirectory(tmp_path / "run")
     run.start(config)
     assert run.read_config() == config

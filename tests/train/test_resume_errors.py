@@ -123,6 +123,17 @@ def test_without_checkpoints_it_starts_again(stopped: Path, tmp_path: Path) -> N
     assert (run / "result.json").is_file()
 
 
+def test_a_setting_younger_than_the_run_has_its_default(stopped: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    last = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    for settings_then in (config, last["settings"]):
+        del settings_then["sparsity_ramp"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(last, run / "checkpoints" / "last.pt")
+    assert main(["--output", str(run), "--resume"]) == 0
+
+
 def test_a_run_goes_on_without_the_checkpoint_it_came_from(
     checkpoint: Path, data: Path, stopped: Path, tmp_path: Path
 ) -> None:

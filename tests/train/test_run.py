@@ -13,6 +13,7 @@ import yaml
 
 from cofi import CompactModel
 from cofi.cli import run as run_command
+from cofi.masks import SparsityRamp
 from cofi.train import loop
 from cofi.train.__main__ import main
 from tests.killed import killed_after
@@ -82,6 +83,17 @@ def test_a_signal_saves_and_exits(flags, tmp_path, monkeypatch, capsys, signum):
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
     assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+
+
+def test_the_target_rises_along_the_ramp_that_was_asked_for(flags, tmp_path):
+    run = tmp_path / "run"
+    with killed_after(15):  # pruning starts after step 12, and ramps up in 4
+        main([*flags, "--sparsity-ramp", "cubic", "--save-seconds", "0"])
+    assert main(["--output", str(run), "--resume"]) == 0
+    rows = [row for row in read_lines(run / "metrics.jsonl") if row["phase"] == "prune" and "target_sparsity" in row]
+    ramp = SparsityRamp(0.6, warmup_steps=4, shape="cubic")
+    steps = {row["step"]: row["target_sparsity"] for row in rows}
+    assert [steps[step] for step in range(13, 19)] == pytest.approx([ramp(step) for step in range(6)])
 
 
 def test_two_runs_of_one_seed_are_the_same(flags, tmp_path):

@@ -23,6 +23,8 @@ _COMMON = {
     "layer_weight": 0.9,
     "matching": "nearest",
     "int_init_mean": 0.0,
+    "constraint": "expected",
+    "sparsity_ramp": "linear",
 }
 # the paper's "pruning epochs" (100 and 20) include the distil-only phase
 _SMALL = {"distil_epochs": 4.0, "prune_epochs": 96.0, "sparsity_warmup_epochs": 20.0, "eval_steps": 50}
