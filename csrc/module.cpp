@@ -46,15 +46,15 @@ void bind(pybind11::module_&);
 namespace cofi {
 namespace {
 
-const char* const kIsaNames[] = {"portable", "avx2", "avx512"};
+const char* const kIsaNames[] = {"portable", "avx2", "avx512", "amx"};
 
-const char* isa_name() { return kIsaNames[static_cast<int>(isa())]; }
+const char* isa_name() { return kIsaNames[static_cast<int>(has_amx() ? Isa::amx : isa())]; }
 
 void limit_isa_by_name(const std::string& name) {
-  for (int level = 0; level < 3; ++level) {
+  for (int level = 0; level < 4; ++level) {
     if (name == kIsaNames[level]) return limit_isa(static_cast<Isa>(level));
   }
-  throw std::invalid_argument("isa must be one of portable, avx2, avx512, got '" + name + "'");
+  throw std::invalid_argument("isa must be one of portable, avx2, avx512, amx, got '" + name + "'");
 }
 
 }  // namespace
@@ -63,8 +63,8 @@ void limit_isa_by_name(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() =
       "CPU kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
-  m.def("isa", &cofi::isa_name, "The vector instructions in use: portable, avx2 or avx512.");
-  m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these vector instructions, for tests: 'avx512' lifts it.");
+  m.def("isa", &cofi::isa_name, "The instructions in use: portable, avx2, avx512 or amx.");
+  m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these instructions, for tests: 'amx' lifts it.");
   cofi::adamw::bind(m);
   cofi::attention::bind(m);
   cofi::compact_encoder::bind(m);

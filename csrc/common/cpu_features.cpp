@@ -3,6 +3,12 @@
 #include <algorithm>
 #include <atomic>
 
+#if defined(COFI_HAS_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace cofi {
 namespace {
 
@@ -19,13 +25,31 @@ Isa detect() {
   return Isa::portable;
 }
 
-std::atomic<Isa> limit{Isa::avx512};
+std::atomic<Isa> limit{Isa::amx};
+
+// Linux keeps tiles for those processes alone that ask for it; all threads of the process then have them.
+bool detect_amx() {
+#if defined(COFI_HAS_AMX)
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22, kWanted = kTile | kInt8 | kBf16;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kWanted) != kWanted) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of asm/prctl.h, which older systems lack
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 }  // namespace
 
 Isa isa() {
   static const Isa best = detect();
   return std::min(best, limit.load(std::memory_order_relaxed));
+}
+
+bool has_amx() {
+  static const bool found = detect() == Isa::avx512 && detect_amx();
+  return found && limit.load(std::memory_order_relaxed) == Isa::amx;
 }
 
 bool has_vnni() {

@@ -47,7 +47,7 @@ def test_products_equal_the_definition(native_isa, shape):
     m, k, n = shape
     x, weight, bias = torch.randn(m, k), torch.randn(k, n), torch.randn(n)
     got = torch.full((m, n), float("nan"))
-    native_isa.low_precision_matmul(True, x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
+    native_isa.low_precision_matmul("int8", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
     want = low_precision.int8_linear(x.double(), weight.double(), bias.double())
     q, step, low = low_precision.quantize_tokens(x)
     w, scale = low_precision.quantize_channels(weight)
@@ -60,7 +60,7 @@ def test_largest_sums_do_not_overflow(native_isa):
     x, weight = torch.ones(2, k), torch.ones(k, 1)
     x[:, 0] = 0.0
     got = torch.empty(2, 1)
-    native_isa.low_precision_matmul(True, x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 2, 1, k, 1)
+    native_isa.low_precision_matmul("int8", x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 2, 1, k, 1)
     torch.testing.assert_close(got, torch.full((2, 1), float(k - 1)))
 
 
@@ -69,7 +69,7 @@ def test_values_that_are_not_finite_reach_the_result(native_isa, value):
     for k in (5, 70):
         x, weight, got = torch.randn(4, k), torch.randn(k, 3), torch.empty(4, 3)
         x[1, k - 1], weight[0, 2] = value, value
-        native_isa.low_precision_matmul(True, x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 4, 3, k, 1)
+        native_isa.low_precision_matmul("int8", x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 4, 3, k, 1)
         assert got[1].isnan().all() and got[:, 2].isnan().all()
         assert got[[0, 2, 3]][:, :2].isfinite().all()
 
@@ -77,7 +77,7 @@ def test_values_that_are_not_finite_reach_the_result(native_isa, value):
 @pytest.mark.parametrize("fill", [0.0, -3.0, 1e-38])
 def test_constant_tokens(native_isa, fill):
     x, weight, got = torch.full((2, 40), fill), torch.randn(40, 5), torch.empty(2, 5)
-    native_isa.low_precision_matmul(True, x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 2, 5, 40, 1)
+    native_isa.low_precision_matmul("int8", x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 2, 5, 40, 1)
     want = low_precision.int8_linear(x.double(), weight.double(), None)
     assert (got.double() - want).abs().max() <= 1e-5 * max(abs(fill), 1e-30) * 40
 
@@ -87,7 +87,7 @@ def test_bf16_products_equal_the_definition(native_isa, shape):
     """Products of two bf16 are exact in fp32, so only the order of the additions differs."""
     m, k, n = shape
     x, weight, bias, got = torch.randn(m, k), torch.randn(k, n), torch.randn(n), torch.full((m, n), float("nan"))
-    native_isa.low_precision_matmul(False, x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
+    native_isa.low_precision_matmul("bf16", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
     assert_close_to_fp64(got, low_precision.bf16_linear(x.double(), weight.double(), bias.double()))
 
 
@@ -95,7 +95,7 @@ def test_bf16_products_equal_the_definition(native_isa, shape):
 def test_bf16_carries_values_that_are_not_finite(native_isa, value):
     x, weight, got = torch.randn(3, 9), torch.rand(9, 2) + 0.5, torch.empty(3, 2)
     x[1, 8] = value
-    native_isa.low_precision_matmul(False, x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 3, 2, 9, 1)
+    native_isa.low_precision_matmul("bf16", x.data_ptr(), weight.data_ptr(), 0, got.data_ptr(), 3, 2, 9, 1)
     torch.testing.assert_close(got[1], torch.full((2,), value), equal_nan=True)
     assert got[[0, 2]].isfinite().all()
 

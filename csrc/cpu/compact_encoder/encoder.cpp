@@ -31,10 +31,11 @@ struct Encoder::Workspace {
     keys = encoder.head_dim_ * padded;
     values = gemm::packed_size(longest, encoder.head_dim_);
     own = aligned(scores) + aligned(keys) + aligned(values);
-    const Precision precision = encoder.settings_.precision;
-    converted_ld = dots::row_bytes(number_of(precision), std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
-    converted = precision != Precision::fp32 ? tokens * (converted_ld / static_cast<int64_t>(sizeof(float)) + 2)
-                                             : 0;  // with scale and low
+    converted_ld = converted = 0;
+    if (encoder.converts(tokens)) {
+      converted_ld = dots::row_bytes(*encoder.number_, std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
+      converted = tokens * (converted_ld / static_cast<int64_t>(sizeof(float)) + 2);  // with scale and low
+    }
     const int64_t shared = 2 * aligned(qkv) + aligned(residual) + aligned(context) + aligned(block);
     thread_local Buffer buffer;
     memory = buffer.at_least<float>(shared + 2 * aligned(converted) + threads * own);
@@ -50,6 +51,7 @@ struct Encoder::Workspace {
 
   dots::Rows take_converted(int64_t& offset) const {
     float* const numbers = take(offset, converted);
+    if (converted == 0) return {};
     return {reinterpret_cast<uint8_t*>(numbers + 2 * tokens), converted_ld, numbers, numbers + tokens};
   }
 };
@@ -94,8 +96,13 @@ struct Encoder::Rows {
   }
 };
 
+bool Encoder::converts(int64_t tokens) const {
+  return number_ && (settings_.precision != Precision::fp32 || tokens >= kFewestForPieces);
+}
+
 int64_t Encoder::chunk_tokens(int64_t tokens, int threads) const {
-  const int64_t most = threads * (packed_bytes() > kManyWeightBytes ? kRowsMany : kRowsFew);
+  const int64_t bytes_each = !number_ ? sizeof(float) : dots::pieces_of(*number_) * dots::size_of(*number_);
+  const int64_t most = threads * (weights_ * bytes_each > kManyWeightBytes ? kRowsMany : kRowsFew);
   const int64_t chunks = std::max<int64_t>(1, (tokens + most / 2) / most);
   return (tokens + chunks - 1) / chunks;
 }
@@ -141,18 +148,18 @@ void Encoder::run_chunk(const Workspace& space, const int32_t* bounds, int64_t s
   });
 }
 
-// In low precision: rows of k values, lda apart, converted, each thread its own, to where all find them.
+// Where products convert: rows of k values, lda apart, converted, each thread its own, to where all find them.
 void Encoder::prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const {
-  if (settings_.precision == Precision::fp32) return;
-  dots::kernels(number_of(settings_.precision))
-      .convert(a + rows.first * lda, lda, rows.last - rows.first, k, to.from(rows.first));
+  if (!to.data) return;
+  dots::kernels(*number_).convert(a + rows.first * lda, lda, rows.last - rows.first, k, to.from(rows.first));
   rows.meet();
 }
 
 // c (ldc apart) = a (lda apart) W + bias, or c += a W, for this thread's rows and columns.
 void Encoder::multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,
                        bool accumulate) const {
-  const Operand own{a.rows + rows.begin * a.ld, a.ld, a.converted.from(rows.begin)};
+  const dots::Rows converted = a.converted.data ? a.converted.from(rows.begin) : a.converted;
+  const Operand own{a.rows + rows.begin * a.ld, a.ld, converted};
   by.multiply(own, c + rows.begin * ldc, ldc, rows.end - rows.begin, rows.part, accumulate);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "common/scratch.h"
@@ -64,6 +65,7 @@ class Encoder {
   Linear pack(const LinearSource& from, int64_t k, int64_t n, int threads);
   Norm pack(const float* weight, const float* bias);
   void put_in_order();
+  bool converts(int64_t tokens) const;  // whether products of a chunk do
   int64_t chunk_tokens(int64_t tokens, int threads) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
   void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const;
@@ -76,6 +78,7 @@ class Encoder {
   void finish(const Norm& norm, const Rows& rows) const;
 
   Settings settings_;
+  std::optional<dots::Number> number_;  // what products may convert their factors to
   int64_t hidden_, head_dim_;
   int64_t widest_ = 0;  // of all attention sublayers: heads * head_dim
   int64_t packed_bytes_ = 0, weights_ = 0;

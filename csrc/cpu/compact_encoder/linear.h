@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "common/scratch.h"
@@ -13,10 +14,9 @@ namespace cofi::compact_encoder {
 
 enum class Precision { fp32 = 0, int8 = 1, bf16 = 2 };
 
-// What the factors of a product are converted to. Not of fp32.
-inline dots::Number number_of(Precision precision) {
-  return precision == Precision::int8 ? dots::Number::int8 : dots::Number::bf16;
-}
+// What the factors of a product are converted to on this processor; none: they stay as they are. In fp32 that pays for
+// many rows alone (sizes.h), and weights are packed both ways.
+std::optional<dots::Number> number_of(Precision precision);
 
 // K x N weights: element (k, n) at data[k * k_stride + n * n_stride], one of the strides being 1. bias and n_scale
 // (factors of the columns, bias included) may be null.
@@ -37,7 +37,7 @@ struct Part {
   int64_t last(int64_t n) const { return std::min(n, last_panel(n) * gemm::kPanel); }
 };
 
-// Rows a product reads: `rows` in fp32 and, where the precision is another, the same converted.
+// Rows a product reads: `rows` in fp32 and, where `converted` has data, the same converted.
 struct Operand {
   const float* rows;
   int64_t ld;
@@ -62,11 +62,11 @@ class Linear {
     return {panels_.data() + gemm::packed_size(k_, part.first(n_)), k_ * gemm::kPanel};
   }
 
-  Precision precision_ = Precision::fp32;
+  std::optional<dots::Number> number_;
   int64_t k_ = 0, n_ = 0;
   std::vector<float, LineAligned<float>> panels_;
   std::vector<float> bias_;
-  dots::Columns columns_;
+  dots::PackedColumns columns_;
   const Linear* next_ = nullptr;
 };
 

@@ -9,7 +9,11 @@ namespace cofi::compact_encoder {
 
 Encoder::Encoder(const Settings& settings, const std::vector<LayerSize>& sizes,
                  const std::vector<LayerWeights>& weights, int threads)
-    : settings_(settings), hidden_(settings.hidden), head_dim_(settings.head_dim), layers_(sizes.size()) {
+    : settings_(settings),
+      number_(number_of(settings.precision)),
+      hidden_(settings.hidden),
+      head_dim_(settings.head_dim),
+      layers_(sizes.size()) {
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     layers_[i].size = sizes[i];
     widest_ = std::max(widest_, sizes[i].heads * head_dim_);

@@ -4,7 +4,7 @@
 namespace cofi::dots {
 
 struct Rows;
-class Columns;
+struct Columns;
 
 namespace {
 

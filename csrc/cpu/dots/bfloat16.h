@@ -14,4 +14,11 @@ static inline uint16_t to_bfloat16(float x) {
   return static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40 : rounded);
 }
 
+static inline float from_bfloat16(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 }  // namespace cofi::dots

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <tuple>
+#include <utility>
 
 #include "common/cpu_features.h"
 #include "common/parallel.h"
@@ -16,11 +18,17 @@ float element(const Source& b, int64_t k, int64_t n) { return b.data[k * b.k_str
 
 float factor_of(const Source& b, int64_t column) { return b.n_scale ? b.n_scale[column] : 1.0f; }
 
-// Where byte j of K of a column is.
-uint8_t* place(Columns& to, int64_t column, int64_t j) {
-  const int64_t group = column / kPanel * to.groups + j / kGroup;
-  return to.panels.data() + (group * kPanel + column % kPanel) * kGroup + j % kGroup;
-}
+// Where a column is packed.
+struct Place {
+  uint8_t* panel;
+  int64_t column, pieces;
+
+  // Byte j of K of a piece.
+  uint8_t* at(int64_t j, int64_t piece = 0) const {
+    const int64_t block = j / kLine * pieces + piece, group = j % kLine / kGroup;
+    return panel + block * kPanel * kLine + (group * kPanel + column % kPanel) * kGroup + j % kGroup;
+  }
+};
 
 float largest_size(const Source& b, int64_t k, int64_t column) {
   float largest = 0.0f;
@@ -32,45 +40,70 @@ float largest_size(const Source& b, int64_t k, int64_t column) {
   return largest;
 }
 
-void pack_int8(const Source& b, int64_t column, Columns& to) {
-  const float step = largest_size(b, to.k, column) / 127.0f;
+// Its scale, and the scale times the sum of what is packed.
+std::pair<float, float> pack_int8(const Source& b, int64_t k, const Place& to) {
+  const float step = largest_size(b, k, to.column) / 127.0f, scale = step * factor_of(b, to.column);
   int64_t sum = 0;
-  for (int64_t i = 0; i < to.k && step > 0.0f; ++i) {
-    const auto value = static_cast<int8_t>(std::lrint(element(b, i, column) / step));
-    std::memcpy(place(to, column, i), &value, 1);
+  for (int64_t i = 0; i < k && step > 0.0f; ++i) {
+    const auto value = static_cast<int8_t>(std::lrint(element(b, i, to.column) / step));
+    std::memcpy(to.at(i), &value, 1);
     sum += value;
   }
-  to.scale[column] = step * factor_of(b, column);
-  to.sum[column] = to.scale[column] * static_cast<float>(sum);
+  return {scale, scale * static_cast<float>(sum)};
 }
 
-void pack_bf16(const Source& b, int64_t column, Columns& to) {
-  for (int64_t i = 0; i < to.k; ++i) {
-    const uint16_t value = to_bfloat16(element(b, i, column) * factor_of(b, column));
-    std::memcpy(place(to, column, 2 * i), &value, 2);
+// In bf16, of as many pieces as the place has.
+void pack_bf16(const Source& b, int64_t k, const Place& to) {
+  for (int64_t i = 0; i < k; ++i) {
+    float rest = element(b, i, to.column) * factor_of(b, to.column);
+    for (int64_t piece = 0; piece < to.pieces; ++piece) {
+      const uint16_t value = to_bfloat16(rest);
+      std::memcpy(to.at(2 * i, piece), &value, 2);
+      rest -= from_bfloat16(value);
+    }
   }
 }
 
 }  // namespace
 
-Columns::Columns(Number number, const Source& b, int64_t k, int64_t n, const float* bias, int threads)
-    : k(k),
-      n(n),
-      groups(groups_of(number, k)),
-      panels(panels_of(n) * groups * kPanel * kGroup),
-      bias(panels_of(n) * kPanel) {
+PackedColumns::PackedColumns(Number number, const Source& b, int64_t k, int64_t n, const float* bias, int threads)
+    : number_(number),
+      k_(k),
+      n_(n),
+      panels_(panels_of(n) * Columns(number, k, n).stride),
+      bias_(panels_of(n) * kPanel) {
   if (number == Number::int8) {
-    scale.resize(this->bias.size());
-    sum.resize(this->bias.size());
+    scale_.resize(bias_.size());
+    sum_.resize(bias_.size());
   }
-  const auto pack = number == Number::int8 ? pack_int8 : pack_bf16;
+  const int64_t stride = Columns(number, k, n).stride;
   parallel_for(n, kPanel, threads, [&](int64_t first, int64_t last) {
-    for (int64_t column = first; column < last; ++column) pack(b, column, *this);
+    for (int64_t column = first; column < last; ++column) {
+      const Place place{panels_.data() + column / kPanel * stride, column, pieces_of(number)};
+      if (number == Number::int8) {
+        std::tie(scale_[column], sum_[column]) = pack_int8(b, k, place);
+      } else {
+        pack_bf16(b, k, place);
+      }
+    }
   });
-  if (bias) std::copy(bias, bias + n, this->bias.begin());
+  if (bias) std::copy(bias, bias + n, bias_.begin());
+}
+
+Columns PackedColumns::view() const {
+  Columns columns(number_, k_, n_);
+  columns.panels = panels_.data();
+  columns.bias = bias_.data();
+  columns.scale = scale_.data();
+  columns.sum = sum_.data();
+  return columns;
 }
 
 const Kernels& kernels(Number number) {
+#if defined(COFI_HAS_AMX)
+  if (has_amx()) return number == Number::int8 ? kInt8Amx : number == Number::bf16 ? kBf16Amx : kSplitAmx;
+#endif
+  if (number == Number::split) return kSplitPortable;
   const bool int8 = number == Number::int8;
 #if defined(__x86_64__)
   if (int8 && has_vnni()) return kInt8Vnni;

@@ -1,7 +1,10 @@
-// Matrix products in low precision, by instructions that add the products of 32 bits' worth of K to a 32-bit sum: four
-// 8-bit numbers or two bf16. Rows of A are converted as they come, columns of B once.
+// Matrix products by instructions that add the products of 32 bits' worth of K to a 32-bit sum: four 8-bit numbers or
+// two bf16. Rows of A are converted as they come, columns of B once.
 //
-// bf16: both factors rounded to nearest, sums in fp32.
+// bf16:  both factors rounded to nearest, sums in fp32.
+// split: fp32 for AMX. A number is the sum of three bf16, exactly: the nearest to it, the nearest to what that leaves,
+//        and the rest. Six of the nine products of their pieces are added up, the others are below 2^-25 of the whole.
+//        What is not finite, or beyond bf16's range (3.39e38), gives NaN; numbers below 1e-33 lose digits.
 // int8: exact sums of integers; nothing is calibrated.
 //   A[r, k] ~ low[r] + scale[r] q[r, k]      q in [0, 255], per row: from its smallest to its largest value
 //   B[k, n] ~ scale[n] w[k, n]               w in [-127, 127], per column: its largest size is 127
@@ -15,18 +18,22 @@
 
 namespace cofi::dots {
 
-enum class Number { int8, bf16 };
+enum class Number { int8, bf16, split };
 
 constexpr int64_t kPanel = 16;         // columns side by side in memory
 constexpr int64_t kGroup = 4;          // bytes of K that one instruction takes for a column
+constexpr int64_t kLine = 64;          // bytes of K that rows and panels are padded to, with zeros: 16 groups
 constexpr int64_t kMostDepth = 66000;  // of int8: 255 * 127 * K < 2^31
 
 inline int64_t panels_of(int64_t n) { return (n + kPanel - 1) / kPanel; }
 inline int64_t size_of(Number number) { return number == Number::int8 ? 1 : 2; }
 inline int64_t groups_of(Number number, int64_t k) { return (k * size_of(number) + kGroup - 1) / kGroup; }
 
-// Bytes from one converted row to the next: whole vectors, what is beyond K is 0.
-inline int64_t row_bytes(Number number, int64_t k) { return (k * size_of(number) + 31) / 32 * 32; }
+inline int64_t pieces_of(Number number) { return number == Number::split ? 3 : 1; }
+inline int64_t lines_of(Number number, int64_t k) { return (k * size_of(number) + kLine - 1) / kLine; }
+
+// Bytes of a converted row: line by line, of each all pieces.
+inline int64_t row_bytes(Number number, int64_t k) { return lines_of(number, k) * pieces_of(number) * kLine; }
 
 // Where B comes from: B(k, n) = data[k * k_stride + n * n_stride] * n_scale[n], no factor where n_scale is null.
 struct Source {
@@ -35,21 +42,37 @@ struct Source {
   const float* n_scale = nullptr;
 };
 
-// B packed: byte j of K of column n is at panels[((n / 16) groups + j / 4) 64 + (n % 16) 4 + j % 4]. In int8 a column
-// with a value that is not finite has NaN for a scale, and gives NaN.
-class Columns {
- public:
-  Columns() = default;
-  Columns(Number number, const Source& b, int64_t k, int64_t n, const float* bias, int threads);
+// B packed: byte j of K of piece p of column n is in block (j / 64) pieces + p of 1,024 bytes of its panel, and there
+// at (j / 4 % 16) 64 + (n % 16) 4 + j % 4. In int8 a column with a value that is not finite has NaN for a scale, and
+// gives NaN.
+struct Columns {
+  int64_t k, n;
+  int64_t groups, lines, stride;  // of a panel: groups and lines up to K; bytes
+  const uint8_t* panels;
+  const float* bias;         // of whole panels
+  const float *scale, *sum;  // int8 only, of whole panels; sum: scale[n] * sum_k w
 
-  int64_t k = 0, n = 0, groups = 0;
-  std::vector<uint8_t, LineAligned<uint8_t>> panels;
-  std::vector<float> bias;        // of whole panels
-  std::vector<float> scale, sum;  // int8 only, of whole panels; sum: scale[n] * sum_k w
+  Columns(Number number, int64_t k, int64_t n)
+      : k(k), n(n), groups(groups_of(number, k)), lines(lines_of(number, k)), stride(row_bytes(number, k) * kPanel) {}
+};
+
+// Columns that are kept, in memory of their own.
+class PackedColumns {
+ public:
+  PackedColumns() = default;
+  PackedColumns(Number number, const Source& b, int64_t k, int64_t n, const float* bias, int threads);
+
+  Columns view() const;
 
   int64_t bytes() const {
-    return static_cast<int64_t>(panels.size() + (bias.size() + scale.size() + sum.size()) * sizeof(float));
+    return static_cast<int64_t>(panels_.size() + (bias_.size() + scale_.size() + sum_.size()) * sizeof(float));
   }
+
+ private:
+  Number number_ = Number::bf16;
+  int64_t k_ = 0, n_ = 0;
+  std::vector<uint8_t, LineAligned<uint8_t>> panels_;
+  std::vector<float> bias_, scale_, sum_;
 };
 
 // A converted: rows `ld` bytes apart; scale and low belong to int8.
@@ -70,10 +93,28 @@ struct Kernels {
                    bool accumulate);
 };
 
-extern const Kernels kInt8Portable, kInt8Avx2, kInt8Vnni;
-extern const Kernels kBf16Portable, kBf16Avx2, kBf16Avx512, kBf16Native;
+extern const Kernels kInt8Portable, kInt8Avx2, kInt8Vnni, kInt8Amx;
+extern const Kernels kBf16Portable, kBf16Avx2, kBf16Avx512, kBf16Native, kBf16Amx;
+extern const Kernels kSplitPortable, kSplitAmx;
 
-// The version for the instructions in use. Only with has_vnni() and has_bf16() are they faster than fp32.
+// Rows of A or columns of B as they lie in memory, `ld` apart along K or, where `across`, along the units:
+// unit(n, k) = data[across ? k * ld + n : n * ld + k] * k_scale[k] * n_scale[n]; no factors where these are null.
+struct Units {
+  const float* data;
+  int64_t ld;
+  bool across;
+  int64_t k, n;
+  const float* k_scale = nullptr;
+  const float* n_scale = nullptr;
+};
+
+// Units [first, last), first a multiple of 16, in bf16 or split: into panels (`to` as Columns::panels), or as rows `ld`
+// bytes apart. Only with has_bf16().
+void pack_panels(Number number, const Units& from, int64_t first, int64_t last, uint8_t* to);
+void pack_rows(Number number, const Units& from, int64_t first, int64_t last, uint8_t* to, int64_t ld);
+
+// The version for the instructions in use. int8 is faster than fp32 only with has_vnni(), bf16 with has_bf16() or
+// has_amx(), split with has_amx() alone.
 const Kernels& kernels(Number number);
 
 }  // namespace cofi::dots

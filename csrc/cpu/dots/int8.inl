@@ -1,9 +1,10 @@
 // 8-bit numbers: what of them does not depend on the instruction set. `multiply_add` is a b + c; left to the compiler,
 // tiles of different heights fuse it or not, and bits would depend on how rows are shared out.
+#include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "common/vectors.inl"
-#include "cpu/dots/tiles.inl"
 
 namespace cofi::dots {
 namespace {
@@ -76,7 +77,12 @@ void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) 
   }
 }
 
-const Kernels kKernels = {convert, multiply};
+inline Vector finish(Sums sum, const Rows& a, int row, const Columns& b, int64_t column, Vector start) {
+  const Vector factor = *reinterpret_cast<const Vector*>(b.scale + column);
+  const Vector total = *reinterpret_cast<const Vector*>(b.sum + column);
+  const Vector product = __builtin_convertvector(sum, Vector);
+  return multiply_add(product, factor * a.scale[row], multiply_add(total, Vector{} + a.low[row], start));
+}
 
 }  // namespace
 }  // namespace cofi::dots

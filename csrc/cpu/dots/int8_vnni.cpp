@@ -24,20 +24,14 @@ inline Sums dot(Sums sum, Bits unsigned_bytes, Bits signed_bytes) {
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 
-inline Vector finish(Sums sum, const Rows& a, int row, const Columns& b, int64_t column, Vector start) {
-  const Vector factor = *reinterpret_cast<const Vector*>(b.scale.data() + column);
-  const Vector total = *reinterpret_cast<const Vector*>(b.sum.data() + column);
-  const Vector product = __builtin_convertvector(sum, Vector);
-  return multiply_add(product, factor * a.scale[row], multiply_add(total, Vector{} + a.low[row], start));
-}
-
 }  // namespace
 }  // namespace cofi::dots
 
 #include "cpu/dots/int8.inl"
+#include "cpu/dots/tiles.inl"
 
 namespace cofi::dots {
 
-extern const Kernels kInt8Vnni = kKernels;
+extern const Kernels kInt8Vnni = {convert, multiply};
 
 }  // namespace cofi::dots

@@ -20,8 +20,8 @@ typedef int32_t SharedInt __attribute__((aligned(1), may_alias));
 template <int Height, int Panels>
 void tile(const Rows& a, const Columns& b, int64_t panel, float* c, int64_t ldc, bool accumulate) {
   constexpr int kWidth = Panels * kVectors;
-  const int64_t stride = b.groups * kStep;
-  const uint8_t* weights = b.panels.data() + panel * stride;
+  const int64_t stride = b.stride;
+  const uint8_t* weights = b.panels + panel * stride;
   Sums sum[Height][kWidth];
   for (int r = 0; r < Height; ++r) {
     for (int v = 0; v < kWidth; ++v) sum[r][v] = Sums{};
@@ -39,7 +39,7 @@ void tile(const Rows& a, const Columns& b, int64_t panel, float* c, int64_t ldc,
   }
   for (int v = 0; v < kWidth; ++v) {
     const int64_t column = panel * kPanel + v * kLanes;
-    const Vector bias = *reinterpret_cast<const Vector*>(b.bias.data() + column);
+    const Vector bias = *reinterpret_cast<const Vector*>(b.bias + column);
     for (int r = 0; r < Height; ++r) {
       Vector& out = *reinterpret_cast<Vector*>(c + r * ldc + v * kLanes);
       const Vector start = accumulate ? out : bias;
