@@ -33,9 +33,10 @@ from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs
 from cofi.train.interrupt import Interrupted
+from cofi.train.precision import compute_dtype
 from cofi.train.randomness import derived_seed
 from cofi.train.rundir import RunDirectory
-from cofi.train.session import Session, compute_dtype
+from cofi.train.session import Session
 
 T = TypeVar("T")
 

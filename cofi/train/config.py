@@ -38,7 +38,9 @@ class TrainConfig:
     seed: int = _f(57, "seed of initialisation, data order, dropout and gates")
     device: str = _f("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
     precision: Literal["auto", "fp32", "bf16"] = _f(
-        "auto", "what models compute in while training; auto: bf16 on a GPU. Weights and losses stay fp32"
+        "auto",
+        "what models compute in while training; auto: bf16 on a GPU, else fp32. Weights and losses stay fp32. On a CPU "
+        "bf16 is for the factors of matrix products alone, and needs a processor with AMX",
     )
     cuda_graphs: bool = _f(True, "on a GPU, run recurring forms of batches as CUDA graphs")
     threads: int | None = _f(None, "CPU threads; by default what PyTorch chooses")

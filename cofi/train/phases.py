@@ -15,9 +15,10 @@ from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength, PhaseLoop, Position
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
+from cofi.train.precision import compute_dtype
 from cofi.train.randomness import derived_seed
 from cofi.train.selection import Evaluator, load_student_state, student_state
-from cofi.train.session import Session, compute_dtype
+from cofi.train.session import Session
 from cofi.train.teacher import Teacher, make_teacher
 
 

@@ -115,12 +115,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What models compute in under --precision; None for the parameters' own dtype."""
-    lowered = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if lowered else None
-
-
 def set_threads(count: int | None) -> None:
     """Let PyTorch use `count` CPU threads; None leaves its own choice. Raises UserError for more than MAX_THREADS."""
     if count is None:

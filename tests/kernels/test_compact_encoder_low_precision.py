@@ -30,12 +30,16 @@ def assert_no_worse_than_definition(x: Tensor, lengths: list[int], weights: list
     return got, defined
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
+@pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
 def native_isa(request):
     native = load_native()
     native.limit_isa(request.param)
     yield native
-    native.limit_isa("avx512")
+    native.limit_isa("amx")
+
+
+def addresses(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 SHAPES = [(1, 1, 1), (7, 3, 17), (14, 764, 100), (15, 96, 48), (33, 130, 83), (5, 512, 764), (9, 0, 20), (3, 20, 0)]
@@ -47,7 +51,9 @@ def test_products_equal_the_definition(native_isa, shape):
     m, k, n = shape
     x, weight, bias = torch.randn(m, k), torch.randn(k, n), torch.randn(n)
     got = torch.full((m, n), float("nan"))
-    native_isa.low_precision_matmul("int8", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
+    native_isa.low_precision_matmul(
+        "int8", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1
+    )
     want = low_precision.int8_linear(x.double(), weight.double(), bias.double())
     q, step, low = low_precision.quantize_tokens(x)
     w, scale = low_precision.quantize_channels(weight)
@@ -87,7 +93,9 @@ def test_bf16_products_equal_the_definition(native_isa, shape):
     """Products of two bf16 are exact in fp32, so only the order of the additions differs."""
     m, k, n = shape
     x, weight, bias, got = torch.randn(m, k), torch.randn(k, n), torch.randn(n), torch.full((m, n), float("nan"))
-    native_isa.low_precision_matmul("bf16", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1)
+    native_isa.low_precision_matmul(
+        "bf16", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), got.data_ptr(), m, n, k, 1
+    )
     assert_close_to_fp64(got, low_precision.bf16_linear(x.double(), weight.double(), bias.double()))
 
 
