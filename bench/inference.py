@@ -19,7 +19,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from torch import Tensor
 
 from bench import measure, tables
-from bench.rivals import RIVALS, missing
+from bench.rivals import RIVALS
 from bench.structures import Structure, build, read
 from cofi.bench.subjects import in_precision
 from cofi.bench.timing import Timing, interleaved
@@ -69,6 +69,10 @@ def batch(lengths: list[int]) -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
+def precision_of(engine: str) -> str:
+    return RIVALS[engine].precision if engine in RIVALS else LOW.get(engine, "fp32")
+
+
 def own_gemm_flops_per_s() -> float:
     """The machine's rate just now: the better of our product and PyTorch's, 1024 cubed."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
@@ -85,16 +89,17 @@ def contest(
     want = engines[OURS](ids, mask)
     for rival, engine in engines.items():
         error = relative_error(engine(ids, mask), want)
-        if not error <= TOLERANCES[LOW.get(rival, "fp32")]:
+        if not error <= TOLERANCES[precision_of(rival)]:
             raise SystemExit(f"{name}, {case}: {rival} differs from ours by {error:.1e}: nothing was timed")
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
     times = interleaved(runs, rounds=200, warmup=2, seconds=seconds)
     floor = structure.flops(lengths) / peak
-    rivals = {engine: t for engine, t in times.items() if engine not in LOW and engine != OURS}
+    rivals = {engine: t for engine, t in times.items() if engine in RIVALS}
+    alike = {engine: t for engine, t in rivals.items() if precision_of(engine) == "fp32"}
     facts = {"floor": round(1e3 * floor, 4), "gemm_gflop_per_s": round(peak / 1e9, 1)}
     share = {"share_of_gemm_peak": round(floor / times[OURS].median_s, 3)}
-    rows = [row(f"{name}, {case}", times[OURS], rivals) | facts | share]
+    rows = [row(f"{name}, {case}", times[OURS], alike) | facts | share]
     for engine, precision in LOW.items():
         rows.append(row(f"{name} {precision}, {case}", times[engine], {**rivals, "ours fp32": times[OURS]}))
     return rows
@@ -158,10 +163,10 @@ def prepare(model: CompactModel, rivals: list[str], console: Console) -> dict[st
     engines: dict[str, Callable[..., Tensor]] = {OURS: own_engine(model)}
     engines |= {name: own_engine(in_precision(model, precision)) for name, precision in LOW.items()}
     for rival in rivals:
-        if missing(rival):
-            console.print(f"without {rival}: {', '.join(missing(rival))} not installed (pip install '.[bench]')")
+        if missing := RIVALS[rival].missing:
+            console.print(f"without {rival}: {', '.join(missing)} not installed (pip install '.[bench]')")
         else:
-            engines[rival] = RIVALS[rival][0](model)
+            engines[rival] = RIVALS[rival].make(model)
     return engines
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from cofi_kernels.native import load_native
+
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_S = 2e-3  # one round of a contestant lasts about this long, so that the clock's own cost does not show
 
@@ -88,6 +90,12 @@ def spread(times: list[float]) -> list[float]:
 
 
 def _cpu_name() -> str:
+    """With AMX, as processors of one name have it or not: virtual machines may hide it."""
+    native = load_native()
+    return _model_name() + (" with AMX" if native is not None and native.has_amx() else "")
+
+
+def _model_name() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -88,28 +90,38 @@ def _onnx_runtime(model: CompactModel) -> Logits:
     return lambda ids, mask: torch.from_numpy(session.run(["logits"], _feed(names, ids, mask))[0])
 
 
-def _openvino(model: CompactModel) -> Logits:
-    """In fp32, as all others: by itself it takes bf16 where the processor has it."""
+def _openvino(model: CompactModel, precision: str = "f32") -> Logits:
+    """By itself it takes bf16 where the processor has it: then its fp32 is not what a user of it gets."""
     import openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     with tempfile.TemporaryDirectory() as folder:
         files, _ = write_onnx(model, Path(folder) / "model.onnx")
-        compiled = core.compile_model(str(files[-1]), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core.compile_model(str(files[-1]), "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision})
     names = {name for entry in compiled.inputs for name in entry.names}
     request = compiled.create_infer_request()
     return lambda ids, mask: torch.from_numpy(request.infer(_feed(names, ids, mask))[compiled.output("logits")])
 
 
-RIVALS: dict[str, tuple[Callable[[CompactModel], Logits], tuple[str, ...]]] = {  # maker, packages it needs
-    "eager": (_eager, ()),
-    "compile": (_compiled, ()),
-    "onnxruntime": (_onnx_runtime, ("onnx", "onnxruntime")),
-    "openvino": (_openvino, ("onnx", "openvino")),
+@dataclass(frozen=True)
+class Rival:
+    """An engine: what makes it of a model, packages it needs, and what it computes in."""
+
+    make: Callable[[CompactModel], Logits]
+    needs: tuple[str, ...] = ()
+    precision: str = "fp32"
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that this machine has not."""
+        return [package for package in self.needs if find_spec(package) is None]
+
+
+RIVALS = {
+    "eager": Rival(_eager),
+    "compile": Rival(_compiled),
+    "onnxruntime": Rival(_onnx_runtime, ("onnx", "onnxruntime")),
+    "openvino": Rival(_openvino, ("onnx", "openvino")),
+    "openvino bf16": Rival(functools.partial(_openvino, precision="bf16"), ("onnx", "openvino"), "bf16"),
 }
-
-
-def missing(name: str) -> list[str]:
-    """Packages that a rival needs and this machine has not."""
-    return [package for package in RIVALS[name][1] if find_spec(package) is None]
