@@ -33,8 +33,9 @@ def matmul(
 ) -> Tensor:
     """a (M, K) @ (k_scale[:, None] * b (K, N) * n_scale) + bias (N,), into `out` (M, N) where it is given.
 
-    fp32 factors are rounded to bf16 under `torch.set_float32_matmul_precision("medium")`, on processors with AMX; sums
-    stay fp32. Otherwise the result is fp32's own.
+    fp32 factors are rounded to bf16 under `torch.set_float32_matmul_precision("medium")`, or where
+    `torch.backends.mkldnn.matmul.fp32_precision` is "bf16", on processors with AMX; sums stay fp32. Otherwise the
+    result is fp32's own.
 
     Any dtype and strides; fp32 matrices stored by rows or by columns (a `.t()` of one) take the fast way, in which the
     scales (K,) and (N,), masks as a rule, cost nothing: b is copied into another order anyway.
@@ -77,7 +78,8 @@ def _number(n: int, k: int) -> str:
     """What the factors become on their way."""
     if not has_fast_bf16():
         return "fp32"
-    if torch.get_float32_matmul_precision() == "medium":
+    # not torch.get_float32_matmul_precision(), which raises where a setting of one backend differs from the others
+    if torch.backends.mkldnn.matmul.fp32_precision == "bf16":  # type: ignore[attr-defined]  # made at run time
         return "bf16"
     return "split" if n >= LEAST_COLUMNS_FOR_PIECES and k <= DEEPEST_FOR_PIECES else "fp32"
 
