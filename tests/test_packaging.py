@@ -25,12 +25,12 @@ def test_native_module_is_built_and_picks_vector_instructions() -> None:
         module.limit_isa("portable")
         assert module.isa() == "portable"
     finally:
-        module.limit_isa("avx512")
+        module.limit_isa("amx")
     assert module.isa() == best
 
 
 def test_native_module_rejects_unknown_instruction_set() -> None:
-    with pytest.raises(ValueError, match="isa must be one of portable, avx2, avx512, got 'sse9'"):
+    with pytest.raises(ValueError, match="isa must be one of portable, avx2, avx512, amx, got 'sse9'"):
         native.load_native().limit_isa("sse9")
 
 

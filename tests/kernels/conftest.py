@@ -41,7 +41,7 @@ def _interpreter_loops_over_device_values() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
+@pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each version of the C++ kernels in turn, as far as this machine has them."""
     native = load_native()
@@ -53,7 +53,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
             pytest.skip(f"this processor has no {request.param}")
         yield request.param
     finally:
-        native.limit_isa("avx512")
+        native.limit_isa("amx")
 
 
 @pytest.fixture(params=["auto", "reference"])

@@ -60,12 +60,55 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def limit_isa():
+    native = load_native()
+    yield native.limit_isa
+    native.limit_isa("amx")
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4], indirect=True)
 def test_every_instruction_set_and_thread_count(isa, threads):
     """Long and short sequences: chunks that are cut, sequences that threads share, more than one block of queries."""
     lengths = [130, 1, 0, 17, 512, 3, 250]
     x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(LAYOUT, HIDDEN)
     assert_close_to_fp64(run(x, lengths, weights), in_fp64(x, lengths, weights))
+
+
+# with tiles, fp32 products are made of pieces from 64 tokens on
+@pytest.mark.parametrize("lengths", [[63], [64], [65], [1, 62], [30, 0, 34], [63, 129, 2]], ids=str)
+def test_few_and_many_tokens(isa, lengths):
+    x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(LAYOUT, HIDDEN)
+    assert_close_to_fp64(run(x, lengths, weights), in_fp64(x, lengths, weights))
+
+
+def test_pieces_are_for_many_tokens_alone(limit_isa):
+    """Few have the bits that AVX-512 gives them."""
+    if not load_native().has_amx():
+        pytest.skip("this processor has no amx")
+    weights = weights_of(LAYOUT, HIDDEN)
+    few, many = torch.randn(63, HIDDEN), torch.randn(64, HIDDEN)
+    on_tiles = [run(x, [len(x)], weights) for x in (few, many)]
+    limit_isa("avx512")
+    weights = [w.clone() for w in weights]
+    by_vectors = [run(x, [len(x)], weights) for x in (few, many)]
+    assert torch.equal(on_tiles[0], by_vectors[0]) and not torch.equal(on_tiles[1], by_vectors[1])
+
+
+@pytest.mark.parametrize("packs", ["amx", "avx512", "portable"])
+@pytest.mark.parametrize("runs", ["amx", "avx512", "avx2", "portable"])
+def test_packed_weights_serve_every_instruction_set(limit_isa, packs, runs):
+    """Pieces have a portable version for this alone; without them the usual products go on."""
+    cases = [(LAYOUT, HIDDEN, [17, 70, 3]), (LAYOUT, HIDDEN, [5])]
+    cases += [(layout, hidden, [*lengths, 64]) for layout, hidden, lengths in map(random_case, range(20))]
+    for layout, hidden, lengths in cases:
+        x, weights = torch.randn(sum(lengths), hidden), weights_of(layout, hidden)
+        limit_isa(packs)
+        run(x, lengths, weights, layout)
+        known = packed.find_packed(x, weights, layout)
+        limit_isa(runs)
+        assert_close_to_fp64(run(x, lengths, weights, layout), in_fp64(x, lengths, weights, layout))
+        assert packed.find_packed(x, weights, layout) is known
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
@@ -180,16 +223,19 @@ def test_python_threads_at_once():
             torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-def test_result_does_not_depend_on_threads():
-    lengths = [90, 35]
+# 70 tokens: three threads and more share the columns of products, fewer the rows
+@pytest.mark.parametrize("lengths", [[90, 35], [70], [30, 33]], ids=str)
+def test_result_does_not_depend_on_threads(isa, lengths):
     x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(LAYOUT, HIDDEN)
     before = torch.get_num_threads()
     results = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        results.append(run(x, lengths, weights))
-    torch.set_num_threads(before)
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            results.append(run(x, lengths, weights))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 def test_nan_stays_in_its_sequence():

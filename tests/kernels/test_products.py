@@ -1,4 +1,5 @@
-"""Matrix products against fp64: sizes no tile divides, operands stored either way, views, what falls to PyTorch."""
+"""Matrix products against fp64: sizes no tile divides, operands stored either way, views, what falls to PyTorch; and
+which factors are rounded to bf16 when."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import pytest
 import torch
 
 from cofi_kernels import products
-from cofi_kernels.native import load_native
-from cofi_kernels.products import matmul
-from cofi_kernels.testing import assert_close_to_fp64
+from cofi_kernels.native import load_native, why_not_native
+from cofi_kernels.products import has_fast_bf16, matmul
+from cofi_kernels.testing import assert_close_to_fp64, relative_error
 
 SIZES = {
     "tiles": (96, 768, 64),
@@ -96,3 +97,64 @@ def test_result_does_not_depend_on_threads():
         results.append(matmul(a, b))
     torch.set_num_threads(before)
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+@pytest.fixture
+def precision():
+    """`torch.set_float32_matmul_precision`, for the length of a test."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+# in pieces by default; too narrow for that, and too deep
+@pytest.mark.parametrize("size", [(33, 70, 200), (50, 70, 90), (20, 2100, 130)], ids=str)
+def test_medium_precision_rounds_factors_where_tiles_multiply_them(isa, precision, size):
+    m, k, n = size
+    a, b, bias = torch.randn(m, k), torch.randn(n, k).t(), torch.randn(n)
+    k_scale, n_scale = torch.rand(k), 2.0 ** torch.randint(-3, 3, (n,))
+    scaled = b * k_scale[:, None] * n_scale
+    exact = a.double() @ scaled.double() + bias.double()
+    rounded = a.bfloat16().double() @ scaled.bfloat16().double() + bias.double()
+    for name in ("medium", "high", "highest"):
+        precision(name)
+        got = matmul(a, b, bias, k_scale=k_scale, n_scale=n_scale)
+        assert torch.get_float32_matmul_precision() == name
+        assert_close_to_fp64(got, rounded if isa == "amx" and name == "medium" else exact, name=name)
+    assert relative_error(rounded, exact) > 1e-4
+
+
+@pytest.mark.parametrize(("backend", "setting"), [("mkldnn", "bf16"), ("cuda", "tf32")], ids=["mkldnn", "cuda"])
+def test_settings_of_one_backend_alone(isa, precision, backend, setting):
+    """PyTorch then refuses to say what `torch.get_float32_matmul_precision` is. That of this CPU counts."""
+    precision("highest")
+    getattr(torch.backends, backend).matmul.fp32_precision = setting
+    a, b = torch.randn(33, 70), torch.randn(70, 200)
+    rounds = isa == "amx" and backend == "mkldnn"
+    factors = (a.bfloat16(), b.bfloat16()) if rounds else (a, b)
+    assert_close_to_fp64(matmul(a, b), factors[0].double() @ factors[1].double())
+
+
+def test_pieces_are_for_products_they_make_faster(monkeypatch):
+    columns, depth = products.LEAST_COLUMNS_FOR_PIECES, products.DEEPEST_FOR_PIECES
+    at_the_edge = [(columns, depth), (columns - 1, depth), (columns, depth + 1)]
+    monkeypatch.setattr(products, "has_fast_bf16", lambda: True)
+    assert [products._number(n, k) for n, k in at_the_edge] == ["split", "fp32", "fp32"]
+    monkeypatch.setattr(products, "has_fast_bf16", lambda: False)
+    assert [products._number(n, k) for n, k in at_the_edge] == ["fp32"] * 3
+
+
+def test_bf16_is_fast_with_tiles_alone(isa, monkeypatch):
+    assert has_fast_bf16() == (isa == "amx") == load_native().has_amx()
+    monkeypatch.setattr(products, "load_native", lambda: None)
+    assert not has_fast_bf16()
+
+
+@pytest.mark.skipif(load_native() is None, reason=str(why_not_native()))
+def test_numbers_that_a_processor_lacks_are_refused(isa):
+    a, native = torch.zeros(1), load_native()
+    at = a.data_ptr()
+    refused = ["int8"] if native.has_bf16() else ["int8", "bf16", "split"]
+    for number in refused:
+        with pytest.raises(ValueError, match=f"number must be fp32 or, .* bf16 or split, got '{number}'"):
+            native.matmul(at, 1, False, at, 1, False, 0, at, 1, 1, 1, 1, 1, number=number)

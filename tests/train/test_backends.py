@@ -49,7 +49,7 @@ def test_kernels_give_the_losses_of_the_definition(flags, tmp_path, by_definitio
     assert_same_run(tmp_path / "run", by_definition)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2"], indirect=True)
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"], indirect=True)
 def test_so_does_every_instruction_set(isa, flags, tmp_path, by_definition):
     assert main(flags) == 0
     assert_same_run(tmp_path / "run", by_definition)
@@ -66,7 +66,7 @@ def isa(request):
             pytest.skip(f"this processor has no {request.param}")
         yield request.param
     finally:
-        native.limit_isa("avx512")
+        native.limit_isa("amx")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
