@@ -20,6 +20,7 @@ from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
+from cofi.train.precision import products_in
 from cofi.train.shares import add_up, take_share
 
 RATES = {  # what is too high where the loss of a phase is no number
@@ -113,8 +114,9 @@ class PhaseLoop:
             return GraphedSteps(student, objective, optimizers, self.monitor.message)
 
         def eager(batch: TaskBatch, step: int) -> StepLoss:
-            loss = objective(student, batch, step)
-            loss.total.backward()
+            with products_in(self.config.precision, student.model.device):
+                loss = objective(student, batch, step)
+                loss.total.backward()
             add_up(self.world, optimizers.parameters, loss)
             optimizers.step()
             return loss

@@ -24,7 +24,7 @@ from cofi.train.interrupt import SignalGuard
 from cofi.train.methods import pruning_of
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
-from cofi.train.precision import products_in
+from cofi.train.precision import check_precision
 from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.selection import checksum
@@ -46,6 +46,7 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
             f"got {config.batch_size}"
         )
     device = pick_device(world.device_name(config.device))
+    check_precision(config.precision, device)
     world.connect(device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -62,8 +63,7 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
         )
         if checkpoint is not None:
             session.take_up(checkpoint)
-        with products_in(config.precision, device):
-            return _phases(session, inputs, augmenter)
+        return _phases(session, inputs, augmenter)
 
 
 def _prepare(

@@ -17,20 +17,26 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if lowered else None
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises UserError for bf16 on a processor that would be slower at it than at fp32."""
+    if device.type == "cpu" and precision == "bf16" and not has_fast_bf16():
+        raise UserError("--precision bf16 needs a GPU or a processor with AMX (and Linux): take auto or fp32 here")
+
+
 @contextmanager
 def products_in(precision: str, device: torch.device) -> Iterator[None]:
     """On a CPU, in bf16: only the factors of matrix products are rounded, as they are packed for them.
 
-    Raises UserError where the processor would be slower at that than in fp32.
+    It is PyTorch's setting for the whole process, so it belongs around steps alone: scores and timings are of fp32.
     """
     if device.type != "cpu" or precision != "bf16":
         yield
         return
-    if not has_fast_bf16():
-        raise UserError("--precision bf16 needs a GPU or a processor with AMX (and Linux): take auto or fp32 here")
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    # what set_float32_matmul_precision("medium") sets, and no GPU's besides
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at run time
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before

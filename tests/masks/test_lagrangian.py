@@ -103,7 +103,6 @@ def test_control_follows_a_ramp_closely_against_what_keeps_the_units():
     """Learned multipliers come 0.6 beside this ramp, and at its end are 0.1 off still."""
     ramp = SparsityRamp(0.9, warmup_steps=200, shape="cubic")
     aims = torch.tensor([ramp(step) for step in range(400)])
-    generator = torch.Generator().manual_seed(1)
     off = {}
     for multipliers in MULTIPLIERS:
         gates = Gates(SHAPE, "all", seed=0, init_means=dict.fromkeys(MASK_KINDS, 2.0))
