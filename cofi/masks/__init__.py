@@ -4,7 +4,7 @@ from cofi.masks.constraint import COUNTS, Constraint
 from cofi.masks.fitting import Shifts, fit
 from cofi.masks.gates import INIT_MEANS, Gates
 from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
-from cofi.masks.lagrangian import MULTIPLIERS, RAMPS, Lagrangian, SparsityRamp, ascent_optimizer
+from cofi.masks.lagrangian import RAMPS, Lagrangian, SparsityRamp, ascent_optimizer
 from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
 from cofi.masks.shape import ModelShape, evenly_spaced
@@ -16,7 +16,6 @@ __all__ = [
     "COUNTS",
     "INIT_MEANS",
     "MASK_KINDS",
-    "MULTIPLIERS",
     "RAMPS",
     "Constraint",
     "Gates",

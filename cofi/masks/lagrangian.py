@@ -12,32 +12,16 @@ _POWERS = {"linear": 1, "cubic": 3}  # of the share of a ramp's steps that is le
 RAMPS = tuple(_POWERS)
 
 
-MULTIPLIERS = ("ascent", "control")
-# of "control": lambda_2, and by how much lambda_1 moves a step for a gap of 1. Gates whose learning rate is 0.05 close
-# a gap of 0.1 in some 20 steps; what held CoLA at 0.95 was a lambda_1 of -16
-PROPORTIONAL, INTEGRAL = 100.0, 2.0
-
-
 class Lagrangian(nn.Module):
-    """lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that are learned by ascent.
+    """lambda_1 (s - t) + lambda_2 (s - t)^2 with multipliers that start at 0 and are learned by ascent.
 
     s is the share of a cost that is removed: sparsity, or what `Constraint.reduction` gives.
-
-    multipliers: "ascent" is the paper's: both start at 0 and AdamW moves them, at first in steps of one size, whatever
-        the gap, so they outgrow what is needed while the gates cannot follow yet and s runs past t; later, measured
-        by the large gaps of the beginning, in ever smaller ones. "control" holds lambda_2 at PROPORTIONAL and adds
-        INTEGRAL times the gap to lambda_1 each step: a controller with a proportional and an integral part.
-    Raises ValueError for another word.
     """
 
-    def __init__(self, multipliers: str = "ascent") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if multipliers not in MULTIPLIERS:
-            raise ValueError(f"multipliers must be one of {', '.join(MULTIPLIERS)}, got {multipliers!r}")
-        self.multipliers = multipliers
-        controlled = multipliers == "control"
         self.lambda_1 = nn.Parameter(torch.zeros(()))
-        self.lambda_2 = nn.Parameter(torch.full((), PROPORTIONAL if controlled else 0.0), requires_grad=not controlled)
+        self.lambda_2 = nn.Parameter(torch.zeros(()))
 
     def forward(self, expected_sparsity: Tensor, target: float | Tensor) -> Tensor:
         """The penalty, 0-dim. expected_sparsity s: 0-dim; target t: a number or a 0-dim tensor on the same device."""
@@ -45,15 +29,12 @@ class Lagrangian(nn.Module):
         return self.lambda_1 * gap + self.lambda_2 * gap.square()
 
 
-def ascent_optimizer(lagrangian: Lagrangian, lr: float, **options: Any) -> torch.optim.Optimizer:
-    """Maximizes the penalty over the multipliers: while s < t, lambda_1 falls and pushes sparsity up.
+def ascent_optimizer(lagrangian: Lagrangian, lr: float, **options: Any) -> torch.optim.AdamW:
+    """AdamW that maximizes the penalty over the multipliers: while s < t, lambda_1 falls and pushes sparsity up.
 
-    AdamW, or for multipliers that control plain ascent at their own rate, whatever `lr` is. No weight decay, which
-    would pull the multipliers back to 0. Put the gates in another optimizer: they minimize.
+    No weight decay, which would pull the multipliers back to 0. Put the gates in another optimizer: they minimize.
     options: of AdamW, as `fused` and `capturable`
     """
-    if lagrangian.multipliers == "control":
-        return torch.optim.SGD([lagrangian.lambda_1], lr=INTEGRAL, maximize=True)
     return torch.optim.AdamW(lagrangian.parameters(), lr=lr, weight_decay=0.0, maximize=True, **options)
 
 

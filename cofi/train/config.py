@@ -89,11 +89,6 @@ class TrainConfig:
     mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
     start_sparsity: float = _f(0.0, "where the ramp of the sparsity target starts")
     sparsity_epsilon: float = _f(0.01, "a model counts once its sparsity is within this of the target")
-    multipliers: Literal["ascent", "control"] = _f(
-        "ascent",
-        "how the sparsity is led to its target: ascent (the paper) learns the multipliers with AdamW; control adds a "
-        "share of the gap each step, which neither runs past the target nor creeps up to it",
-    )
     init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
     int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
 

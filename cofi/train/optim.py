@@ -165,7 +165,7 @@ class PhaseOptimizers:
 
 def _placement(group: dict[str, Any]) -> dict[str, Any]:
     """What of a parameter group says where it is stepped; a checkpoint may come from another device."""
-    return {name: group[name] for name in ("lr", "capturable", "fused", "foreach") if name in group}
+    return {name: group[name] for name in ("lr", "capturable", "fused", "foreach")}
 
 
 def _place(group: dict[str, Any], options: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def add_gates(session: Session, student: Student) -> None:
     means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
     seed = derived_seed(config.seed, "gates")
     student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
-    student.lagrangian = Lagrangian(config.multipliers).to(session.device)
+    student.lagrangian = Lagrangian().to(session.device)
     warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
     student.constraint = make_constraint(config, shape, session.profile).to(session.device)
     student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup, config.sparsity_ramp)

@@ -25,7 +25,6 @@ _COMMON = {
     "int_init_mean": 0.0,
     "constraint": "expected",
     "sparsity_ramp": "linear",
-    "multipliers": "ascent",
 }
 # the paper's "pruning epochs" (100 and 20) include the distil-only phase
 _SMALL = {"distil_epochs": 4.0, "prune_epochs": 96.0, "sparsity_warmup_epochs": 20.0, "eval_steps": 50}
