@@ -101,8 +101,8 @@ def test_resume_rejects_a_changed_setting():
     check_resumed(stored, {"resume": True, "output": "elsewhere", "threads": 3})
     with pytest.raises(UserError, match=rf"--sparsity 0.5 \(the run has {stored.sparsity}\)"):
         check_resumed(stored, {"sparsity": 0.5})
-    with pytest.raises(UserError, match=r"--sparsity-ramp cubic \(the run has linear\)"):
-        check_resumed(stored, {"sparsity_ramp": "cubic"})
+    with pytest.raises(UserError, match=r"--sparsity-ramp linear \(the run has cubic\)"):
+        check_resumed(stored, {"sparsity_ramp": "linear"})
 
 
 def test_every_field_is_read_somewhere():
