@@ -29,7 +29,8 @@ Linear::Linear(const LinearSource& from, int64_t k, int64_t n, Precision precisi
 void Linear::multiply(const Operand& a, float* c, int64_t ldc, int64_t m, const Part& part, bool accumulate) const {
   if (a.converted.data) {
     const dots::Kernels& products = dots::kernels(*number_);
-    return products.multiply(a.converted, columns_.view(), part.first_panel(n_), part.last_panel(n_), c, ldc, m, accumulate);
+    return products.multiply(a.converted, columns_.view(), part.first_panel(n_), part.last_panel(n_), c, ldc, m,
+                             accumulate);
   }
   const int64_t first = part.first(n_), columns = part.last(n_) - first;
   gemm::Finish finish;
