@@ -137,4 +137,4 @@ def test_the_two_flags_go_together(towards, capsys, flag):
 def test_the_settings_are_kept(towards, tmp_path):
     assert main(towards) == 0
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (kept["target_speedup"], kept["constraint"]) == (3.0, "auto")
+    assert (kept["target_speedup"], kept["constraint"]) == (3.0, "kept")
