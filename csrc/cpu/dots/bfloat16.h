@@ -21,4 +21,11 @@ static inline float from_bfloat16(uint16_t x) {
   return value;
 }
 
+// The nearest bf16; `rest` becomes what it is short of the number.
+static inline uint16_t take_bfloat16(float& rest) {
+  const uint16_t value = to_bfloat16(rest);
+  rest -= from_bfloat16(value);
+  return value;
+}
+
 }  // namespace cofi::dots

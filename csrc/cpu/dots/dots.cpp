@@ -57,9 +57,8 @@ void pack_bf16(const Source& b, int64_t k, const Place& to) {
   for (int64_t i = 0; i < k; ++i) {
     float rest = element(b, i, to.column) * factor_of(b, to.column);
     for (int64_t piece = 0; piece < to.pieces; ++piece) {
-      const uint16_t value = to_bfloat16(rest);
+      const uint16_t value = take_bfloat16(rest);
       std::memcpy(to.at(2 * i, piece), &value, 2);
-      rest -= from_bfloat16(value);
     }
   }
 }

@@ -30,9 +30,8 @@ void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) 
     for (int64_t i = 0; i < k; ++i) {
       float rest = x[r * ldx + i];
       for (int64_t piece = 0; piece < kPieces; ++piece) {
-        const uint16_t value = to_bfloat16(rest);
+        const uint16_t value = take_bfloat16(rest);
         std::memcpy(row + (i / kNumbers * kPieces + piece) * kLine + i % kNumbers * 2, &value, sizeof(value));
-        rest -= from_bfloat16(value);
       }
     }
   }

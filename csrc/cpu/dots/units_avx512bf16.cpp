@@ -47,7 +47,7 @@ inline __m512i in_turns(__m512i halves) {
 }
 
 inline __m512 scaled(__m512 x, const float* scale, __mmask16 mask) {
-  return scale ? _mm512_mul_ps(x, _mm512_maskz_loadu_ps(mask, scale)) : x;
+  return _mm512_mul_ps(x, _mm512_maskz_loadu_ps(mask, scale));
 }
 
 // The 16 x 16 pairs of numbers of each piece: out[piece][unit] where K runs along memory, else out[piece][pair].
@@ -87,8 +87,8 @@ void load_across(const Units& from, int64_t unit, int64_t k, __m512i out[Pieces]
   }
 }
 
-// `next` bytes from one vector of a block to the next, `piece_stride` from one piece to the next, `line_stride` from a
-// line to the next. as_panel: vectors of pairs; else of units.
+// `next` bytes from one vector of a block to the next, `piece_stride` from one piece, and so from one line, to the
+// next. as_panel: vectors of pairs; else of units.
 template <int Pieces>
 void pack_lines(const Units& from, int64_t unit, uint8_t* to, bool as_panel, int64_t next, int64_t vectors,
                 int64_t piece_stride) {
