@@ -16,6 +16,7 @@ typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
 
 inline Vector finish(Sums sum, const Rows&, int, const Columns&, int64_t, Vector start) { return start + sum; }
 
+// As pack_rows, which goes by blocks of 16 rows and takes 1.4 (split) to 1.6 times (bf16) as long.
 void convert(const float* x, int64_t ldx, int64_t m, int64_t k, const Rows& to) {
   constexpr int64_t kNumbers = kLine / 2;
   for (int64_t r = 0; r < m; ++r) {
