@@ -90,9 +90,13 @@ def spread(times: list[float]) -> list[float]:
 
 
 def _cpu_name() -> str:
-    """With AMX, as processors of one name have it or not: virtual machines may hide it."""
+    """With its instructions where these are not the usual ones: one name stands for several processors, of which
+    virtual machines may hide parts."""
     native = load_native()
-    return _model_name() + (" with AMX" if native is not None and native.has_amx() else "")
+    if native is None:
+        return _model_name()
+    unusual = " with AMX" if native.has_amx() else " with AVX2" if native.isa() == "avx2" else ""
+    return _model_name() + unusual
 
 
 def _model_name() -> str:

@@ -45,6 +45,10 @@ inline void store_quantized(uint8_t* q, Floats x, Floats low, Floats factor) {
   const Floats shifted = (x - low) * factor + 0.5f;
 #if defined(__AVX512F__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(shifted)));
+#elif defined(__AVX2__)
+  const __m256i whole = _mm256_cvttps_epi32(shifted);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(q), _mm_packus_epi16(words, words));
 #else
   for (int lane = 0; lane < kFloats; ++lane) q[lane] = static_cast<uint8_t>(static_cast<int>(shifted[lane]));
 #endif

@@ -1,5 +1,6 @@
-// 16 registers of 8 sums. The product of bytes saturates when two are added in 16 bits, so even and odd ones are
-// multiplied apart: six instructions for 32 products, where fp32 takes four.
+// 16 registers of 8 sums. The instruction for bytes saturates when two products are added in 16 bits, so even and odd
+// bytes are widened first: two multiplications for 32 products, where fp32 takes four. Widening is shared: of weights
+// by the rows of a tile, of activations by the vectors of a panel.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -11,7 +12,7 @@ namespace cofi::dots {
 namespace {
 
 constexpr int kMaxPanels = 1;
-constexpr int kMaxRows[] = {0, 4};
+constexpr int kMaxRows[] = {0, 3};  // with 4 a sum is spilled: 60 instead of 62 G products a second on Zen 3
 
 typedef int32_t Bits __attribute__((vector_size(32)));
 typedef Bits Sums;
@@ -19,11 +20,10 @@ typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 
 inline Sums dot(Sums sum, Bits unsigned_bytes, Bits signed_bytes) {
   const auto a = reinterpret_cast<__m256i>(unsigned_bytes), w = reinterpret_cast<__m256i>(signed_bytes);
-  const __m256i ones = _mm256_set1_epi16(1), low_bytes = _mm256_set1_epi16(0x00ff);
-  const __m256i even = _mm256_maddubs_epi16(_mm256_and_si256(a, low_bytes), w);
-  const __m256i odd = _mm256_maddubs_epi16(_mm256_andnot_si256(low_bytes, a), w);
-  const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones));
-  return sum + reinterpret_cast<Sums>(both);
+  const __m256i a_even = _mm256_and_si256(a, _mm256_set1_epi16(0x00ff)), a_odd = _mm256_srli_epi16(a, 8);
+  const __m256i w_even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), w_odd = _mm256_srai_epi16(w, 8);
+  return sum + reinterpret_cast<Sums>(_mm256_madd_epi16(a_even, w_even)) +
+         reinterpret_cast<Sums>(_mm256_madd_epi16(a_odd, w_odd));
 }
 
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
