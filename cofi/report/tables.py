@@ -90,6 +90,9 @@ def speedup_note(result: Mapping[str, Any]) -> str:
     facts = [f"{name} {show_ratio(value)}" for name in names if (value := number(target, name)) is not None]
     if not facts:
         return ""
+    uncertainty = number(target, "measured_uncertainty")
+    if uncertainty is not None:
+        facts[-1] += f" +-{100 * uncertainty:.1f} %"
     batch = _mapping(target.get("batch"))
     sequences, longest = number(batch, "sequences"), number(batch, "longest")
     if sequences is not None and longest is not None:

@@ -62,6 +62,17 @@ def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, ca
     assert "target speedup 3.00" in page and "Speedup: requested 3.00" in page and "target sparsity" not in page
 
 
+def test_a_speedup_measured_beside_other_work_is_said(towards, tmp_path, monkeypatch, capsys):
+    exact = timed_by()
+    monkeypatch.setattr(
+        "cofi.train.deployment.measure_ratio", lambda *args, **kw: replace(exact(*args, **kw), uncertainty=0.18)
+    )
+    assert main(towards) == 0
+    said = "the delivered speedup is known to +-18 % only"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert "+-18.0 %" in speedup_note(json.loads((tmp_path / "run" / "result.json").read_text()))
+
+
 def test_the_paper_s_constraint_may_be_asked_for(towards, tmp_path):
     assert main([*towards, "--constraint", "expected"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
