@@ -22,7 +22,7 @@ from bench import measure, tables
 from bench.rivals import RIVALS
 from bench.structures import Structure, build, read
 from cofi.bench.subjects import in_precision
-from cofi.bench.timing import Timing, interleaved
+from cofi.bench.timing import RIVAL_PAUSE_S, Timing, interleaved
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi_kernels.products import matmul
@@ -93,7 +93,7 @@ def contest(
             raise SystemExit(f"{name}, {case}: {rival} differs from ours by {error:.1e}: nothing was timed")
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
-    times = interleaved(runs, rounds=200, warmup=2, seconds=seconds)
+    times = interleaved(runs, rounds=200, warmup=2, seconds=seconds, pause_s=RIVAL_PAUSE_S)
     floor = structure.flops(lengths) / peak
     rivals = {engine: t for engine, t in times.items() if engine in RIVALS}
     alike = {engine: t for engine, t in rivals.items() if precision_of(engine) == "fp32"}

@@ -51,7 +51,7 @@ class TestRatio:
     def test_both_models_see_the_very_lengths(self, monkeypatch):
         seen = []
 
-        def turn(call, synchronize):
+        def turn(call, synchronize, pause_s):
             seen.append(call.keywords["batch"].cu_seqlens.diff().tolist())
             return 1e-3
 

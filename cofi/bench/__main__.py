@@ -13,7 +13,7 @@ from rich.console import Console
 from cofi.bench.explain import Explanation, explain, sublayer_table, total_table
 from cofi.bench.results import Case, to_rows, to_table
 from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_models
-from cofi.bench.timing import interleaved, machine_info, sgemm_gflops, synchronizer
+from cofi.bench.timing import RIVAL_PAUSE_S, interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
 from cofi.memory import keep_freed_memory
@@ -60,6 +60,7 @@ def measure(
                     options.rounds,
                     seconds=options.seconds,
                     synchronize=synchronizer(device),
+                    pause_s=RIVAL_PAUSE_S,
                 )
                 case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in subjects})
                 cases.append(case)

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 MIN_ROUNDS = 3
-PAUSE_S = 0.01  # longer than idle threads spin
+PAUSE_S = 0.01  # longer than idle threads of PyTorch and of our kernels spin
+# Those of ONNX Runtime spin a million times, 20 to 50 ms: after 10 ms whoever came next was 1.3 to 1.8 times too slow.
+RIVAL_PAUSE_S = 0.1
 TURN_S = 0.02
 
 
@@ -44,19 +46,21 @@ def interleaved(
     *,
     seconds: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
+    pause_s: float = PAUSE_S,
 ) -> dict[str, Timing]:
     """Time each callable in turns, so that all of them see the machine in the same state.
 
-    A turn begins with a pause and a call that is not timed: idle threads of the engine before spin for some
-    milliseconds, and on as many cores as threads they would take those away from the next. Calls are then timed one by
-    one until the turn has lasted TURN_S.
+    A turn begins with a pause and a call that is not timed: idle threads of the engine before spin for a while, and on
+    as many cores as threads they would take those away from the next. Calls are then timed one by one until the turn
+    has lasted TURN_S.
 
     rounds, warmup: timed rounds, untimed calls of each before them
     seconds:        no new round starts after this long, but MIN_ROUNDS (or `rounds`, if fewer) are always made
     synchronize:    waits until the device has finished; called after every call, its time included
-    Raises ValueError for no callable, rounds < 1, warmup < 0 or seconds <= 0.
+    pause_s:        RIVAL_PAUSE_S where other engines take part
+    Raises ValueError for no callable, rounds < 1, warmup < 0, seconds <= 0 or pause_s < 0.
     """
-    samples = interleaved_samples(callables, rounds, warmup, seconds=seconds, synchronize=synchronize)
+    samples = interleaved_samples(callables, rounds, warmup, seconds=seconds, synchronize=synchronize, pause_s=pause_s)
     return {name: summarize(values) for name, values in samples.items()}
 
 
@@ -67,16 +71,17 @@ def interleaved_samples(
     *,
     seconds: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
+    pause_s: float = PAUSE_S,
     enough: Callable[[Mapping[str, Sequence[float]]], bool] = lambda samples: False,
 ) -> dict[str, list[float]]:
     """Seconds a call of each callable takes, round by round: as `interleaved`, which summarizes them.
 
     enough: asked after every round from MIN_ROUNDS on; no further one is made where it says yes
     """
-    if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0):
+    if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0) or pause_s < 0:
         raise ValueError(
-            "interleaved needs a callable, rounds >= 1, warmup >= 0 and seconds > 0 or None, got "
-            f"{list(callables)}, {rounds}, {warmup}, {seconds}"
+            "interleaved needs a callable, rounds >= 1, warmup >= 0, seconds > 0 or None and pause_s >= 0, got "
+            f"{list(callables)}, {rounds}, {warmup}, {seconds}, {pause_s}"
         )
     for call in callables.values():
         for _ in range(warmup):
@@ -91,8 +96,9 @@ def interleaved_samples(
             if done >= MIN_ROUNDS and (late or enough(samples)):
                 break
             for name in order:
-                samples[name].append(turn(callables[name], synchronize))
+                samples[name].append(turn(callables[name], synchronize, pause_s))
             order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
+    time.sleep(pause_s)  # nor does whatever is timed next
     return samples
 
 
@@ -109,9 +115,9 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def turn(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+def turn(call: Callable[[], object], synchronize: Callable[[], object], pause_s: float = PAUSE_S) -> float:
     """Seconds a call takes: the median of a turn."""
-    time.sleep(PAUSE_S)
+    time.sleep(pause_s)
     call()
     synchronize()
     samples: list[float] = []
