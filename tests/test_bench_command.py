@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cofi.bench import __main__ as bench_command
-from cofi.bench import speedup, subjects
+from cofi.bench import speedup, subjects, timing
 from cofi.bench.results import Case, to_rows
 from cofi.bench.speedup import check_against_definition, main_output, measure_speedup, quantile_batch
 from cofi.bench.timing import MIN_ROUNDS, Timing, interleaved, machine_info, sgemm_gflops, summarize
@@ -82,7 +82,13 @@ class TestInterleaved:
             interleaved({"a": lambda: 1 // 0}, warmup=0)
         assert gc.isenabled()
 
-    @pytest.mark.parametrize("bad", [{"rounds": 0}, {"warmup": -1}, {"seconds": 0.0}])
+    def test_idle_threads_of_the_one_before_are_waited_for_even_at_the_end(self, monkeypatch):
+        pauses: list[float] = []
+        monkeypatch.setattr(timing.time, "sleep", pauses.append)
+        interleaved({"a": lambda: None, "b": lambda: None}, rounds=2, pause_s=0.125)
+        assert pauses == [0.125] * 5
+
+    @pytest.mark.parametrize("bad", [{"rounds": 0}, {"warmup": -1}, {"seconds": 0.0}, {"pause_s": -1.0}])
     def test_bad_arguments_are_named(self, bad):
         with pytest.raises(ValueError, match="rounds >= 1"):
             interleaved({"a": lambda: None}, **bad)

@@ -39,13 +39,13 @@ class TestRatio:
     )
     def test_timing_goes_on_until_noise_allows_an_answer(self, monkeypatch, noise, least, most):
         draw = random.Random(0)
-        monkeypatch.setattr(timing, "turn", lambda call, synchronize: 1e-3 * draw.uniform(1, 1 + noise))
+        monkeypatch.setattr(timing, "turn", lambda call, synchronize, pause_s: 1e-3 * draw.uniform(1, 1 + noise))
         ratio = measure_ratio(make_dense(), make_compact(), [4, 9], seconds=60.0, within=0.005)
         assert least <= ratio.rounds <= most and (ratio.uncertainty <= 0.005) == (noise == 0)
 
     def test_time_ends_it_on_a_machine_that_is_never_quiet(self, monkeypatch):
         draw = random.Random(0)
-        monkeypatch.setattr(timing, "turn", lambda call, synchronize: 1e-3 * draw.uniform(1, 9))
+        monkeypatch.setattr(timing, "turn", lambda call, synchronize, pause_s: 1e-3 * draw.uniform(1, 9))
         assert measure_ratio(make_dense(), make_compact(), [4], seconds=1e-9, within=1e-9).rounds == MIN_ROUNDS
 
     def test_both_models_see_the_very_lengths(self, monkeypatch):
