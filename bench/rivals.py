@@ -62,7 +62,7 @@ def _eager(model: CompactModel) -> Logits:
 
 
 def _compiled(model: CompactModel) -> Logits:
-    """What was compiled for other models is dropped: after eight shapes of one function PyTorch runs it in eager code."""
+    """What was compiled for other models is dropped: after eight shapes of a function PyTorch runs it in eager code."""
     torch.compiler.reset()
     padded = torch.compile(PaddedModel(model).eval(), dynamic=False)
     return lambda ids, mask: padded(ids, _valid(mask))
