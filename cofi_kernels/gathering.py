@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.masking import accumulation_dtype, mask_gradient, times
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 from cofi_kernels.products import matmul
 
 # Copying a row's weights and putting its gradient back costs about as much time as computing it for this many tokens
@@ -109,8 +109,8 @@ class OutputProjection(NamedTuple):
         native.projection_gradients(
             product=unscaled.data_ptr(),
             weight=weight.data_ptr(),
-            unit=0 if self.z_unit is None else self.z_unit.data_ptr(),
-            scale=0 if scale is None else scale.data_ptr(),
+            unit=address(self.z_unit),
+            scale=address(scale),
             dunit=dz_unit.data_ptr(),
             total=dy_y.data_ptr(),
             rows=weight.shape[0],

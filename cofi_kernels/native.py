@@ -38,6 +38,11 @@ def _load_cuda() -> _Loaded:
     return _load("_cuda", "built by `pip install .` where nvcc is found unless COFI_BUILD_CUDA=0")
 
 
+def address(t: torch.Tensor | None) -> int:
+    """Where a tensor's elements begin, 0 for none: as the functions of both modules take it."""
+    return 0 if t is None else t.data_ptr()
+
+
 def load_native() -> Any:  # not `ModuleType | None`: launchers run only where why_not_native() is None
     """The module of CPU kernels, `cofi_kernels._C`; None where it cannot be used.
 

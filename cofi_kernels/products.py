@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.masking import times
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 
 LEAST_ROWS = 16  # below, packing b costs as much as multiplying with it
 # in pieces, 350 x 384 by 96 columns: 114 GFLOP/s against 132; 384 x 4,096 by 384: 106 against 100, by 2,048: 134 to 119
@@ -56,15 +56,15 @@ def matmul(
         b=b.data_ptr(),
         ldb=b.stride(1 if b_by_columns else 0),
         b_by_columns=b_by_columns,
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=address(bias),
         c=out.data_ptr(),
         ldc=out.stride(0),
         m=m,
         n=n,
         k=k,
         threads=torch.get_num_threads(),
-        k_scale=0 if k_scale is None else k_scale.data_ptr(),
-        n_scale=0 if n_scale is None else n_scale.data_ptr(),
+        k_scale=address(k_scale),
+        n_scale=address(n_scale),
         number=_number(n, k),
     )
     return out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.adamw import reference
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 
 
 def step(
@@ -30,7 +30,7 @@ def step(
     dense = [None if grad is None else grad.contiguous() for grad in grads]
     norm = load_native().adamw(
         parameters=[t.data_ptr() for t in params],
-        gradients=[0 if grad is None else grad.data_ptr() for grad in dense],
+        gradients=[address(grad) for grad in dense],
         exp_avgs=[t.data_ptr() for t in exp_avgs],
         exp_avg_sqs=[t.data_ptr() for t in exp_avg_sqs],
         sizes=[t.numel() for t in params],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cofi_kernels.compact_encoder.packed import PackedEncoder
 from cofi_kernels.first_token_head.cpu import ACTIVATION_NUMBERS
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 
 
 class EmbeddingWeights(NamedTuple):
@@ -55,17 +55,17 @@ class NativeModel:
             position=embeddings.position.data_ptr(),
             positions=embeddings.position.shape[0],
             first_position=embeddings.first_position,
-            type=_address(embeddings.token_type),
+            type=address(embeddings.token_type),
             types=_rows(embeddings.token_type),
             norm_weight=embeddings.norm_weight.data_ptr(),
             norm_bias=embeddings.norm_bias.data_ptr(),
             eps=embeddings.eps,
-            w_pooler=_address(head.w_pooler),
-            b_pooler=_address(head.b_pooler),
+            w_pooler=address(head.w_pooler),
+            b_pooler=address(head.b_pooler),
             pooler=self._pooler,
             activation=ACTIVATION_NUMBERS[head.activation],
-            w_out=_address(head.w_out),
-            b_out=_address(head.b_out),
+            w_out=address(head.w_out),
+            b_out=address(head.b_out),
             labels=self._labels,
         )
 
@@ -81,8 +81,8 @@ class NativeModel:
         states = torch.empty((n_rows, length, self._hidden))
         taken = self._native.run(
             ids.data_ptr(),
-            _address(mask),
-            _address(types),
+            address(mask),
+            address(types),
             n_rows,
             length,
             pooled.data_ptr(),
@@ -91,10 +91,6 @@ class NativeModel:
             torch.get_num_threads(),
         )
         return (pooled, logits, states) if taken else None
-
-
-def _address(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
 
 
 def _rows(t: Tensor | None) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cofi_kernels.first_token_head import reference
 from cofi_kernels.masked_ffn.activations import ACTIVATIONS
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 
 # as csrc/cpu/first_token_head/bind.cpp counts
 ACTIVATION_NUMBERS = {"tanh": -1} | {name: i for i, name in enumerate(ACTIVATIONS)}
@@ -31,7 +31,7 @@ def forward(
             f"bounds must begin every sequence at one of {x.shape[0]} tokens, got {min(starts)} to {max(starts)}"
         )
     given = [None if t is None else t.contiguous() for t in (x, bounds, w_pooler, b_pooler, w_out, b_out)]
-    at = [0 if t is None else t.data_ptr() for t in given]
+    at = [address(t) for t in given]
     n_sequences = bounds.shape[0] - 1
     pooled = x.new_empty((n_sequences, 0 if w_pooler is None else w_pooler.shape[0]))
     logits = x.new_empty((n_sequences, 0 if w_out is None else w_out.shape[0]))

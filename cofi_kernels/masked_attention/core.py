@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.counter_rng.reference import keep_threshold
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 from cofi_kernels.packing import check_bounds
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Core:
             "heads": sizes.n_live,
             "head_dim": sizes.head_dim,
             "max_seqlen": sizes.max_seqlen,
-            "numbers": 0 if sizes.live is None else sizes.live.data_ptr(),
-            "state": dropout_state.data_ptr() if drops and dropout_state is not None else 0,
+            "numbers": address(sizes.live),
+            "state": address(dropout_state if drops else None),
             "threshold": keep_threshold(dropout_p),
             "scale": 1.0 / (1.0 - dropout_p),
             "threads": torch.get_num_threads(),

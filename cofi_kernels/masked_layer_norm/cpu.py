@@ -14,7 +14,7 @@ from cofi_kernels.counter_rng.reference import keep_threshold
 from cofi_kernels.gathering import is_dead
 from cofi_kernels.masked_layer_norm import blocked
 from cofi_kernels.masking import mask_gradient, times
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 
 
 def forward(
@@ -75,7 +75,7 @@ def backward(
         mean=mean.data_ptr(),
         rstd=rstd.data_ptr(),
         dx=dx.data_ptr(),
-        dresidual=0 if residual is None else dresidual.data_ptr(),
+        dresidual=address(None if residual is None else dresidual),
         sums=sums.data_ptr(),
         **_sizes(x),
     )
@@ -97,7 +97,7 @@ def _parameters(
 
 
 def _addresses(parameters: Parameters) -> dict[str, int]:
-    return {name: 0 if t is None else t.data_ptr() for name, t in parameters.items() if name != "state"}
+    return {name: address(t) for name, t in parameters.items() if name != "state"}
 
 
 def _dropout(p: float, state: Tensor | None) -> dict[str, Any]:
