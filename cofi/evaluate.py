@@ -39,6 +39,7 @@ from cofi.models.config import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.train.session import pick_device
+from cofi_kernels.native import is_emulated
 
 DATA_FLAGS = (
     "train_file",
@@ -50,6 +51,7 @@ DATA_FLAGS = (
     "label_column",
     "task_kind",
 )
+EMULATED = "This processor has no instructions for {}: scores are as they are elsewhere, the time is not."
 _NUMBERED = re.compile(r"label_\d+")
 
 
@@ -173,6 +175,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     precision = trained.model.config.inference_precision
     if precision != "fp32" and device.type != "cpu":
         raise UserError(f"--precision {precision} runs on a CPU, the device is {device}")
+    if is_emulated(precision):
+        console.print(f"[yellow]{EMULATED.format(precision)}[/yellow]")
     trained.model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
     started = time.perf_counter()
     metrics: dict[str, float] = {}

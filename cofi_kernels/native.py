@@ -56,6 +56,14 @@ def why_not_native() -> str | None:
     return _load_c().why_not
 
 
+def is_emulated(precision: str) -> bool:
+    """Whether products in "bf16" or "int8" are made without instructions for them on this CPU: right, but no faster."""
+    native = load_native()
+    if precision == "fp32" or native is None:
+        return precision != "fp32"
+    return not (native.has_amx() or (native.has_bf16() if precision == "bf16" else native.has_vnni()))
+
+
 def load_cuda() -> Any:
     """The module of CUDA kernels, `cofi_kernels._cuda`; None where it was not built. It imports without a driver."""
     return _load_cuda().module

@@ -221,6 +221,17 @@ def test_as_a_command(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_precision_without_instructions_is_said(tmp_path, write, monkeypatch, capsys, has):
+    model = save_compact(tmp_path / "model", favourite=0, head="classification", num_labels=2)
+    rows = write("rows.parquet", text=TEXTS, label=[0, 1, 0, 1])
+    monkeypatch.setattr("cofi.evaluate.is_emulated", lambda precision: precision == "int8" and not has)
+    for precision in ("int8", "fp32"):
+        assert main([str(model), "--task", "text", "--validation-file", str(rows), "--precision", precision]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("no instructions for int8" in said) == (precision == "int8" and not has)
+
+
 def test_precision_is_chosen_and_reported(tmp_path, write):
     model = save_compact(tmp_path / "model", favourite=0, head="classification", num_labels=2)
     rows = write("rows.parquet", text=TEXTS, label=[0, 1, 0, 1])

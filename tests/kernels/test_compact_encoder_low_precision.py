@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from cofi_kernels import EncoderLayout, compact_encoder, force_backend
 from cofi_kernels.compact_encoder import low_precision, packed
-from cofi_kernels.native import load_native, why_not_native
+from cofi_kernels.native import is_emulated, load_native, why_not_native
 from cofi_kernels.testing import assert_close_to_fp64, relative_error
 from tests.kernels.test_compact_encoder_cpu import HIDDEN, LAYOUT, bounds, in_fp64, random_case, run, weights_of
 
@@ -38,6 +38,14 @@ def native_isa(request):
     native.limit_isa(request.param)
     yield native
     native.limit_isa("amx")
+
+
+def test_a_precision_is_emulated_where_its_instructions_are_out_of_use(native_isa):
+    assert not is_emulated("fp32")
+    assert is_emulated("int8") != native_isa.has_vnni()  # whoever has AMX has both
+    assert is_emulated("bf16") != (native_isa.has_bf16() or native_isa.has_amx())
+    native_isa.limit_isa("avx2")
+    assert is_emulated("int8") and is_emulated("bf16")
 
 
 def multiplied(native, number: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
