@@ -11,7 +11,7 @@ from rich.console import Console
 from cofi.bench import explain as explaining
 from cofi.bench import rates as measuring
 from cofi.bench.explain import ARITHMETIC, CALL, MEMORY, Explanation, Sublayer, explain, sublayer_table, total_table
-from cofi.bench.rates import Rates, measure_rates, weight_bytes
+from cofi.bench.rates import HIDDEN, Rates, measure_rates, weight_bytes
 from cofi.models import from_lists
 from tests.test_bench_command import make_compact, make_dense
 
@@ -88,13 +88,17 @@ def test_live_sublayers_alone_are_listed_with_their_work(monkeypatch):
     assert attention.floor_ms == pytest.approx(1e3 * attention.flop / 2e9)
 
 
-def test_prediction_is_rows_and_products_in_whole_panels_and_the_inside_of_heads(monkeypatch):
+def test_prediction_is_rows_weights_products_in_whole_panels_and_the_inside_of_heads(monkeypatch):
     explanation = explained(monkeypatch)
     attention, ffn = explanation.sublayers
+    arriving = 1 - HIDDEN * 13 / 14
     work = 14 * 4 * 16 * (30 + 32) / 2  # 5 dims are a panel of 16, half of the products have 30 hidden dims as columns
-    assert ffn.predicted_ms == pytest.approx(1e3 * (2e-6 + work / 1e9))
+    assert ffn.predicted_ms == pytest.approx(1e3 * (2e-6 + (work * 13 / 14 + 4 * 2 * 5 * 30 * arriving) / 1e9))
     work = 14 * 8 * 8 * 31
-    assert attention.predicted_ms == pytest.approx(1e3 * (2e-6 + work / 1e9 + 4 * 8 * 106 / 1e9))
+    weights = 4 * 4 * 8 * 30
+    assert attention.predicted_ms == pytest.approx(
+        1e3 * (2e-6 + (work * 13 / 14 + weights * arriving + 4 * 8 * 106) / 1e9)
+    )
     assert explanation.predicted_ms == pytest.approx(0.1 + attention.predicted_ms + ffn.predicted_ms)
     assert explanation.error == pytest.approx(explanation.predicted_ms / explanation.measured_ms - 1)
 
@@ -113,9 +117,21 @@ def test_what_takes_most_is_the_bound(monkeypatch, changes, bound):
     assert {s.bound for s in explained(monkeypatch, **changes).sublayers} == {bound}
 
 
-def test_slow_weights_hide_the_products(monkeypatch):
-    _, ffn = explained(monkeypatch, bandwidth=1e6).sublayers
-    assert ffn.predicted_ms == pytest.approx(1e3 * (2e-6 + 1200 / 1e6))
+def test_the_first_token_comes_with_the_weights(monkeypatch):
+    monkeypatch.setattr(explaining, "measure_rates", lambda *_: RATES)
+    with torch.inference_mode():
+        _, ffn = explain(make_compact(), from_lists([[1]]), "1 x 1").sublayers
+    assert ffn.predicted_ms == pytest.approx(1e3 * (2e-6 + 1200 / 1e9))
+
+
+def test_heads_are_never_faster_inside_than_the_largest_product(monkeypatch):
+    class Noisy(MadeUpMachine):
+        core = 1e15  # as if longer sequences cost nothing
+
+    monkeypatch.setattr(measuring, "Clock", type("Clock", (Noisy,), {"each": measuring.Clock.each, "base": None}))
+    monkeypatch.setattr(measuring, "_bandwidth", lambda *_: MadeUpMachine.bandwidth)
+    rates = measure_rates(make_compact(), from_lists([[1] * 12] * 11))
+    assert rates.core == pytest.approx(rates.peak)
 
 
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2), ("int8", 1)])
@@ -141,6 +157,6 @@ def test_tables_say_where_the_time_goes():
     console.print(sublayer_table(explanation))
     console.print(total_table([explanation]))
     printed = " ".join(console.export_text().split())
-    for words in ("3 heads", "40 dims", "0.800 0.750 +6.7 %", "63 % 25 % 13 % arithmetic", "arrive at 1.0 GB/s"):
+    for words in ("3 heads", "40 dims", "0.8 0.75 +6.7 %", "63 % 25 % 13 % arithmetic", "arrive at 1.0 GB/s"):
         assert words in printed
     assert explanation.to_dict()["sublayers"][1]["bound"] == MEMORY

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import cofi_kernels
-from cofi.bench.rates import Clock, Rates, deployment_of, measure_rates, weight_bytes
+from cofi.bench.rates import HIDDEN, Clock, Rates, deployment_of, measure_rates, weight_bytes
 from cofi.bench.timing import no_collection
 from cofi.models import CompactModel, PackedBatch
 from cofi.profile.parts import Call, Deployment
@@ -126,13 +126,15 @@ def _sublayer(
     work = 4.0 * batch.n_tokens * matrices
     flop, size = work * hidden + inside, weight_bytes(matrices, hidden, deployment.precision)
     panels = (hidden + _panels(hidden)) / 2  # half of the products have hidden dims as columns, half as rows
-    products_s = work * panels / rate * (_panels(matrices) / max(matrices, 1))
+    rest = 1 - 1 / batch.n_tokens  # of the tokens: the first one's products are done when the weights have arrived
+    products_s = rest * work * panels / rate * (_panels(matrices) / max(matrices, 1))
+    arrival_s = (1 - HIDDEN * rest) * size / rates.bandwidth
     parts = {
         ARITHMETIC: products_s + inside / rates.core,
-        MEMORY: size / rates.bandwidth + max(rows_s - call_s, 0.0),
+        MEMORY: arrival_s + max(rows_s - call_s, 0.0),
         CALL: call_s,
     }
-    predicted_s = max(rows_s, call_s) + max(products_s, size / rates.bandwidth) + inside / rates.core
+    predicted_s = max(rows_s, call_s) + products_s + arrival_s + inside / rates.core
     floor_s = max(flop / rates.peak, size / rates.bandwidth)
     bound = max(parts, key=lambda name: parts[name])
     return Sublayer(layer, kind, units, flop, size, 1e3 * predicted_s, 1e3 * measured_s, 1e3 * floor_s, bound)
@@ -155,24 +157,22 @@ def sublayer_table(explanation: Explanation) -> Table:
         f"On this batch: products {rates.ffn / 1e9:,.0f} (FFN) and {rates.projections / 1e9:,.0f} (attention) GFLOP/s "
         f"of {rates.peak / 1e9:,.0f} on a large one, {rates.core / 1e9:,.0f} inside heads; weights arrive at "
         f"{rates.bandwidth / 1e9:,.1f} GB/s; a sublayer costs {1e6 * rates.ffn_call_s:.1f} (FFN) and "
-        f"{1e6 * rates.attention_call_s:.1f} (attention) us whatever its size. ms alone: the sublayer as an encoder by "
-        "itself. Floor: products at that peak, or weights at that rate."
+        f"{1e6 * rates.attention_call_s:.1f} (attention) us whatever its size; call, embeddings and head take "
+        f"{explanation.fixed_ms:.4g} ms. ms alone: the sublayer as an encoder by itself. Floor: products at that peak, "
+        "or weights at that rate."
     )
     table = Table(
         title=f"{explanation.case}: sublayers", caption=escape(caption), caption_justify="left", box=box.SIMPLE_HEAD
     )
     table.collapse_padding, table.pad_edge = True, False
-    table.add_column("layer", justify="right")
-    table.add_column("sublayer")
-    for header in ("live", "MFLOP", "KB of\nweights", "ms\npredicted", "ms\nalone", "ms\nfloor"):
+    for header in ("layer", "live", "MFLOP", "KB of\nweights", "ms\npredicted", "ms\nalone", "ms\nfloor"):
         table.add_column(header, justify="right")
     table.add_column("bound by")
     for s in explanation.sublayers:
         numbers = (f"{s.flop / 1e6:,.1f}", f"{s.weight_bytes / 1e3:,.0f}")
-        times = (f"{ms:.4f}" for ms in (s.predicted_ms, s.measured_ms, s.floor_ms))
+        times = (f"{ms:.4g}" for ms in (s.predicted_ms, s.measured_ms, s.floor_ms))
         live = f"{s.units} {'heads' if s.kind == 'attention' else 'dims'}"
-        table.add_row(str(s.layer), s.kind, live, *numbers, *times, s.bound)
-    table.add_row("", "call, embeddings, head", "", "", "", "", f"{explanation.fixed_ms:.4f}", "", "")
+        table.add_row(str(s.layer), live, *numbers, *times, s.bound)
     return table
 
 
@@ -181,26 +181,17 @@ def total_table(explanations: Sequence[Explanation]) -> Table:
     table = Table(title="total by the sums of the sublayers", box=box.SIMPLE_HEAD)
     table.collapse_padding, table.pad_edge = True, False
     table.add_column("batch x\ntokens")
-    for header in (
-        "ms\npredicted",
-        "ms\nmeasured",
-        "off by",
-        "ms\nfloor",
-        "attention",
-        "FFN",
-        "rest",
-        "mostly bound by",
-    ):
+    for header in ("ms\npredicted", "ms\nmeasured", "off by", "ms\nfloor", "heads", "FFN", "rest", "mostly\nbound by"):
         table.add_column(header, justify="right")
     for e in explanations:
         shares = {kind: sum(s.predicted_ms for s in e.sublayers if s.kind == kind) for kind in ("attention", "ffn")}
         parts = [*shares.values(), e.fixed_ms]
         table.add_row(
             e.case,
-            f"{e.predicted_ms:.3f}",
-            f"{e.measured_ms:.3f}",
+            f"{e.predicted_ms:.4g}",
+            f"{e.measured_ms:.4g}",
             f"{100 * e.error:+.1f} %",
-            f"{sum(s.floor_ms for s in e.sublayers):.3f}",
+            f"{sum(s.floor_ms for s in e.sublayers):.4g}",
             *(f"{100 * part / e.predicted_ms:.0f} %" for part in parts),
             _mostly(e),
         )
