@@ -57,11 +57,14 @@ def why_not_native() -> str | None:
 
 
 def is_emulated(precision: str) -> bool:
-    """Whether products in "bf16" or "int8" are made without instructions for them on this CPU: right, but no faster."""
+    """Whether this CPU makes products in "bf16" or "int8" without instructions for them: right, not as fast."""
+    if precision == "fp32":
+        return False
     native = load_native()
-    if precision == "fp32" or native is None:
-        return precision != "fp32"
-    return not (native.has_amx() or (native.has_bf16() if precision == "bf16" else native.has_vnni()))
+    if native is None:
+        return True
+    has_own = native.has_bf16() if precision == "bf16" else native.has_vnni()
+    return not (has_own or native.has_amx())
 
 
 def load_cuda() -> Any:

@@ -101,9 +101,8 @@ def _addresses(parameters: Parameters) -> dict[str, int]:
 
 
 def _dropout(p: float, state: Tensor | None) -> dict[str, Any]:
-    drops = p > 0.0 and state is not None
     return {
-        "state": state.data_ptr() if drops and state is not None else 0,
+        "state": address(state if p > 0.0 else None),
         "threshold": keep_threshold(p),
         "scale": 1.0 / (1.0 - p),
     }

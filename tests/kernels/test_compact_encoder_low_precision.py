@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from cofi_kernels import EncoderLayout, compact_encoder, force_backend
 from cofi_kernels.compact_encoder import low_precision, packed
-from cofi_kernels.native import is_emulated, load_native, why_not_native
+from cofi_kernels.native import address, is_emulated, load_native, why_not_native
 from cofi_kernels.testing import assert_close_to_fp64, relative_error
 from tests.kernels.test_compact_encoder_cpu import HIDDEN, LAYOUT, bounds, in_fp64, random_case, run, weights_of
 
@@ -50,7 +50,7 @@ def test_a_precision_is_emulated_where_its_instructions_are_out_of_use(native_is
 
 def multiplied(native, number: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (m, k), n = x.shape, weight.shape[1]
-    out, at = torch.full((m, n), float("nan")), 0 if bias is None else bias.data_ptr()
+    out, at = torch.full((m, n), float("nan")), address(bias)
     native.low_precision_matmul(number, x.data_ptr(), weight.data_ptr(), at, out.data_ptr(), m, n, k, 1)
     return out
 

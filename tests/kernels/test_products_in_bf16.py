@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cofi_kernels.native import load_native
+from cofi_kernels.native import address, load_native
 from cofi_kernels.testing import assert_close_to_fp64
 
 native = load_native()
@@ -47,15 +47,15 @@ def multiply(number, a, b, order=(False, False), apart=0, bias=None, k_scale=Non
         b=b.data_ptr(),
         ldb=b.stride(1 if order[1] else 0),
         b_by_columns=order[1],
-        bias=0 if bias is None else bias.data_ptr(),
+        bias=address(bias),
         c=out.data_ptr(),
         ldc=whole.stride(0),
         m=m,
         n=n,
         k=k,
         threads=threads,
-        k_scale=0 if k_scale is None else k_scale.data_ptr(),
-        n_scale=0 if n_scale is None else n_scale.data_ptr(),
+        k_scale=address(k_scale),
+        n_scale=address(n_scale),
         number=number,
     )
     assert whole.isfinite().sum() <= out.numel(), "written beside the result"
