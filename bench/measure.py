@@ -6,7 +6,6 @@ import datetime
 import functools
 import importlib.util
 import json
-import platform
 import re
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from cofi_kernels.native import load_native
+from cofi.bench.timing import cpu_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_S = 2e-3  # one round of a contestant lasts about this long, so that the clock's own cost does not show
@@ -69,7 +68,7 @@ def machine() -> dict[str, Any]:
     on_gpu = device() == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": _version("triton"),
@@ -87,22 +86,6 @@ def spread(times: list[float]) -> list[float]:
         return times * 2
     low, _, high = statistics.quantiles(times, n=4)
     return [low, high]
-
-
-def _cpu_name() -> str:
-    """With its instructions where these are not the usual ones: one name stands for several processors, of which
-    virtual machines may hide parts."""
-    native = load_native()
-    if native is None:
-        return _model_name()
-    unusual = " with AMX" if native.has_amx() else " with AVX2" if native.isa() == "avx2" else ""
-    return _model_name() + unusual
-
-
-def _model_name() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _version(package: str) -> str | None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from cofi_kernels.native import load_native
+
 MIN_ROUNDS = 3
 PAUSE_S = 0.01  # longer than idle threads of PyTorch and of our kernels spin
 # Those of ONNX Runtime spin a million times, 20 to 50 ms: after 10 ms whoever came next was 1.3 to 1.8 times too slow.
@@ -165,7 +167,7 @@ def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": _version_of("triton"),
@@ -175,14 +177,21 @@ def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    """The model name Linux gives, elsewhere what Python knows."""
+def cpu_name() -> str:
+    """The model name Linux gives, elsewhere what Python knows, and the instructions where they are not the usual ones.
+
+    One name ("AMD EPYC") stands for several processors, of which virtual machines may hide parts.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    native = load_native()
+    if native is None:
+        return name
+    return name + (" with AMX" if native.has_amx() else " with AVX2" if native.isa() == "avx2" else "")
 
 
 def _version_of(package: str) -> str | None:

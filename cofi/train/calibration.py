@@ -21,7 +21,7 @@ from cofi.profile.profile import Profile
 from cofi.prune import compact
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.constraint import same_machine
-from cofi.train.deployment import TOLERANCE, measure_as_profiled
+from cofi.train.deployment import TOLERANCE, measure_as_profiled, noise_warning
 from cofi.train.interrupt import Interrupted
 from cofi.train.objective import Student
 from cofi.train.selection import Evaluator, load_student_state
@@ -146,7 +146,10 @@ def _measured(session: Session, student: Student, target: SpeedupTarget, shifts:
     seconds = session.config.measure_seconds / 2
 
     def measure(masks: Masks) -> Ratio:
-        return measure_as_profiled(profile, student.model, compact(student.model, masks), seconds)
+        ratio = measure_as_profiled(profile, student.model, compact(student.model, masks), seconds)
+        if warning := noise_warning(ratio):
+            session.monitor.message(warning)
+        return ratio
 
     rounds: list[Round] = []
     for found in search(gates, target, shifts, measure):
@@ -174,10 +177,7 @@ def _left_out(session: Session, student: Student, profile: Profile) -> str:
 
 
 def _sentence(found: Round, asked: float) -> str:
-    text = (
+    return (
         f"calibration: asked {asked:.4g}x, measured {found.measured:.4g}x (+-{100 * found.uncertainty:.1f} %), by the "
         f"profile {found.predicted:.4g}x"
     )
-    if found.uncertainty > TOLERANCE:
-        text += f" [yellow]too noisy a machine to tell {100 * TOLERANCE:.0f} %[/yellow]"
-    return text

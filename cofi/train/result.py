@@ -15,7 +15,7 @@ from cofi.models import CompactModel
 from cofi.profile.profile import Profile
 from cofi.train import calibration
 from cofi.train.constraint import same_machine
-from cofi.train.deployment import TOLERANCE, measure_as_profiled
+from cofi.train.deployment import measure_as_profiled, noise_warning
 from cofi.train.session import Session
 
 SPEED_BATCH_SIZES = (1, 32)
@@ -127,11 +127,8 @@ def _measured_target(session: Session, profile: Profile, dense: CompactModel, sm
     if session.config.measure_seconds == 0:
         return {}
     ratio = measure_as_profiled(profile, dense, small, session.config.measure_seconds / 2)
-    if ratio.uncertainty > TOLERANCE:
-        session.monitor.message(
-            f"[yellow]the delivered speedup is known to +-{100 * ratio.uncertainty:.0f} % only: something else is "
-            "running on these cores[/yellow]"
-        )
+    if warning := noise_warning(ratio):
+        session.monitor.message(warning)
     return {"measured": ratio.value, "measured_uncertainty": ratio.uncertainty, "measured_ms": ratio.ms}
 
 
