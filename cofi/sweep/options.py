@@ -118,7 +118,8 @@ def _add_work(parser: Parser) -> None:
         "--results",
         type=Path,
         metavar="DIR",
-        help="write the table, the plots and sweep.json there as well, without paths of this machine",
+        help="write the table, the plots and sweep.json there as well, without paths of this machine; points that are "
+        "there already stay, so that several machines can fill one folder",
     )
     parser.add_argument(
         "--keep-checkpoints",

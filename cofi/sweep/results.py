@@ -11,6 +11,7 @@ from typing import Any
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.figures import draw
+from cofi.sweep.merging import merged
 from cofi.sweep.summary import Record, report
 
 FORMAT = 1
@@ -39,8 +40,13 @@ def write_documents(folder: Path, summary: Mapping[str, Any], *, plots: bool = T
 
 
 def publish(folder: Path, summary: Mapping[str, Any]) -> None:
-    """The same for readers elsewhere: absolute paths in the commands keep their last part only. Raises UserError."""
+    """The same for readers elsewhere, beside the points that are there already.
+
+    Absolute paths in the commands keep their last part only. Raises UserError.
+    """
     public = {**summary, "commands": [_without_places(command) for command in summary["commands"]]}
+    if (folder / "sweep.json").is_file():
+        public = merged(read_summary(folder), public)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "sweep.json", (json.dumps(public, indent=1) + "\n").encode())

@@ -17,16 +17,19 @@ from typing import Any
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.plan import Point
-from cofi.train.config import TrainConfig, changes
+from cofi.train.config import FREE_ON_RESUME, TrainConfig, changes
 from cofi.train.rundir import RunDirectory
 
 # of a result: what a record of a point takes, under the same name
 _RESULT_KEYS = (
     *("metric", "teacher_score", "masked_score", "sparsity", "expected_sparsity", "target_reached"),
     *("params_before", "params_after", "total_params_after", "structure", "dense_structure", "seconds"),
-    *("total_seconds", "versions"),
+    *("total_seconds", "versions", "machine"),
 )
 _SPEED_KEYS = ("speedup", "latency_ms", "measured")
+# settings that say where things lie on one machine, and those that a point is named by
+_OF_PLACE = {"data", "model", "teacher", "train_file", "validation_file", "device_profile", "augment_mlm"}
+_OF_POINT = {"task", "sparsity", "seed"}
 DONE, FAILED, STARTED, WAITING = "done", "failed", "started", "waiting"
 
 
@@ -102,6 +105,7 @@ class Store:
             return record
         result = read_json(place.run.result)
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
+        record["settings"] = _settings(place.run.read_config())
         record["score"] = result["compact_score"]
         if place.speed.is_file():
             speed = read_json(place.speed)
@@ -116,6 +120,13 @@ class Store:
 def _described(point: Point) -> dict[str, Any]:
     values = dataclasses.asdict(point)
     return {("target_sparsity" if name == "sparsity" else name): value for name, value in values.items()}
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What makes the variant: all that is not the default, without places and what a point is named by."""
+    values = config.to_dict()
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {n: v for n, v in values.items() if v != defaults[n] and n not in FREE_ON_RESUME | _OF_PLACE | _OF_POINT}
 
 
 def clear_unbegun(run: RunDirectory) -> None:

@@ -154,9 +154,20 @@ def _delivered(g: Group) -> str:
 
 
 def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
-    """The machine and the versions, in one line."""
-    versions: dict[str, Any] = next((record["versions"] for record in records if "versions" in record), {})
-    names = ", ".join(f"{name} {value}" for name, value in versions.items())
+    """The machines and versions that points were made with; `machine` of those that do not say."""
+    lines = [
+        _place(record.get("machine", machine), record.get("versions", {}))
+        for record in records
+        if record["status"] == DONE
+    ]
+    lines += [f"Speed: {_place(record['measured_on'], {})}" for record in records if "measured_on" in record]
+    return "\n\n".join(dict.fromkeys(lines or [_place(machine, {})]))
+
+
+def _place(machine: dict[str, Any], versions: dict[str, Any]) -> str:
     place = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
-    return f"Machine: {place}, {threads}, commit {machine['commit']}, {machine['date']}; {names}."
+    parts = [f"Machine: {place}, {threads}, commit {machine['commit']}, {machine['date']}"]
+    return "; ".join(
+        [*parts, *([", ".join(f"{name} {value}" for name, value in versions.items())] if versions else [])]
+    )

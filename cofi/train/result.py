@@ -10,6 +10,7 @@ import transformers
 
 import cofi_kernels
 from cofi.bench.speedup import measure_speedup
+from cofi.bench.timing import machine_info
 from cofi.data.predict import evaluate_model
 from cofi.models import CompactModel
 from cofi.profile.profile import Profile
@@ -89,6 +90,7 @@ def _tail(session: Session) -> dict[str, Any]:
         "total_seconds": round(session.monitor.seconds, 1),
         "seed": session.config.seed,
         "processes": session.world.size,
+        "machine": machine_info(session.device),
         "versions": versions(),
     }
 

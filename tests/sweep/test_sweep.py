@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cofi.cli import run as run_command
+from cofi.errors import UserError
 from cofi.sweep import running
 from cofi.sweep.__main__ import main
 from cofi.sweep.results import read_summary
@@ -100,6 +101,18 @@ def test_a_sweep_leaves_table_plots_and_small_run_directories(checkpoint, two_ta
     assert "## Scores of all tasks" in table and "## animals" in table and "1 2" in table
     assert (results / "size.png").read_bytes()[:4] == b"\x89PNG"
     assert str(tmp_path) not in table + (results / "sweep.json").read_text()
+
+
+def test_results_grow_by_another_sweep(one, words, whole, tmp_path):
+    results = tmp_path / "results"
+    assert main([*one, "--results", str(results)]) == 0
+    assert main(["--output", str(whole), "--results", str(results)]) == 0
+    assert set(points(results)) == {"animals-default-s30-seed1", "beasts-default-s30-seed1"}
+    assert all("machine" in point and point["settings"]["prune_epochs"] == 2 for point in points(results).values())
+    assert len(read_summary(results)["commands"]) == 3
+    again = [*one, "--seeds", "2", "--finetune-epochs", "0.5", "--output", str(tmp_path / "another")]
+    with pytest.raises(UserError, match="animals-default-s30-seed1 with finetune_epochs 1.0, but animals-default"):
+        main([*again, "--results", str(results)])
 
 
 def test_all_points_of_a_task_learn_from_one_teacher(one, tmp_path, monkeypatch):

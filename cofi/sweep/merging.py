@@ -1,0 +1,51 @@
+"""Published results that grow: sweeps on several machines, or at several times, put their points into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cofi.errors import UserError
+from cofi.sweep.store import DONE
+from cofi.sweep.summary import Record
+
+
+def merged(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`summary`, with the points and commands that `earlier` holds beside.
+
+    Of a point that both have, that of `summary` counts where it is finished there. A point that does not say on which
+    machine it ran takes that of its summary. Raises UserError where points of one task and variant were made with
+    different settings: their mean would say nothing.
+    """
+    points = {record["name"]: _placed(record, earlier) for record in earlier["points"]}
+    for record in summary["points"]:
+        if record["status"] == DONE or record["name"] not in points:
+            points[record["name"]] = _placed(record, summary)
+    _check_settings(list(points.values()))
+    commands = [*earlier.get("commands", []), *summary["commands"]]
+    return {**summary, "commands": list(dict.fromkeys(commands)), "points": list(points.values())}
+
+
+def _placed(record: Record, summary: Mapping[str, Any]) -> Record:
+    return record if record["status"] != DONE else {"machine": summary["machine"], **record}
+
+
+def _check_settings(records: list[Record]) -> None:
+    """Records of older sweeps name no settings; nothing can be said of these."""
+    first: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if "settings" not in record:
+            continue
+        other = first.setdefault((record["task"], record["variant"]), record)
+        if record["settings"] != other["settings"]:
+            raise UserError(
+                f"--results holds {other['name']} with {_difference(other, record)}, but {record['name']} has "
+                f"{_difference(record, other)}: give one of the two variants another name, or name another folder"
+            )
+
+
+def _difference(record: Record, other: Record) -> str:
+    """The settings of `record` that `other` does not have, in words."""
+    mine, theirs = record["settings"], other["settings"]
+    found = [f"{name} {value}" for name, value in mine.items() if name not in theirs or theirs[name] != value]
+    return ", ".join(found) or "the defaults"

@@ -1,0 +1,65 @@
+"""Published results put together: which points stay, where they come from, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from cofi.errors import UserError
+from cofi.sweep.merging import merged
+from cofi.sweep.summary import where
+
+HERE = {"device": "cpu", "cpu": "A", "threads": 1, "commit": "abc", "date": "2026-01-01"}
+THERE = {**HERE, "cpu": "B", "threads": 2}
+
+
+def point(name: str, status: str = "done", **fields: object) -> dict:
+    task, variant, _, _ = name.split("-")
+    return {"name": name, "task": task, "variant": variant, "status": status, "score": 1.0, "versions": {}} | fields
+
+
+def summary(machine: dict, command: str, *points: dict) -> dict:
+    return {"format": 1, "machine": machine, "commands": [command], "points": list(points)}
+
+
+def test_points_and_commands_of_both_stay_and_say_their_machine():
+    first = summary(HERE, "one", point("cola-default-s80-seed1"), point("cola-default-s80-seed2", "waiting"))
+    second = summary(THERE, "two", point("rte-default-s80-seed1", machine=HERE), point("rte-default-s95-seed1"))
+    both = merged(first, second)
+    assert both["commands"] == ["one", "two"] and both["format"] == 1
+    assert {record["name"]: record.get("machine") for record in both["points"]} == {
+        "cola-default-s80-seed1": HERE,
+        "cola-default-s80-seed2": None,
+        "rte-default-s80-seed1": HERE,
+        "rte-default-s95-seed1": THERE,
+    }
+    assert where(both["points"], both["machine"]).splitlines() == [
+        "Machine: A, 1 thread, commit abc, 2026-01-01",
+        "",
+        "Machine: B, 2 threads, commit abc, 2026-01-01",
+    ]
+
+
+def test_a_finished_point_gives_way_to_a_newer_one_only_if_that_is_finished():
+    name = "cola-default-s80-seed1"
+    old = summary(HERE, "one", point(name, score=1.0))
+    newer = summary(THERE, "two", point(name, score=2.0))
+    assert [record["score"] for record in merged(old, newer)["points"]] == [2.0]
+    for status in ("waiting", "started", "failed"):
+        (kept,) = merged(old, summary(THERE, "two", point(name, status)))["points"]
+        assert kept["score"] == 1.0 and kept["machine"] == HERE
+    (kept,) = merged(summary(HERE, "one", point(name, "failed")), newer)["points"]
+    assert kept["score"] == 2.0
+
+
+def test_one_variant_has_one_setting():
+    first = summary(HERE, "one", point("cola-default-s80-seed1", settings={"prune_epochs": 6.0, "batch_size": 16}))
+    same = summary(THERE, "two", point("cola-default-s95-seed1", settings={"batch_size": 16, "prune_epochs": 6.0}))
+    unknown = summary(THERE, "two", point("cola-default-s95-seed1"))
+    other_task = summary(THERE, "two", point("rte-default-s80-seed1", settings={}))
+    for second in (same, unknown, other_task):
+        assert len(merged(first, second)["points"]) == 2
+    second = summary(THERE, "two", point("cola-default-s95-seed1", settings={"prune_epochs": 4.0}))
+    with pytest.raises(UserError, match="-s80-seed1 with prune_epochs 6.0, batch_size 16, but .*has prune_epochs 4"):
+        merged(first, second)
+    with pytest.raises(UserError, match="-s95-seed1 has the defaults: give one of the two variants another name"):
+        merged(first, summary(THERE, "two", point("cola-default-s95-seed1", settings={})))
