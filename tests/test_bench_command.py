@@ -57,12 +57,21 @@ def hf_dir(tmp_path_factory) -> Path:
 
 
 class TestInterleaved:
-    def test_every_round_calls_each_once_in_turning_order(self):
+    def test_every_round_calls_each_once_and_everyone_follows_everyone(self, monkeypatch):
+        monkeypatch.setattr("cofi.bench.timing.TURN_S", 0.0)
         calls: list[str] = []
-        timings = interleaved({name: lambda n=name: calls.append(n) for name in "abc"}, rounds=3, warmup=1)
-        turns = "".join(name for name, _ in itertools.groupby(calls))
-        assert turns == "abcabcbcacab" and all(calls.count(name) > 6 for name in "abc")  # more than one call a turn
-        assert {name: timing.rounds for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
+        timings = interleaved({name: lambda n=name: calls.append(n) for name in "abc"}, rounds=40, warmup=1, pause_s=0)
+        turns = [name for name, run in itertools.groupby(calls[3:]) for _ in range(len(list(run)) // 2)]
+        rounds = ["".join(turns[i : i + 3]) for i in range(0, 120, 3)]
+        assert len(turns) == 120 and {"".join(sorted(names)) for names in rounds} == {"abc"} and len(set(rounds)) == 6
+        assert rounds[0] == "abc" and {name: timing.rounds for name, timing in timings.items()} == dict.fromkeys(
+            "abc", 40
+        )
+
+    def test_a_turn_is_more_than_one_call(self):
+        calls: list[str] = []
+        interleaved({"a": lambda: calls.append("a")}, rounds=1, warmup=0)
+        assert len(calls) > 3
 
     def test_a_time_limit_ends_it_after_the_least_number_of_rounds(self):
         timings = interleaved({"a": lambda: None}, rounds=10_000_000, seconds=1e-9)

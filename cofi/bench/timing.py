@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -50,7 +51,7 @@ def interleaved(
     synchronize: Callable[[], object] = lambda: None,
     pause_s: float = PAUSE_S,
 ) -> dict[str, Timing]:
-    """Time each callable in turns, so that all of them see the machine in the same state.
+    """Time each callable in turns, so that all of them see the machine in the same state; every round in another order.
 
     A turn begins with a pause and a call that is not timed: idle threads of the engine before spin for a while, and on
     as many cores as threads they would take those away from the next. Calls are then timed one by one until the turn
@@ -90,7 +91,7 @@ def interleaved_samples(
             call()
             synchronize()
     samples: dict[str, list[float]] = {name: [] for name in callables}
-    order = list(callables)
+    order, shuffled = list(callables), random.Random(0)
     with no_collection():
         end = None if seconds is None else time.perf_counter() + seconds
         for done in range(rounds):
@@ -99,7 +100,7 @@ def interleaved_samples(
                 break
             for name in order:
                 samples[name].append(turn(callables[name], synchronize, pause_s))
-            order.append(order.pop(0))  # nobody always runs in the caches its neighbour has left
+            shuffled.shuffle(order)  # nobody always runs in the caches, and beside the idle threads, of one neighbour
     time.sleep(pause_s)  # nor does whatever is timed next
     return samples
 
