@@ -155,19 +155,14 @@ def _delivered(g: Group) -> str:
 
 def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
     """The machines and versions that points were made with; `machine` of those that do not say."""
-    lines = [
-        _place(record.get("machine", machine), record.get("versions", {}))
-        for record in records
-        if record["status"] == DONE
-    ]
-    lines += [f"Speed: {_place(record['measured_on'], {})}" for record in records if "measured_on" in record]
-    return "\n\n".join(dict.fromkeys(lines or [_place(machine, {})]))
+    done = [record for record in records if record["status"] == DONE]
+    lines = [f"Trained on {_place(record.get('machine', machine), record.get('versions', {}))}." for record in done]
+    lines += [f"Timed on {_place(record['measured_on'], {})}." for record in done if "measured_on" in record]
+    return "\n\n".join(dict.fromkeys(lines))
 
 
 def _place(machine: dict[str, Any], versions: dict[str, Any]) -> str:
     place = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
-    parts = [f"Machine: {place}, {threads}, commit {machine['commit']}, {machine['date']}"]
-    return "; ".join(
-        [*parts, *([", ".join(f"{name} {value}" for name, value in versions.items())] if versions else [])]
-    )
+    named = [f"{name} {value}" for name, value in versions.items()]
+    return ", ".join([place, threads, f"commit {machine['commit']}", machine["date"], *named])

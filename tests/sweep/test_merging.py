@@ -33,9 +33,9 @@ def test_points_and_commands_of_both_stay_and_say_their_machine():
         "rte-default-s95-seed1": THERE,
     }
     assert where(both["points"], both["machine"]).splitlines() == [
-        "Machine: A, 1 thread, commit abc, 2026-01-01",
+        "Trained on A, 1 thread, commit abc, 2026-01-01.",
         "",
-        "Machine: B, 2 threads, commit abc, 2026-01-01",
+        "Trained on B, 2 threads, commit abc, 2026-01-01.",
     ]
 
 
