@@ -17,7 +17,7 @@ from typing import Any
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.plan import Point
-from cofi.train.config import FREE_ON_RESUME, TrainConfig, changes
+from cofi.train.config import FREE_ON_RESUME, TrainConfig, changes, defaults
 from cofi.train.rundir import RunDirectory
 
 # of a result: what a record of a point takes, under the same name
@@ -124,9 +124,8 @@ def _described(point: Point) -> dict[str, Any]:
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """What makes the variant: all that is not the default, without places and what a point is named by."""
-    values = config.to_dict()
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return {n: v for n, v in values.items() if v != defaults[n] and n not in FREE_ON_RESUME | _OF_PLACE | _OF_POINT}
+    usual, left_out = defaults(), FREE_ON_RESUME | _OF_PLACE | _OF_POINT
+    return {name: value for name, value in config.to_dict().items() if name not in left_out and value != usual[name]}
 
 
 def clear_unbegun(run: RunDirectory) -> None:

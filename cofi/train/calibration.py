@@ -21,7 +21,7 @@ from cofi.profile.profile import Profile
 from cofi.prune import compact
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.constraint import same_machine
-from cofi.train.deployment import TOLERANCE, measure_as_profiled, noise_warning
+from cofi.train.deployment import TOLERANCE, measure_as_profiled
 from cofi.train.interrupt import Interrupted
 from cofi.train.objective import Student
 from cofi.train.selection import Evaluator, load_student_state
@@ -146,10 +146,8 @@ def _measured(session: Session, student: Student, target: SpeedupTarget, shifts:
     seconds = session.config.measure_seconds / 2
 
     def measure(masks: Masks) -> Ratio:
-        ratio = measure_as_profiled(profile, student.model, compact(student.model, masks), seconds)
-        if warning := noise_warning(ratio):
-            session.monitor.message(warning)
-        return ratio
+        small = compact(student.model, masks)
+        return measure_as_profiled(profile, student.model, small, seconds, session.monitor.message)
 
     rounds: list[Round] = []
     for found in search(gates, target, shifts, measure):

@@ -202,12 +202,17 @@ FREE_ON_RESUME = {
 }
 
 
+def defaults() -> dict[str, Any]:
+    """Every setting as it is where nobody says otherwise."""
+    return {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings of `now` that a run which began with `before` cannot go on with, in words.
 
     A setting that `before` lacks is younger than the run, which did what is the default now.
     """
-    before = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | before
+    before = defaults() | before
     return [
         f"{flag(name)} {value} (the run has {before[name]})"
         for name, value in now.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -16,32 +17,26 @@ WITHIN = TOLERANCE / 4  # uncertainty of a measurement that leaves no doubt abou
 ATTEMPTS = 3  # what else runs on a machine comes and goes: 14 % uncertain beside other work, 1 % without
 
 
-def measure_as_profiled(profile: Profile, dense: CompactModel, small: CompactModel, seconds: float) -> Ratio:
+def measure_as_profiled(
+    profile: Profile, dense: CompactModel, small: CompactModel, seconds: float, say: Callable[[str], object]
+) -> Ratio:
     """How many times as fast as `dense` `small` is, from packed ids to the head's output, as the profile counts it.
 
     seconds: for timing, less where the machine is quiet; where it is too noisy to tell TOLERANCE, as many again, up to
-    ATTEMPTS times, and the most certain measurement counts. Neither model is changed.
+    ATTEMPTS times, and the most certain measurement counts; if that is noisy too, `say` takes a warning. Neither model
+    is changed.
     """
     before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
     ratios: list[Ratio] = []
-    while len(ratios) < ATTEMPTS and (not ratios or is_noisy(ratios[-1])):
+    while len(ratios) < ATTEMPTS and (not ratios or ratios[-1].uncertainty > TOLERANCE):
         ratios.append(measure_ratio(before, after, profile.lengths, seconds=seconds, within=WITHIN))
-    return min(ratios, key=lambda ratio: ratio.uncertainty)
-
-
-def is_noisy(ratio: Ratio) -> bool:
-    """Whether it is too uncertain to tell TOLERANCE."""
-    return ratio.uncertainty > TOLERANCE
-
-
-def noise_warning(ratio: Ratio) -> str:
-    """For the log; empty where the measurement is good enough."""
-    if not is_noisy(ratio):
-        return ""
-    return (
-        f"[yellow]the measured speedup is known to +-{100 * ratio.uncertainty:.0f} % only, the best of {ATTEMPTS} "
-        "attempts: something else is running on these cores[/yellow]"
-    )
+    best = min(ratios, key=lambda ratio: ratio.uncertainty)
+    if best.uncertainty > TOLERANCE:
+        say(
+            f"[yellow]the measured speedup is known to +-{100 * best.uncertainty:.0f} % only, the best of {ATTEMPTS} "
+            "attempts: something else is running on these cores[/yellow]"
+        )
+    return best
 
 
 def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:

@@ -16,7 +16,7 @@ from cofi.models import CompactModel
 from cofi.profile.profile import Profile
 from cofi.train import calibration
 from cofi.train.constraint import same_machine
-from cofi.train.deployment import measure_as_profiled, noise_warning
+from cofi.train.deployment import measure_as_profiled
 from cofi.train.session import Session
 
 SPEED_BATCH_SIZES = (1, 32)
@@ -128,9 +128,7 @@ def _measured_target(session: Session, profile: Profile, dense: CompactModel, sm
     """The speedup that the profile predicts, as it is; nothing where no time is given."""
     if session.config.measure_seconds == 0:
         return {}
-    ratio = measure_as_profiled(profile, dense, small, session.config.measure_seconds / 2)
-    if warning := noise_warning(ratio):
-        session.monitor.message(warning)
+    ratio = measure_as_profiled(profile, dense, small, session.config.measure_seconds / 2, session.monitor.message)
     return {"measured": ratio.value, "measured_uncertainty": ratio.uncertainty, "measured_ms": ratio.ms}
 
 

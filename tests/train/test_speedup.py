@@ -80,8 +80,11 @@ def test_a_noisy_measurement_is_made_again_and_the_most_certain_counts(monkeypat
     monkeypatch.setattr("cofi.train.deployment.measure_ratio", lambda *_, **__: next(made))
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     model, profile = CompactModel(CompactConfig(vocab_size=9, **sizes)), tiny_profile.tiny_profile()
-    assert measure_as_profiled(profile, model, model, 0.1).value == 8.0
-    assert measure_as_profiled(profile, model, model, 0.1).value == 1.0
+    said: list[str] = []
+    assert measure_as_profiled(profile, model, model, 0.1, said.append).value == 8.0
+    assert len(said) == 1 and "+-8 % only" in said[0]
+    assert measure_as_profiled(profile, model, model, 0.1, said.append).value == 1.0
+    assert len(said) == 1
     assert next(made, None) is None
 
 
