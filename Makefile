@@ -24,8 +24,10 @@ lint:  ## style and common mistakes, Python and C++
 types:  ## type hints
 	mypy
 
-test:  ## all tests; without a GPU the Triton kernels run in Triton's interpreter
-	$(PYTHON) -m pytest -q
+# Several processes of one thread each: two halve the time of two threads in one, as most tests are too small for threads.
+# Tests of threads set their number.
+test:  ## all tests, on all cores; without a GPU the Triton kernels run in Triton's interpreter
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 sanitize:  ## test the C++ kernels built to stop at a wrong access or an undefined operation (needs GCC on Linux)
 	cmake -G Ninja -S . -B $(SANITIZED)/objects -DCOFI_SANITIZE=ON -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
