@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
-import importlib.util
 import json
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cofi.bench.timing import cpu_name
+from cofi.bench.timing import machine_info
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_S = 2e-3  # one round of a contestant lasts about this long, so that the clock's own cost does not show
@@ -65,16 +62,8 @@ def gemm_flops_per_s() -> float:
 
 def machine() -> dict[str, Any]:
     """The fields of a result file that say where and on what it was measured."""
-    on_gpu = device() == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
-        "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12"),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **machine_info(device()),
         "copy_gb_per_s": round(copy_bytes_per_s() / 1e9, 1),
         "gemm_gflop_per_s": round(gemm_flops_per_s() / 1e9, 1),
     }
@@ -86,17 +75,6 @@ def spread(times: list[float]) -> list[float]:
         return times * 2
     low, _, high = statistics.quantiles(times, n=4)
     return [low, high]
-
-
-def _version(package: str) -> str | None:
-    return importlib.import_module(package).__version__ if importlib.util.find_spec(package) else None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def folder(root: Path, of: dict[str, Any]) -> Path:

@@ -20,7 +20,7 @@ from cofi.errors import UserError
 from cofi.sweep.measuring import Measurer
 from cofi.sweep.options import Options, parse
 from cofi.sweep.plan import Point
-from cofi.sweep.results import publish, write_documents, write_summary
+from cofi.sweep.results import check_publishable, publish, write_documents, write_summary
 from cofi.sweep.running import Sweep
 from cofi.sweep.store import DONE, Store, locked
 from cofi.train.interrupt import Interrupted
@@ -53,6 +53,8 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
     try:
         if options.grid is not None:
             sweep = Sweep(options.grid, store, console, keep_checkpoints=options.keep_checkpoints)
+            if options.results is not None:
+                check_publishable(options.results, sweep.planned())
             failures = sweep.run(refresh)
         if options.measure:
             measure(options, store, console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cofi.errors import UserError
@@ -21,7 +21,7 @@ def merged(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, 
     for record in summary["points"]:
         if record["status"] == DONE or record["name"] not in points:
             points[record["name"]] = _placed(record, summary)
-    _check_settings(list(points.values()))
+    check_settings(list(points.values()))
     commands = [*earlier.get("commands", []), *summary["commands"]]
     return {**summary, "commands": list(dict.fromkeys(commands)), "points": list(points.values())}
 
@@ -30,8 +30,11 @@ def _placed(record: Record, summary: Mapping[str, Any]) -> Record:
     return record if record["status"] != DONE else {"machine": summary["machine"], **record}
 
 
-def _check_settings(records: list[Record]) -> None:
-    """Records of older sweeps name no settings; nothing can be said of these."""
+def check_settings(records: Sequence[Record]) -> None:
+    """Raise UserError where two records of one task and variant have different settings.
+
+    Records of older sweeps name no settings; nothing can be said of these.
+    """
     first: dict[tuple[str, str], Record] = {}
     for record in records:
         if "settings" not in record:

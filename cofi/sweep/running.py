@@ -17,7 +17,7 @@ from cofi.errors import UserError
 from cofi.report import write_report
 from cofi.report.values import show_seconds
 from cofi.sweep.plan import Grid, Point
-from cofi.sweep.store import DONE, Place, Store, check_settings, clear_unbegun, locked
+from cofi.sweep.store import DONE, Place, Store, check_settings, clear_unbegun, described, locked, settings_of_variant
 from cofi.train.config import FREE_ON_RESUME, TrainConfig
 from cofi.train.interrupt import Interrupted
 from cofi.train.pipeline import train
@@ -42,6 +42,10 @@ class Sweep:
 
     def config(self, point: Point) -> TrainConfig:
         return self.grid.run(point, self.store.place(point).run.root)
+
+    def planned(self) -> list[dict[str, Any]]:
+        """Records of all points as they are known before they run: their names and settings."""
+        return [{**described(point), "settings": settings_of_variant(self.config(point))} for point in self.points]
 
     def run(self, changed: Callable[[], object]) -> int:
         """Do what is left. Returns the number of points that failed. Raises Interrupted or KeyboardInterrupt."""

@@ -98,14 +98,14 @@ class Store:
     def record(self, point: Point) -> dict[str, Any]:
         """What is known of a point, as sweep.json holds it."""
         place = self.place(point)
-        record: dict[str, Any] = {"name": point.name, **_described(point), "status": place.status}
+        record: dict[str, Any] = {**described(point), "status": place.status}
         if place.status == FAILED:
             record["error"] = place.failure.read_text(encoding="utf-8").partition("\n")[0]
         if place.status != DONE:
             return record
         result = read_json(place.run.result)
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
-        record["settings"] = _settings(place.run.read_config())
+        record["settings"] = settings_of_variant(place.run.read_config())
         record["score"] = result["compact_score"]
         if place.speed.is_file():
             speed = read_json(place.speed)
@@ -117,12 +117,13 @@ class Store:
         return [self.record(point) for point in dict.fromkeys([*planned, *self.found()])]
 
 
-def _described(point: Point) -> dict[str, Any]:
-    values = dataclasses.asdict(point)
+def described(point: Point) -> dict[str, Any]:
+    """What a record names a point by."""
+    values = {"name": point.name, **dataclasses.asdict(point)}
     return {("target_sparsity" if name == "sparsity" else name): value for name, value in values.items()}
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def settings_of_variant(config: TrainConfig) -> dict[str, Any]:
     """What makes the variant: all that is not the default, without places and what a point is named by."""
     usual, left_out = defaults(), FREE_ON_RESUME | _OF_PLACE | _OF_POINT
     return {name: value for name, value in config.to_dict().items() if name not in left_out and value != usual[name]}

@@ -103,7 +103,7 @@ def test_a_sweep_leaves_table_plots_and_small_run_directories(checkpoint, two_ta
     assert str(tmp_path) not in table + (results / "sweep.json").read_text()
 
 
-def test_results_grow_by_another_sweep(one, words, whole, tmp_path):
+def test_results_grow_by_another_sweep(one, words, whole, tmp_path, monkeypatch):
     results = tmp_path / "results"
     assert main([*one, "--results", str(results)]) == 0
     assert main(["--output", str(whole), "--results", str(results)]) == 0
@@ -111,8 +111,10 @@ def test_results_grow_by_another_sweep(one, words, whole, tmp_path):
     assert all("machine" in point and point["settings"]["prune_epochs"] == 2 for point in points(results).values())
     assert len(read_summary(results)["commands"]) == 3
     again = [*one, "--seeds", "2", "--finetune-epochs", "0.5", "--output", str(tmp_path / "another")]
+    taken = count_steps(monkeypatch)
     with pytest.raises(UserError, match="animals-default-s30-seed1 with finetune_epochs 1.0, but animals-default"):
         main([*again, "--results", str(results)])
+    assert not taken  # refused before anything ran
 
 
 def test_all_points_of_a_task_learn_from_one_teacher(one, tmp_path, monkeypatch):
