@@ -35,7 +35,7 @@ from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
-from cofi.models.config import INFERENCE_PRECISIONS
+from cofi.models.config_values import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.train.session import pick_device

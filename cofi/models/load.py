@@ -13,7 +13,8 @@ from torch import Tensor
 from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
-from cofi.models.config import HEADS, PROBLEM_TYPES, CompactConfig, check_labels
+from cofi.models.config import CompactConfig
+from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory

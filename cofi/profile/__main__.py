@@ -21,7 +21,7 @@ from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactConfig, CompactModel, load_model
-from cofi.models.config import INFERENCE_PRECISIONS
+from cofi.models.config_values import INFERENCE_PRECISIONS
 from cofi.models.locate import locate
 from cofi.profile.measure import measure, n_points
 from cofi.profile.parts import Deployment

@@ -12,7 +12,7 @@ from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.masks import LatencyModel, ModelShape
 from cofi.masks.interpolation import curve, surface
-from cofi.models.config import INFERENCE_PRECISIONS
+from cofi.models.config_values import INFERENCE_PRECISIONS
 
 FORMAT = 1
 FOLDER = Path("profiles")  # where a name without a path is looked for
