@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cofi.data.split import TokenizedSplit
-from cofi.models.packed import PackedBatch
+from cofi.models.packed import PackedBatch, sent
 
 BUCKET_BATCHES = 50  # batches a bucket of group_by_length: long enough to sort out lengths, short enough to stay random
 
@@ -89,6 +89,11 @@ class TaskBatch:
     rows: tuple[int, ...]
     share: Share = Share()
 
+    def to(self, device: torch.device | str) -> TaskBatch:
+        """The same batch on `device`, see `sent`."""
+        labels = {name: sent(values, device) for name, values in self.labels.items()}
+        return replace(self, packed=self.packed.to(device), labels=labels)
+
 
 def collate(split: TokenizedSplit, rows: Sequence[int], device: torch.device | str = "cpu") -> TaskBatch:
     """The given rows of a split as a batch on `device`, without padding."""
@@ -107,12 +112,8 @@ def collate(split: TokenizedSplit, rows: Sequence[int], device: torch.device | s
         "start_positions": split.start_positions,
         "end_positions": split.end_positions,
     }
-    labels = {
-        name: torch.from_numpy(values[np.asarray(rows)]).to(device)
-        for name, values in fields.items()
-        if values is not None
-    }
-    return TaskBatch(packed.to(device), labels, tuple(rows))
+    labels = {name: torch.from_numpy(values[np.asarray(rows)]) for name, values in fields.items() if values is not None}
+    return TaskBatch(packed, labels, tuple(rows)).to(device)
 
 
 def _int64(values: NDArray[np.integer]) -> Tensor:

@@ -5,7 +5,7 @@ Shape letters: H heads, E hidden, I intermediate, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,15 @@ class Masks:
             return None if z is None else z[index]
 
         return LayerMasks(row(self.z_head), row(self.z_int), self.z_hidden, row(self.z_mha), row(self.z_ffn))
+
+    def layers(self, n_layers: int) -> list[LayerMasks]:
+        """`layer` of each layer, with one backward a mask: that of an index fills a whole mask, for every layer."""
+
+        def rows(z: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * n_layers if z is None else z.unbind(0)
+
+        each = zip(rows(self.z_head), rows(self.z_int), rows(self.z_mha), rows(self.z_ffn), strict=True)
+        return [LayerMasks(head, inner, self.z_hidden, mha, ffn) for head, inner, mha, ffn in each]
 
     def to(self, device: torch.device | str) -> Masks:
         return self._map(lambda z: z.to(device))

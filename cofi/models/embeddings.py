@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import cofi_kernels
-from cofi.models.layers import Norm
+from cofi.models.layers import Norm, linear
 from cofi.models.packed import PackedBatch
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ class Embeddings(nn.Module):
         self.norm = Norm(width)
         self.projection = nn.Linear(width, config.hidden_size) if config.embedding_projection else None
 
-    def forward(self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None) -> Tensor:
-        """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training."""
+    def forward(
+        self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training; dtype: of the result."""
         if z_hidden is None and site is None and not torch.is_grad_enabled():
             x = self._infer(batch)
             return x if self.projection is None else self.projection(x)
@@ -44,11 +46,12 @@ class Embeddings(nn.Module):
         if table_mask is not None:
             x = x * table_mask.to(x.dtype)  # a mask in fp32 must not widen a model in bf16
         x = cofi_kernels.masked_layer_norm(x, None, self.norm.weight, self.norm.bias, z_hidden=table_mask, eps=self.eps)
+        x = x if dtype is None else x.to(dtype)  # only here: of the tables a batch takes a few rows
         if site is not None and self.dropout > 0:
             x = cofi_kernels.counter_dropout(x, self.dropout, site)
         if self.projection is None:
             return x
-        x = self.projection(x)
+        x = linear(x, self.projection)
         if z_hidden is None:
             return x
         # as in the kernels, a mask of 0 gets no gradient

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cofi_kernels
@@ -35,6 +36,13 @@ def is_skipped(z_layer: Tensor | None) -> bool:
     if type(z_layer) is not Tensor or z_layer.device.type != "cpu" or torch.compiler.is_compiling():
         return False  # a tensor of another type, as tracing uses, may hold no value
     return z_layer.item() == 0.0
+
+
+def linear(x: Tensor, module: nn.Linear) -> Tensor:
+    """What `module` gives, in x's dtype: its parameters may be fp32 masters, as those of the kernels."""
+    if type(module) is not nn.Linear or module.weight.dtype == x.dtype:  # a quantized one has no such parameters
+        return cast(Tensor, module(x))
+    return F.linear(x, module.weight.to(x.dtype), module.bias.to(x.dtype))
 
 
 class Norm(nn.Module):

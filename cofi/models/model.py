@@ -23,7 +23,7 @@ from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
 from cofi.models.heads import classification_loss, lowest, span_loss
-from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward
+from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward, linear
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch
 from cofi_kernels.first_token_head.reference import ACTIVATIONS
@@ -119,6 +119,7 @@ class CompactModel(PreTrainedModel):
         masks: Masks | None = None,
         output_hidden_states: bool | None = None,
         dropout_state: Tensor | None = None,
+        compute_dtype: torch.dtype | None = None,
         return_dict: bool | None = None,
     ) -> CompactOutput | tuple[Any, ...]:
         """Run the encoder and its head on padded input or on a packed batch; exactly one of the two is given.
@@ -127,6 +128,8 @@ class CompactModel(PreTrainedModel):
         labels: (B,) of the classification head; start_positions, end_positions: (B,) columns of the QA head
         masks: applied as in CoFi; None runs the plain encoder. Needs layers of one size.
         dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
+        compute_dtype: of the states, from the embeddings' LayerNorm on; the parameters, in fp32, are cast to it where
+            they are used, as under autocast. None is their own. For training: under no_grad a model must have one dtype
         Raises ValueError for inputs that do not fit each other or the model.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
@@ -138,7 +141,7 @@ class CompactModel(PreTrainedModel):
             border = Border.enter(batch, input_ids, attention_mask, token_type_ids, position_ids)
             self._check_positions(border.batch, position_ids)
             sites = self._sites(dropout_state, border.batch.input_ids.device)
-            states = self._encode(border.batch, masks, sites, keep)
+            states = self._encode(border.batch, masks, sites, keep, compute_dtype)
             fields = {**self._head(states[-1], border.batch, sites)}
             self._finish_span(fields, border, start_positions, end_positions)
             all_states = tuple(border.leave(state) for state in states)
@@ -160,21 +163,26 @@ class CompactModel(PreTrainedModel):
         state = draw_dropout_state(device) if state is None else state
         return dropout_sites(state, 1 + SITES_PER_LAYER * len(self.layers) + _HEAD_SITES)
 
-    def _encode(self, batch: PackedBatch, masks: Masks | None, sites: Tensor | None, keep: bool) -> list[Tensor]:
+    def _encode(
+        self, batch: PackedBatch, masks: Masks | None, sites: Tensor | None, keep: bool, dtype: torch.dtype | None
+    ) -> list[Tensor]:
         """The states asked for, the last one at the end."""
         if masks is not None:
             masks.check(self.config.shape())
-        x = self.embeddings(batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0])
+        x = self.embeddings(
+            batch, None if masks is None else masks.z_hidden, None if sites is None else sites[0], dtype
+        )
         if not (keep or self.training or masks is not None or torch.is_grad_enabled()):
             sequences = (batch.cu_seqlens, batch.max_seqlen)
             return [cofi_kernels.compact_encoder(x, *sequences, self.encoder_weights(), self.layout, overwrite_x=True)]
         if self.layout.precision != "fp32" and not self.training:
             warnings.warn(_NOT_QUANTIZED.format(self.layout.precision), RuntimeWarning, stacklevel=3)
         states = [x]
+        each = [None] * len(self.layers) if masks is None else masks.layers(len(self.layers))
         for i, layer in enumerate(self.layers):
             first = 1 + SITES_PER_LAYER * i
             layer_sites = None if sites is None else sites[first : first + SITES_PER_LAYER]
-            x = layer(x, batch, None if masks is None else masks.layer(i), layer_sites)
+            x = layer(x, batch, each[i], layer_sites)
             states = [*states, x] if keep else [x]
         return states
 
@@ -190,7 +198,7 @@ class CompactModel(PreTrainedModel):
     def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> dict[str, Tensor]:
         """Fields of the output that the head gives, token-wise ones packed."""
         if self.qa_outputs is not None:
-            start, end = self.qa_outputs(self._drop(x, sites, -1)).unbind(-1)
+            start, end = linear(self._drop(x, sites, -1), self.qa_outputs).unbind(-1)
             return {"start_logits": start, "end_logits": end}
         fields: dict[str, Tensor] = {}
         if self.pooler is None and self.classifier is None:
@@ -200,10 +208,10 @@ class CompactModel(PreTrainedModel):
         features = x[batch.bounds[:-1].long()]
         if self.pooler is not None:
             features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
-            features = ACTIVATIONS[self.config.pooler](self.pooler(features))
+            features = ACTIVATIONS[self.config.pooler](linear(features, self.pooler))
             fields["pooler_output"] = features
         if self.classifier is not None:
-            fields["logits"] = self.classifier(self._drop(features, sites, -1))
+            fields["logits"] = linear(self._drop(features, sites, -1), self.classifier)
         return fields
 
     def _infer_head(self, x: Tensor, batch: PackedBatch) -> dict[str, Tensor]:

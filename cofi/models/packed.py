@@ -50,12 +50,25 @@ class PackedBatch:
     def n_tokens(self) -> int:
         return self.input_ids.numel()
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
-        """The same batch on `device`."""
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on `device`, see `sent`."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: t for name, t in values.items() if isinstance(t, Tensor)}
-        moved: dict[str, Any] = {name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()}
+        moved: dict[str, Any] = {name: sent(t, device) for name, t in tensors.items()}
         return replace(self, **moved)
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x` on `device`; from the host to a GPU without waiting for what the GPU has still to do before.
+
+    The copy reads pinned memory, which PyTorch hands out again only when that is done.
+    """
+    return pinned(x, device).to(device, non_blocking=torch.device(device).type == "cuda")
+
+
+def pinned(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x`, on the way from the host to a GPU in memory that this one reads by itself."""
+    return x.pin_memory() if x.device.type == "cpu" and torch.device(device).type == "cuda" else x
 
 
 def from_lists(

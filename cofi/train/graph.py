@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofi.data.batches import TaskBatch
-from cofi.models.packed import PackedBatch
+from cofi.models.packed import PackedBatch, pinned
 from cofi.train.objective import Objective, StepInputs, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
 from cofi.train.randomness import step_random
 from cofi.train.teacher import Target
 
 MAX_GRAPHS = 64  # forms of batch; they share one memory, as only one runs at a time
+HOST = torch.device("cpu")
 LENGTH_STEP = 32  # the longest sequence counts as a multiple of this, the tokens as a multiple of that
 
 Form = tuple[int, int, int]  # tokens, sequences, longest sequence
@@ -41,6 +42,11 @@ class GraphCapture:
         return graph.replay
 
 
+def rounded_length(packed: PackedBatch, longest: int) -> int:
+    """max_seqlen up to a length that recurs, and in steps of 4, which is what a draw of dropout's generator covers."""
+    return min(-(-packed.max_seqlen // LENGTH_STEP) * LENGTH_STEP, longest)
+
+
 def padded(batch: TaskBatch, longest: int) -> TaskBatch:
     """`batch` with one more sequence of padding, which brings it to a size that recurs.
 
@@ -48,7 +54,7 @@ def padded(batch: TaskBatch, longest: int) -> TaskBatch:
     for the sentences of MNLI.
     """
     packed = batch.packed
-    max_seqlen = min(-(-packed.max_seqlen // LENGTH_STEP) * LENGTH_STEP, longest)
+    max_seqlen = rounded_length(packed, longest)
     n_padding = -packed.n_tokens % max_seqlen
     flat = {
         name: F.pad(getattr(packed, name), (0, n_padding)) for name in ("input_ids", "token_type_ids", "position_ids")
@@ -96,9 +102,9 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def fill(own: Any, new: Any) -> None:
-    """Copy the tensors of `new` into those of `own`, which has the same form."""
+    """Copy the tensors of `new` into those of `own`, which has the same form; from the host without waiting."""
     for target, source in zip(_tensors(own), _tensors(new), strict=True):
-        target.copy_(source, non_blocking=True)
+        target.copy_(pinned(source, target.device), non_blocking=True)
 
 
 @dataclass
@@ -135,13 +141,17 @@ class GraphedSteps:
         self.limit, self.capture = limit, capture or GraphCapture()
         config = student.model.config
         self._longest = config.max_position_embeddings - config.position_offset
+        self._device = student.model.device
         self._seen: set[Form] = set()
         self._captured: dict[Form, _Captured] = {}
         self._eager_reason = self._why_eager()
-        self._stream = torch.cuda.Stream(student.model.device) if student.model.device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     def __call__(self, batch: TaskBatch, step: int) -> StepLoss:
-        """Run a step: loss, backward, update. The loss's tensors hold until the next call."""
+        """Run a step: loss, backward, update. The loss's tensors hold until the next call.
+
+        batch: best on the host, from where it goes straight into the memory of a recorded step
+        """
         if self._stream is None:
             return self._step(batch, step)
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -169,13 +179,12 @@ class GraphedSteps:
 
     def _launch(self, batch: TaskBatch, step: int) -> StepLoss:
         rng = step_random(self.objective.config.seed, f"{self.objective.phase}/matching", step)
-        loss = self.objective.loss(self.student, batch, self._inputs(batch, step), self._target(batch), rng)
+        batch = batch.to(self._device)
+        inputs = self.objective.inputs(self.student, step, self._device)
+        loss = self.objective.loss(self.student, batch, inputs, self._target(batch), rng)
         loss.total.backward()
         self.optimizers.update()
         return StepLoss(loss.total.detach(), loss.parts)
-
-    def _inputs(self, batch: TaskBatch, step: int) -> StepInputs:
-        return self.objective.inputs(self.student, step, batch.packed.input_ids.device)
 
     def _may_capture(self, form: Form) -> bool:
         if form not in self._seen:
@@ -201,14 +210,14 @@ class GraphedSteps:
 
     def _fill(self, captured: _Captured, batch: TaskBatch, step: int) -> None:
         fill(captured.batch, batch)
-        fill(captured.inputs, self._inputs(batch, step))
+        fill(captured.inputs, self.objective.inputs(self.student, step, HOST))
         if captured.target is not None:
             fill(captured.target, self._target(batch))
 
     def _record(self, batch: TaskBatch, step: int) -> _Captured:
         """Record a step on memory of its own. Gradients are made inside; the optimizers must have been stepped once."""
-        batch = copied(batch)
-        inputs = copied(self._inputs(batch, step))
+        batch = copied(batch.to(self._device))
+        inputs = copied(self.objective.inputs(self.student, step, self._device))
         teacher = self.objective.teacher
         kept = copied(self._target(batch)) if teacher is not None and teacher.needs_host else None
         loss = StepLoss(torch.empty(()))

@@ -90,13 +90,12 @@ class PhaseLoop:
         self._epoch = -1
 
     def run(self, student: Student, objective: Objective, optimizers: PhaseOptimizers, position: Position) -> None:
-        device = student.model.device
         take_step = self._step_of(student, objective, optimizers)
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
             student.model.train()
             rows = self._indices(position.phase_step)
-            batch = take_share(self.data.split, rows, self.world, device)
+            batch = take_share(self.data.split, rows, self.world)
             self._tokens += int(self.data.split.input_ids.lengths_of(rows).sum())
             learning_rate = optimizers.learning_rate
             loss = take_step(batch, position.phase_step)
@@ -110,12 +109,13 @@ class PhaseLoop:
         self, student: Student, objective: Objective, optimizers: PhaseOptimizers
     ) -> Callable[[TaskBatch, int], StepLoss]:
         """What runs a step: CUDA graphs on a GPU, if they are wanted."""
-        if student.model.device.type == "cuda" and self.config.cuda_graphs and self.world.size == 1:
+        device = student.model.device
+        if device.type == "cuda" and self.config.cuda_graphs and self.world.size == 1:
             return GraphedSteps(student, objective, optimizers, self.monitor.message)
 
         def eager(batch: TaskBatch, step: int) -> StepLoss:
-            with products_in(self.config.precision, student.model.device):
-                loss = objective(student, batch, step)
+            with products_in(self.config.precision, device):
+                loss = objective(student, batch.to(device), step)
                 loss.total.backward()
             add_up(self.world, optimizers.parameters, loss)
             optimizers.step()

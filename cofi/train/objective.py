@@ -13,6 +13,7 @@ from cofi.data.batches import TaskBatch
 from cofi.distill import LayerDistillation, prediction_loss, repeated_layers
 from cofi.masks import Constraint, Gates, Lagrangian, Masks, SparsityRamp, SparsityTarget, expected_sparsity
 from cofi.models import CompactModel, CompactOutput
+from cofi.models.packed import sent
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import ALONE, World
 from cofi.train.randomness import counter_state, step_random
@@ -67,10 +68,7 @@ class Student:
 
     def __call__(self, **inputs: Any) -> CompactOutput:
         """The model's output, differentiable in its parameters."""
-        if self.compute_dtype is None:
-            return cast("CompactOutput", self.model(**inputs))
-        lowered = {name: p.to(self.compute_dtype) for name, p in self.model.named_parameters()}
-        return cast("CompactOutput", torch.func.functional_call(self.model, lowered, kwargs=inputs))
+        return cast("CompactOutput", self.model(**inputs, compute_dtype=self.compute_dtype))
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.model] + ([self.distiller] if self.distiller is not None else [])
@@ -115,7 +113,7 @@ class Objective:
             counter_state(self.config.seed, f"{self.phase}/{stream}", step, device)
             for stream in ("gates", self.world.stream("dropout"))
         )
-        aim = None if student.ramp is None else torch.tensor(student.ramp(step), device=device)
+        aim = None if student.ramp is None else sent(torch.tensor(student.ramp(step)), device)
         return StepInputs(gates, dropout, aim)
 
     def loss(

@@ -155,7 +155,7 @@ class PhaseOptimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.all.items():
             own = [_placement(group) for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(_moved(state["optimizers"][name], own))
             for group, options in zip(optimizer.param_groups, own, strict=True):
                 _place(group, options)
         base_rates = self.schedule.base_lrs  # where they lie, too, is this device's own
@@ -166,6 +166,15 @@ class PhaseOptimizers:
 def _placement(group: dict[str, Any]) -> dict[str, Any]:
     """What of a parameter group says where it is stepped; a checkpoint may come from another device."""
     return {name: group[name] for name in ("lr", "capturable", "fused", "foreach")}
+
+
+def _moved(state: dict[str, Any], own: list[dict[str, Any]]) -> dict[str, Any]:
+    """`state` with this device's way of stepping, by which torch chooses where the numbers of steps are kept."""
+    groups = [
+        {**group, **{name: value for name, value in options.items() if name != "lr"}}
+        for group, options in zip(state["param_groups"], own, strict=True)
+    ]
+    return {**state, "param_groups": groups}
 
 
 def _place(group: dict[str, Any], options: dict[str, Any]) -> None:

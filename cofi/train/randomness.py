@@ -9,6 +9,8 @@ import random
 import torch
 from torch import Tensor
 
+from cofi.models.packed import sent
+
 
 def derived_seed(seed: int, stream: str) -> int:
     """An independent 63-bit seed for a named stream."""
@@ -18,7 +20,7 @@ def derived_seed(seed: int, stream: str) -> int:
 
 def counter_state(seed: int, stream: str, step: int, device: torch.device) -> Tensor:
     """The int64 (2,) state [seed, offset] that cofi_kernels' counter-based generator takes."""
-    return torch.tensor([derived_seed(seed, stream), step], dtype=torch.int64, device=device)
+    return sent(torch.tensor([derived_seed(seed, stream), step], dtype=torch.int64), device)
 
 
 def step_random(seed: int, stream: str, step: int) -> random.Random:

@@ -33,16 +33,17 @@ def balanced(lengths: NDArray[np.int64], size: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def take_share(split: TokenizedSplit, rows: Sequence[int], world: World, device: torch.device) -> TaskBatch:
-    """This process's part of the batch that has `rows`; with `Share` weights that make means of parts a mean of all.
+def take_share(split: TokenizedSplit, rows: Sequence[int], world: World) -> TaskBatch:
+    """This process's part of the batch that has `rows`, on the host.
 
-    A process that is left without a row, in a last batch, takes the first one and counts it for nothing.
+    Its `Share` weights make means of parts a mean of all. A process that is left without a row, in a last batch, takes
+    the first one and counts it for nothing.
     """
     if world.size == 1:
-        return collate(split, rows, device)
+        return collate(split, rows)
     lengths = split.input_ids.lengths_of(rows)
     mine = balanced(lengths, world.size)[world.rank]
-    batch = collate(split, [rows[i] for i in mine or [0]], device)
+    batch = collate(split, [rows[i] for i in mine or [0]])
     return replace(batch, share=Share(len(mine) / len(rows), int(lengths[mine].sum()) / int(lengths.sum())))
 
 

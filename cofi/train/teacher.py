@@ -17,6 +17,7 @@ from cofi.data.batches import TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.models import CompactModel
+from cofi.models.packed import sent
 from cofi.train.distributed import ALONE, World
 from cofi.train.teacher_store import Contents, DiskStore, Store, is_kept, origin
 
@@ -77,7 +78,7 @@ class CachedTeacher(Teacher):
         return Target(self._take(logits, torch.from_numpy(rows)), None, None, found)
 
     def _take(self, kept: Tensor, index: Tensor) -> Tensor:
-        return kept[index.to(kept.device)].to(self.model.device)
+        return sent(kept[sent(index, kept.device)], self.model.device)
 
     def _require(self, chunk: int) -> None:
         size = self.store.contents.chunk_rows

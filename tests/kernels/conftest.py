@@ -8,18 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from cofi_kernels import force_backend
 from cofi_kernels.native import load_native, why_not_native
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -79,6 +79,23 @@ def test_layer_gives_the_rows_of_one_layer():
     assert [empty.z_head, empty.z_int, empty.z_hidden, empty.z_mha, empty.z_ffn] == [None] * 5
 
 
+def test_layers_are_what_layer_gives_in_value_and_gradient():
+    masks = all_masks()
+    assert len(masks.layers(3)) == len(Masks().layers(3)) == 3
+    values = masks.by_kind()
+    gradients = []
+    for layers_of in (lambda: masks.layers(3), lambda: [masks.layer(i) for i in range(3)]):
+        for z in values.values():
+            z.grad = None
+            z.requires_grad_(True)
+        each = layers_of()
+        kept = (each[0].z_head, each[2].z_head, each[1].z_int, each[0].z_hidden, each[2].z_mha, each[1].z_ffn)
+        sum(((i + 1) * z).sum() for i, z in enumerate(kept)).backward()
+        gradients.append({name: z.grad for name, z in values.items()})
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert gradients[0]["head"].tolist()[1] == [0.0, 0.0] and set(gradients[0]["head"].tolist()[2]) == {2.0}
+
+
 def test_detach_and_to_keep_what_is_absent_absent():
     z_mha = torch.ones(3, requires_grad=True)
     masks = Masks(z_mha=z_mha * 1)

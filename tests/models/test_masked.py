@@ -90,7 +90,6 @@ def test_a_step_reads_nothing_on_the_host(head):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("head", TARGETS)
 def test_a_step_on_the_gpu_is_that_of_the_cpu(head):
     model = model_of(**(DROPS | {"head": head})).train()

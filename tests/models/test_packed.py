@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cofi.models import from_lists, pack_padded, pad_packed
+from cofi.models.packed import pinned, sent
 
 from .tiny import flipped, padded_inputs
 
@@ -90,3 +91,28 @@ def test_row_without_tokens_is_named():
 def test_rejects(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("device", "want"), [("cuda", 1), ("cuda:0", 1), ("cpu", 0), ("meta", 0)])
+def test_only_what_goes_to_a_gpu_is_pinned(device, want, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: asked.append(x) or x)
+    x = torch.arange(3)
+    assert pinned(x, device) is x
+    assert len(asked) == want
+
+
+def test_sent_stays_where_it_is_already():
+    x = torch.arange(3)
+    assert sent(x, "cpu") is x
+    assert sent(x, "meta").device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_a_batch_goes_to_a_gpu_without_waiting():
+    batch = from_lists(LISTS)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(200_000_000)  # a tenth of a second
+    moved = batch.to("cuda")
+    assert not torch.cuda.current_stream().query()
+    assert moved.input_ids.tolist() == batch.input_ids.tolist()

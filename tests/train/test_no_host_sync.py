@@ -68,7 +68,7 @@ class NoSync(TorchDispatchMode):
             indices = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor)]
             assert not any(t.dtype in (torch.bool, torch.uint8) for t in indices), f"{func} takes a boolean index"
         result = func(*args, **kwargs)
-        devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim() > 0}
+        devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         made = {t.device.type for t in tree_leaves(result) if isinstance(t, Tensor)}
         assert not ("cpu" in devices and "meta" in devices | made), f"{func} copies from the host"
         return result
@@ -139,6 +139,31 @@ def test_pruning_with_every_matching_strategy(strategy):
 def test_pruning_of_every_kind_of_task(kind, pad):
     objective = Objective("prune", kind, TrainConfig(), Teacher(model_of(kind).eval(), (0, 1)))
     watched_step(objective, pruning_student(kind, "nearest"), kind, pad=pad)
+
+
+class Casts(TorchDispatchMode):
+    """Keeps what is cast from one dtype to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") not in (None, args[0].dtype):
+            self.tensors.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_in_bf16_the_kernels_take_the_masters_and_nothing_large_is_cast(kind):
+    student, teacher = pruning_student(kind, "nearest"), model_of(kind).eval().to(torch.bfloat16)
+    student.compute_dtype = torch.bfloat16
+    with Casts() as casts:
+        watched_step(Objective("prune", kind, TrainConfig(), Teacher(teacher, (0, 1))), student, kind)
+    named = dict(student.model.named_parameters())
+    cast = {name for name, p in named.items() if any(p is t for t in casts.tensors)}
+    assert cast == {name for name in named if not name.startswith(("embeddings.", "layers."))}  # the heads'
+    assert all(p.grad.dtype == torch.float32 for p in named.values())
 
 
 @pytest.mark.parametrize("counts", COUNTS)

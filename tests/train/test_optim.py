@@ -7,6 +7,7 @@ from torch import nn
 
 from cofi.masks import Gates, Lagrangian, ModelShape
 from cofi.models import CompactConfig, CompactModel
+from cofi.train import optim
 from cofi.train.optim import ClippingAdamW, PhaseOptimizers, linear_schedule, weight_optimizer
 
 
@@ -122,3 +123,28 @@ def test_no_gradient_means_zeros():
     steps_of(ClippingAdamW(ours, lr=1e-2, weight_decay=0.1), ours, gradients, None)
     steps_of(torch.optim.AdamW(theirs, lr=1e-2, weight_decay=0.1), theirs, filled, None)
     torch.testing.assert_close(ours, theirs)
+
+
+def phase_optimizers(device: str) -> PhaseOptimizers:
+    model = tiny_model().to(device)
+    weights = ClippingAdamW(model.parameters(), lr=1e-3, **optim.capturable(model.parameters()))
+    gates, lagrangian = Gates(model.config.shape(), "all", seed=0).to(device), Lagrangian().to(device)
+    schedule = linear_schedule(weights, 10, 0.1, True)
+    return PhaseOptimizers(weights, schedule, 1.0, gates, lagrangian, 0.1)
+
+
+def test_a_checkpoint_of_a_cpu_goes_on_as_a_gpu_steps(monkeypatch):
+    """On the device "meta", which like a GPU is not the host; a learning rate there could not be checked."""
+    on_cpu = phase_optimizers("cpu")
+    for p in on_cpu.parameters:
+        p.grad = torch.ones_like(p)
+    on_cpu.step()
+    monkeypatch.setattr(optim, "capturable", lambda parameters: {"fused": True, "capturable": True})
+    moved = phase_optimizers("meta")
+    moved.load_state_dict(on_cpu.state_dict())
+    for optimizer in moved.all.values():
+        assert all(group["capturable"] and group["fused"] for group in optimizer.param_groups)
+        states = list(optimizer.state.values())
+        assert states and {t.device.type for state in states for t in state.values()} == {"meta"}
+    monkeypatch.undo()
+    assert all(not group.get("capturable") for o in on_cpu.all.values() for group in o.param_groups)

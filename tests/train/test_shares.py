@@ -93,13 +93,13 @@ def loss_and_gradients(
 @pytest.mark.parametrize("taught", [True, False], ids=["teacher", "labels"])
 @pytest.mark.parametrize("kind", TASKS)
 def test_shares_add_up_to_the_batch(kind, taught, size):
-    split, device = split_of(kind), torch.device("cpu")
+    split = split_of(kind)
     student, teacher = student_of(kind, taught)
     rows = [4, 0, 2, 1, 5, 3]
     batch = collate(split, rows)
     want, want_grads = loss_and_gradients(student, teacher, kind, batch, ALONE)
     world = members(size)
-    shares = [take_share(split, rows, member, device) for member in world]
+    shares = [take_share(split, rows, member) for member in world]
     for _ in range(2):  # the second time the matching knows the errors of all
         parts = [
             loss_and_gradients(student, teacher, kind, share, member)
@@ -167,7 +167,7 @@ def test_balanced(lengths, size, want):
 
 def test_a_world_of_one_takes_the_batch_as_it_is():
     split = split_of("classification")
-    assert take_share(split, [2, 0], ALONE, torch.device("cpu")).rows == (2, 0)
+    assert take_share(split, [2, 0], ALONE).rows == (2, 0)
 
 
 def test_a_file_of_teacher_outputs_is_for_one_machine(tmp_path):
