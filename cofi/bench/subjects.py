@@ -69,7 +69,7 @@ class Models:
     def longest(self) -> int:
         """Tokens that both models can read."""
         configs = [model.config for model in (self.compact, self.dense) if model is not None]
-        return min(config.max_position_embeddings - config.position_offset for config in configs)
+        return min(config.longest for config in configs)
 
 
 def load_models(directory: str, dense: str | None, device: torch.device) -> Models:

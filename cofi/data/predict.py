@@ -61,7 +61,7 @@ class Evaluation:
 
 def check_length(model: CompactModel, max_length: int | None) -> None:
     """Raise UserError where a length that was asked for is beyond the positions of the model."""
-    room = model.config.max_position_embeddings - model.config.position_offset
+    room = model.config.longest
     if max_length is not None and max_length > room:
         raise UserError(f"--max-length must be at most {room}, the positions that the model has, got {max_length}")
 
@@ -69,7 +69,7 @@ def check_length(model: CompactModel, max_length: int | None) -> None:
 def check_fit(model: CompactModel, split: TokenizedSplit) -> None:
     """Raise UserError where the split's tokens are beyond the model's tables."""
     config = model.config
-    room, longest = config.max_position_embeddings - config.position_offset, int(split.lengths.max())
+    room, longest = config.longest, int(split.lengths.max())
     if longest > room:
         raise UserError(f"the model has {room} positions, a sequence has {longest} tokens: lower --max-length")
     token = int(split.input_ids.values.max())

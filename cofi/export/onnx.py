@@ -114,7 +114,7 @@ def _save(proto: onnx.ModelProto, file: Path, weight_bytes: int) -> list[Path]:
 def _random_inputs(model: CompactModel, lengths: tuple[int, ...]) -> dict[str, Tensor]:
     """A padded batch of these lengths, cut to what the model can read, every second row padded on the left."""
     config = model.config
-    room = config.max_position_embeddings - config.position_offset
+    room = config.longest
     lengths = tuple(min(length, room) for length in lengths)
     generator = torch.Generator().manual_seed(0)
     shape = (len(lengths), max(lengths))

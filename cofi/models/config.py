@@ -121,6 +121,11 @@ class CompactConfig(PreTrainedConfig):
         return self.problem_type == "regression" or (self.problem_type is None and self.num_labels == 1)
 
     @property
+    def longest(self) -> int:
+        """Tokens that a sequence may have."""
+        return self.max_position_embeddings - self.position_offset
+
+    @property
     def has_pooler(self) -> bool:
         """Whether a dense layer follows the first token; question answering reads the tokens themselves."""
         return self.pooler != "none" and self.head != "question_answering"

@@ -152,9 +152,9 @@ class CompactModel(PreTrainedModel):
         return output.to_tuple() if plain else output
 
     def _check_positions(self, batch: PackedBatch, position_ids: Tensor | None) -> None:
-        room = self.config.max_position_embeddings - self.config.position_offset
-        if position_ids is None and batch.max_seqlen > room:
-            raise ValueError(f"sequences must have at most {room} tokens, got {batch.max_seqlen}")
+        longest = self.config.longest
+        if position_ids is None and batch.max_seqlen > longest:
+            raise ValueError(f"sequences must have at most {longest} tokens, got {batch.max_seqlen}")
 
     def _sites(self, state: Tensor | None, device: torch.device) -> Tensor | None:
         drops = self.config.hidden_dropout_prob or self.config.attention_probs_dropout_prob or self.config.head_dropout

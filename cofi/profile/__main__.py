@@ -84,7 +84,7 @@ def load_config(options: argparse.Namespace) -> tuple[CompactConfig, list[int]]:
 
 def _checked(model: CompactModel, options: argparse.Namespace) -> CompactConfig:
     config = cast(CompactConfig, model.config)
-    longest = config.max_position_embeddings - config.position_offset
+    longest = config.longest
     if options.seq_len is not None and options.seq_len > longest:
         raise UserError(f"--seq-len must be at most {longest}, the longest the model reads, got {options.seq_len}")
     try:

@@ -42,9 +42,13 @@ class GraphCapture:
         return graph.replay
 
 
-def rounded_length(packed: PackedBatch, longest: int) -> int:
-    """max_seqlen up to a length that recurs, and in steps of 4, which is what a draw of dropout's generator covers."""
-    return min(-(-packed.max_seqlen // LENGTH_STEP) * LENGTH_STEP, longest)
+def with_rounded_length(batch: TaskBatch, longest: int) -> TaskBatch:
+    """`batch` with a max_seqlen that recurs; in steps of 4 a draw of dropout's generator covers a row's columns alone.
+
+    Otherwise attention makes four times the draws. longest: length that no sequence may have more of
+    """
+    rounded = min(-(-batch.packed.max_seqlen // LENGTH_STEP) * LENGTH_STEP, longest)
+    return replace(batch, packed=replace(batch.packed, max_seqlen=rounded))
 
 
 def padded(batch: TaskBatch, longest: int) -> TaskBatch:
@@ -53,14 +57,13 @@ def padded(batch: TaskBatch, longest: int) -> TaskBatch:
     longest: length that no sequence may have more of. Costs half of a longest sequence on average: 32 of 1,248 tokens
     for the sentences of MNLI.
     """
-    packed = batch.packed
-    max_seqlen = rounded_length(packed, longest)
-    n_padding = -packed.n_tokens % max_seqlen
+    packed = with_rounded_length(batch, longest).packed
+    n_padding = -packed.n_tokens % packed.max_seqlen
     flat = {
         name: F.pad(getattr(packed, name), (0, n_padding)) for name in ("input_ids", "token_type_ids", "position_ids")
     }
     bounds = F.pad(packed.cu_seqlens, (0, 1), value=packed.n_tokens + n_padding)
-    return replace(batch, packed=PackedBatch(**flat, cu_seqlens=bounds, max_seqlen=max_seqlen, is_padded=True))
+    return replace(batch, packed=PackedBatch(**flat, cu_seqlens=bounds, max_seqlen=packed.max_seqlen, is_padded=True))
 
 
 def padded_target(target: Target, n_tokens: int) -> Target:
@@ -139,8 +142,7 @@ class GraphedSteps:
     ) -> None:
         self.student, self.objective, self.optimizers, self.say = student, objective, optimizers, say
         self.limit, self.capture = limit, capture or GraphCapture()
-        config = student.model.config
-        self._longest = config.max_position_embeddings - config.position_offset
+        self._longest = student.model.config.longest
         self._device = student.model.device
         self._seen: set[Form] = set()
         self._captured: dict[Form, _Captured] = {}

@@ -15,7 +15,7 @@ from cofi.data.batches import BatchPlan, TaskBatch
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import ALONE, World
-from cofi.train.graph import GraphedSteps
+from cofi.train.graph import GraphedSteps, with_rounded_length
 from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.objective import Objective, StepLoss, Student
@@ -114,6 +114,8 @@ class PhaseLoop:
             return GraphedSteps(student, objective, optimizers, self.monitor.message)
 
         def eager(batch: TaskBatch, step: int) -> StepLoss:
+            if device.type == "cuda":
+                batch = with_rounded_length(batch, student.model.config.longest)
             with products_in(self.config.precision, device):
                 loss = objective(student, batch.to(device), step)
                 loss.total.backward()

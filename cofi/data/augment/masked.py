@@ -80,7 +80,7 @@ def load_masked_model(directory: Path, tokenizer: Any, longest: int) -> MaskedMo
     if load_tokenizer(directory).get_vocab() != vocabulary or tokenizer.mask_token_id is None:
         raise UserError(f"{named} must have the vocabulary of --model, with a token that masks")
     encoder = load_model(directory, head="none").model.config  # compares sizes before any memory is taken
-    room = encoder.max_position_embeddings - encoder.position_offset
+    room = encoder.longest
     if max(vocabulary.values()) >= encoder.vocab_size:
         raise UserError(f"{named} knows {encoder.vocab_size} tokens, its tokenizer has {max(vocabulary.values()) + 1}")
     if longest > room:
