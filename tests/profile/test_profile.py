@@ -60,7 +60,6 @@ def changed(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (changed("precision", to="fp8"), "precision must be one of fp32, int8, bf16, got 'fp8'"),
         (changed("machine", to={}), "'device' is missing"),
     ],
-    ids=str,
 )
 def test_a_broken_file_is_refused(tmp_path, change, words):
     path = write_profile(tmp_path)
