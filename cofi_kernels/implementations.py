@@ -36,9 +36,11 @@ def triton(
     return Implementation("triton", "cuda", load, why_not_triton, declines, limits)
 
 
-def cuda(family: str, function: str) -> Implementation:
-    """`function` of the module cuda.py in the package `family`: a launcher of `_cuda`."""
-    return Implementation("cuda", "cuda", _loader(f"{family}.cuda", function), why_not_cuda)
+def cuda(
+    family: str, function: str, declines: Callable[..., str | None] | None = None, limits: str = ""
+) -> Implementation:
+    """`function` of the module cuda.py in the package `family`: a launcher of `_cuda`; the rest as for `triton`."""
+    return Implementation("cuda", "cuda", _loader(f"{family}.cuda", function), why_not_cuda, declines, limits)
 
 
 def unverified(item: Implementation) -> Implementation:

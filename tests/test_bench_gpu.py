@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 
-from bench.gpu import step
 from bench.gpu.__main__ import CASES, main
 from bench.gpu.record import Record, Target
 
@@ -35,6 +34,8 @@ def test_smoke_run_goes_through_every_case(tmp_path, capsys):
     }
     assert {row["family"] for row in result["rows"]} == families
     assert families - {"step"} <= {row["family"] for row in result["rows"] if row["case"].startswith("correctness")}
+    prunes = [row["case"] for row in result["rows"] if row["case"].endswith("extrapolated")]
+    assert len(prunes) == 2 and "teacher computed" in prunes[0] and "teacher cached" in prunes[1]
     printed = capsys.readouterr().out
     for target in (row["target"]["text"] for row in result["rows"] if "target" in row):
         assert f"| {target} |" in printed
@@ -74,9 +75,3 @@ def test_rows_are_on_disk_after_each_case(tmp_path):
     assert len(result_of(tmp_path)["rows"]) == 2
     assert "| fast | f, a | 3 us | 2 us | MISSED |" in record.targets()
     assert "| faster | f, b | 1 us | 2 us | met |" in record.targets()
-
-
-def test_time_of_a_prune_is_the_sum_over_its_schedule():
-    """2 epochs of ramp through half the range of a straight line, 18 at its end."""
-    seconds = step._prune_seconds({1.0: 2.0, 0.4: 0.8, 0.05: 0.1}, rows=3200)
-    assert seconds == pytest.approx(1e-3 * 100 * (2 * 2.0 * (1 + 0.05) / 2 + 18 * 0.1), rel=1e-9)

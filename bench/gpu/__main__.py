@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from bench import measure
-from bench.gpu import blocks, gates, matching, norm, step
+from bench.gpu import blocks, gates, matching, norm, prune, step
 from bench.gpu.bench import Bench
 from bench.gpu.inference import run as inference
 from bench.gpu.record import Record
-from bench.gpu.sizes import SMOKE, Sizes
+from bench.gpu.sizes import Sizes, smoke_sizes
 from cofi_kernels import backends
 
 # name -> what it runs, and the seconds that it takes at most, compilation included (guessed until measured)
@@ -31,7 +31,8 @@ CASES: dict[str, tuple[Callable[[Bench], None], float]] = {
     "masked_ffn": (partial(blocks.run, blocks.FFN), 75),
     "masked_attention": (partial(blocks.run, blocks.ATTENTION), 75),
     "masked_layer_norm": (norm.run, 30),
-    "step": (step.run, 100),
+    "step": (step.run, 60),
+    "prune": (prune.run, 80),
     "compiled_step": (step.run_compiled, 130),
 }
 INFERENCE = "--inference"
@@ -57,24 +58,16 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     torch.manual_seed(0)
     print(backends(), flush=True)
-    bench = Bench(SMOKE if options.smoke else Sizes(), Record(options.output), options.smoke)
+    bench = Bench(smoke_sizes() if options.smoke else Sizes(), Record(options.output), options.smoke)
     for name in options.only:
         run, seconds = CASES[name]
         left = options.budget_seconds - (time.monotonic() - started)
         if left < (1 if options.smoke else seconds):
             bench.record.skip(name, f"{left:.0f} s left, it may take {seconds:.0f} s")
             continue
-        _attempt(bench, name, run)
+        bench.attempt(name, partial(run, bench))
     print(f"\n{bench.record.targets()}\n\n{time.monotonic() - started:.0f} s, {bench.record.path}", flush=True)
     return 1 if bench.record.failed else 0
-
-
-def _attempt(bench: Bench, name: str, run: Callable[[Bench], None]) -> None:
-    """Run a case; one that fails is recorded and the others go on."""
-    try:
-        run(bench)
-    except Exception as error:
-        bench.record.fail(name, error)
 
 
 if __name__ == "__main__":

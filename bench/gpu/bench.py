@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench import measure
 from bench.gpu.clock import Contestant, Run, prepare, race
+from bench.gpu.judging import Verdict, judge
 from bench.gpu.record import Record, Target, summary
 from bench.gpu.sizes import Sizes
 from cofi_kernels import force_backend
 from cofi_kernels.library import runs_on
-from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager, relative_error
 
 Leaves = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,35 +83,65 @@ class Bench:
         )
         return value
 
-    def contestants(self, ours: Run, rivals: dict[str, Run]) -> list[Contestant]:
-        """All that can be raced; a rival that fails is recorded as such and left out."""
+    def contestants(self, ours: Run, rivals: Mapping[str, Run], launched: Collection[str] = ()) -> list[Contestant]:
+        """All that can be raced; a rival that fails is recorded as such and left out.
+
+        launched: rivals that are timed call by call, as their users call them
+        """
         prepared = [prepare("ours", ours)]
         for name, run in rivals.items():
             try:
-                prepared.append(prepare(name, run))
+                prepared.append(prepare(name, run, captured=name not in launched))
             except Exception as error:
                 self.record.fail(f"rival {name}", error)
         return prepared
 
-    def check(self, family: str, case: str, run: Callable[..., Iterable[tuple[str, Tensor]]], leaves: Leaves) -> None:
-        """`run(**leaves)` in the benchmark's dtype errs at most twice as much as the reference in it, against fp64.
+    def attempt(self, name: str, run: Callable[[], T]) -> T | None:
+        """What `run` gives. A failure is recorded, and what comes after goes on."""
+        try:
+            return run()
+        except Exception as error:
+            self.record.fail(name, error)
+            return None
+
+    def check(self, family: str, case: str, run: Callable[..., Iterable[tuple[str, Tensor]]], leaves: Leaves) -> bool:
+        """Whether what `run(**leaves)` yields in the benchmark's dtype is as exact as `judge` asks; see `verdict`.
 
         leaves: fp32 tensors; those whose name starts with z_ or loga stay fp32 in low precision, as in training
         """
+        name = _checked(family, case)
+        verdicts = self.attempt(name, lambda: self._verdicts(run, leaves))
+        return self.verdict(family, case, verdicts) if verdicts is not None else self._not_timed(family, case)
+
+    def verdict(self, family: str, case: str, verdicts: dict[str, Verdict]) -> bool:
+        """Record the errors. Where one is too large the row is marked, the failure recorded and the case not timed."""
+        wrong = {name: v for name, v in verdicts.items() if v.wrong}
+        worst = max(v.error for v in verdicts.values())
+        errors = {name: {"error": v.error, "allowed": v.allowed} for name, v in verdicts.items()}
+        marks = {"wrong": list(wrong)} if wrong else {}
+        metric = "largest relative error against fp64"
+        self.record.add(family, f"correctness, {case}", metric, "", worst, errors=errors, **marks)
+        if not wrong:
+            return True
+        self.record.fail(_checked(family, case), AssertionError("; ".join(f"{name}: {v}" for name, v in wrong.items())))
+        return self._not_timed(family, case)
+
+    def _not_timed(self, family: str, case: str) -> bool:
+        self.record.skip(f"{family}, {case}", "it was not correct")
+        return False
+
+    def _verdicts(self, run: Callable[..., Iterable[tuple[str, Tensor]]], leaves: Leaves) -> dict[str, Verdict]:
         dtype = self.sizes.dtype
         got = dict(run(**cast(leaves, dtype)))
         with force_backend("reference"):
             eager = dict(run(**cast(leaves, dtype)))
             rounded = cast(cast(leaves, dtype), torch.float64, everything=True)
             want = {name: value.double() for name, value in run(**rounded)}
-        worst = 0.0
-        for name, value in got.items():
-            if dtype == torch.float32:
-                assert_close_to_fp64(value, want[name], name=name)
-            else:
-                assert_no_worse_than_eager(value, eager[name], want[name], name=name)
-            worst = max(worst, relative_error(value, want[name]))
-        self.record.add(family, f"correctness, {case}", "largest relative error against fp64", "", worst)
+        return {name: judge(value, eager[name], want[name], dtype) for name, value in got.items()}
+
+
+def _checked(family: str, case: str) -> str:
+    return f"correctness, {family}, {case}"
 
 
 def cast(leaves: Leaves, dtype: torch.dtype, *, everything: bool = False) -> Leaves:
@@ -122,6 +153,15 @@ def cast(leaves: Leaves, dtype: torch.dtype, *, everything: bool = False) -> Lea
         if t.is_floating_point():
             copies[name].requires_grad_()
     return copies
+
+
+def leaning(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """A random gradient of y in `dtype` that leans towards y.
+
+    The gradient of a mask that is one number is sum(dy * y) / z: of a dy that knows nothing of y almost all of it
+    cancels, and what is left is as small as the roundings. Every precision is given the same dy, already rounded.
+    """
+    return (torch.randn_like(y) + y / y.square().mean().sqrt().clamp(min=1e-30)).to(dtype)
 
 
 def with_gradients(y: Tensor, dy: Tensor, leaves: dict[str, Tensor]) -> Iterable[tuple[str, Tensor]]:

@@ -24,8 +24,12 @@ class Contestant:
     graphed: bool
 
 
-def prepare(name: str, run: Run) -> Contestant:
-    """Warm up (compilation, caches) and capture as a graph where there is a GPU and it can be."""
+def prepare(name: str, run: Run, *, captured: bool = True) -> Contestant:
+    """Warm up (compilation, caches) and capture as a graph where there is a GPU and it can be.
+
+    What `run` made while its capture failed, gradients above all, lies in memory that nothing computed: it must start
+    without. captured: False where it is launched call by call whether or not it could be captured
+    """
     if not torch.cuda.is_available():
         run()
         return Contestant(name, run, False)
@@ -35,6 +39,8 @@ def prepare(name: str, run: Run) -> Contestant:
         for _ in range(WARMUP):
             run()
     torch.cuda.synchronize()
+    if not captured:
+        return Contestant(name, run, False)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=stream):

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from bench.gpu.bench import Bench, compiled
+from bench.gpu.judging import judge_fp32
 from bench.gpu.record import Target
 from cofi.masks import Gates
 from cofi.masks.shape import ModelShape
 from cofi_kernels import expected_size, hard_concrete, keep_probability
 from cofi_kernels.expected_size import reference as size_reference
 from cofi_kernels.hard_concrete import reference as gate_reference
-from cofi_kernels.testing import assert_close_to_fp64, relative_error
 
 LIMIT_US = 20.0
+FAMILY, CASE = "hard_concrete + expected_size", "whole model"
 OPS = ("hard_concrete", "keep_probability", "expected_size", "expected_size_backward")
 
 
@@ -67,15 +68,16 @@ def run(bench: Bench) -> None:
         p = gate_reference.keep_probability(x, gate_reference.TEMPERATURE)
         return z, _size(gates, p, size_reference.forward)
 
-    _check(bench, ours(), plain, loga, u, dz, dsize)
+    if not _check(bench, ours(), plain, loga, u, dz, dsize):
+        return
     fast = compiled(plain, smoke=bench.smoke)
     rivals = {
         name: (lambda f=function: torch.autograd.grad(f(loga, u), [loga], [dz, dsize]))
         for name, function in (("eager", plain), ("compiled", fast))
     }
     bench.contest(
-        "hard_concrete + expected_size",
-        "whole model",
+        FAMILY,
+        CASE,
         ours,
         rivals,
         floor=bench.floor(0.0, 9 * loga.numel() * 4),
@@ -92,13 +94,10 @@ def _check(
     u: Tensor,
     dz: Tensor,
     dsize: Tensor,
-) -> None:
+) -> bool:
     exact = loga.detach().double().requires_grad_()
     z, size = plain(exact, u.double())
     (dloga,) = torch.autograd.grad([z, size], [exact], [dz.double(), dsize.double()])
-    worst = 0.0
-    for name, value, want in zip(("z", "size", "dloga"), got, (z, size, dloga), strict=True):
-        assert_close_to_fp64(value, want.detach(), name=name)
-        worst = max(worst, relative_error(value, want))
-    what = "largest relative error against fp64"
-    bench.record.add("hard_concrete + expected_size", "correctness, whole model", what, "", worst)
+    pairs = zip(("z", "size", "dloga"), got, (z, size, dloga), strict=True)
+    verdicts = {name: judge_fp32(value, want.detach()) for name, value, want in pairs}
+    return bench.verdict(FAMILY, CASE, verdicts)

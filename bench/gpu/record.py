@@ -111,6 +111,7 @@ def summary(times: list[float]) -> tuple[float, list[float]]:
 def _line(row: dict[str, Any]) -> str:
     rivals = ", ".join(f"{name} {value:.4g}" for name, value in row["rivals"].items())
     floor = "" if row["floor"] is None else f", floor {row['floor']:.4g}"
-    return f"{row['family']}, {row['case']}: {row['value']:.4g} {row['unit']}{floor}" + (
+    wrong = f" WRONG: {', '.join(row['wrong'])}" if row.get("wrong") else ""
+    return f"{row['family']}, {row['case']}: {row['value']:.4g} {row['unit']}{floor}{wrong}" + (
         f" ({rivals})" if rivals else ""
     )

@@ -1,8 +1,9 @@
-"""Whole steps of others: Hugging Face's eager BERT, and the masked model in plain PyTorch, compiled."""
+"""Whole steps of others: Hugging Face's BERT, and the masked model in plain PyTorch, compiled."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -14,38 +15,46 @@ from torch import Tensor
 import cofi_kernels
 from bench.gpu.bench import Bench, compiled
 from bench.gpu.training import Training, batch_of
+from cofi.train.optim import capturable
 from cofi_kernels.masked_layer_norm import reference as norm_reference
 
 
-def hf_eager(bench: Bench) -> Callable[[], Any]:
-    """Forward, backward and AdamW of the dense BERT on labels, without masks, teacher or distillation: the unit."""
-    from transformers import BertConfig, BertForSequenceClassification
+class HuggingFace:
+    """Forward, backward and AdamW of the dense BERT on labels, without masks, teacher or distillation: the unit.
 
-    s = bench.sizes
-    config = BertConfig(
-        vocab_size=s.vocabulary,
-        hidden_size=s.hidden,
-        num_hidden_layers=s.n_layers,
-        num_attention_heads=s.n_heads,
-        intermediate_size=s.intermediate,
-        num_labels=3,
-    )
-    model = BertForSequenceClassification(config).to(bench.device).train()
-    model.bert.embeddings.requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=True)
-    batch = batch_of(bench, s.n_sequences, s.seqlen)
-    ids = batch.packed.input_ids.view(s.n_sequences, s.seqlen)
+    captured: with an optimizer whose step a CUDA graph can hold; otherwise it is not to be captured
+    """
 
-    def run() -> None:
-        with torch.autocast(bench.device, torch.bfloat16, enabled=s.dtype == torch.bfloat16):
-            loss = model(input_ids=ids, labels=batch.labels["labels"]).loss
+    def __init__(self, bench: Bench, *, captured: bool) -> None:
+        from transformers import BertConfig, BertForSequenceClassification
+
+        s = bench.sizes
+        config = BertConfig(
+            vocab_size=s.vocabulary,
+            hidden_size=s.hidden,
+            num_hidden_layers=s.n_layers,
+            num_attention_heads=s.n_heads,
+            intermediate_size=s.intermediate,
+            num_labels=3,
+        )
+        self.model = BertForSequenceClassification(config).to(bench.device).train()
+        self.model.bert.embeddings.requires_grad_(False)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        options = capturable(self.trained) if captured else {}
+        self.optimizer = torch.optim.AdamW(self.trained, lr=2e-5, **{"fused": True, **options})
+        batch = batch_of(bench, s.n_sequences, s.seqlen)
+        self.inputs = {"input_ids": batch.packed.input_ids.view(s.n_sequences, s.seqlen), **batch.labels}
+        self.autocast = functools.partial(
+            torch.autocast, bench.device, torch.bfloat16, enabled=s.dtype == torch.bfloat16
+        )
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.model(**self.inputs).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return run
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
 
 
 def compiled_reference(bench: Bench, training: Training) -> Callable[[], Any]:
@@ -60,6 +69,7 @@ def compiled_reference(bench: Bench, training: Training) -> Callable[[], Any]:
     fast = compiled(loss, smoke=bench.smoke)
 
     def run() -> None:
+        training.clear()
         with plain_operators(batch.packed.max_seqlen):
             fast().backward()
             training.optimizers.update()
@@ -73,10 +83,10 @@ def disagreement(training: Training) -> float:
     assert training.objective.teacher is not None
     losses = []
     for context in (contextlib.nullcontext(), plain_operators(training.batch.packed.max_seqlen)):
-        with context, torch.no_grad():
+        with context:  # with gradients: without, a model whose weights are fp32 computes in nothing else
             target = training.objective.teacher(training.batch)
             loss = training.objective.loss(training.student, training.batch, inputs, target, None)  # type: ignore[arg-type]
-            losses.append(loss.total.item())
+            losses.append(loss.total.detach().item())
     return abs(losses[1] - losses[0]) / abs(losses[0])
 
 
@@ -102,6 +112,11 @@ def _times(x: Tensor, *masks: Tensor | None) -> Tensor:
     return x
 
 
+def _in_dtype_of(x: Tensor, *weights: Tensor) -> list[Tensor]:
+    """fp32 masters, cast as under autocast."""
+    return [w.to(x.dtype) for w in weights]
+
+
 def _attention(
     seqlen: int,
     x: Tensor,
@@ -119,6 +134,7 @@ def _attention(
     dropout_p: float,
     dropout_state: Tensor | None,
 ) -> Tensor:
+    w_qkv, b_qkv, w_out, b_out = _in_dtype_of(x, w_qkv, b_qkv, w_out, b_out)
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(-1, seqlen, 3, w_out.shape[0] // head_dim, head_dim)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).transpose(1, 2)
@@ -138,6 +154,7 @@ def _ffn(
     z_hidden: Tensor | None,
     activation: str,
 ) -> Tensor:
+    w_up, b_up, w_down, b_down = _in_dtype_of(x, w_up, b_up, w_down, b_down)
     h = _times(F.gelu(F.linear(x, w_up, b_up)), z_int)
     return _times(torch.addmm(b_down, h, w_down), z_ffn, z_hidden)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,13 +25,16 @@ class Sizes:
     rounds: int = 30
     tracked_steps: int = 200
     mnli_rows: int = 392_702
-    mnli_tokens: int = 39  # of a sentence, on average
+    mnli_longest: int = 128
+    mnli_batches: int = 32  # of n_sequences sentences each, taken in turns as often as `mnli_passes` says
+    mnli_passes: int = 5
 
     @property
     def tokens(self) -> int:
         return self.n_sequences * self.seqlen
 
 
+# for a CPU, where most of it runs on references
 SMOKE = Sizes(
     n_layers=2,
     n_heads=2,
@@ -47,5 +50,26 @@ SMOKE = Sizes(
     rounds=2,
     tracked_steps=3,
     mnli_rows=64,
-    mnli_tokens=4,
+    mnli_longest=14,
+    mnli_batches=2,
+    mnli_passes=2,
 )
+
+# What a sanitizer should see: a head dim that the attention kernels take, sequences of several tiles, sums of 15 steps
+# and more (of 64, as the tiles of bf16 are deep), which programs share by parts and counters, and no size that a tile
+# divides.
+SMOKE_ON_GPU = replace(
+    SMOKE,
+    n_heads=5,
+    head_dim=32,
+    hidden=1000,
+    intermediate=1000,
+    n_sequences=14,
+    seqlen=67,
+    dtype=torch.bfloat16,
+    mnli_longest=128,
+)
+
+
+def smoke_sizes() -> Sizes:
+    return SMOKE_ON_GPU if torch.cuda.is_available() else SMOKE

@@ -1,7 +1,8 @@
-"""Whole training steps as CUDA graphs: replay against launches, 200 steps against the reference run, times, and what a
-prune of MNLI would take."""
+"""Whole training steps as CUDA graphs: replay against launches, 200 steps against the reference run, and times."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 
@@ -12,8 +13,7 @@ from bench.gpu.record import Target, summary
 from bench.gpu.training import Training, batch_of, training
 from cofi_kernels import force_backend
 
-DENSE_LIMIT_MS, PRUNED_LIMIT_MS, GAIN, PRUNE_LIMIT_MINUTES = 5.5, 1.5, 2.0, 15.0
-EPOCHS, RAMP_EPOCHS, BATCH, SPARSITY = 20, 2, 32, 0.95
+DENSE_LIMIT_MS, PRUNED_LIMIT_MS, GAIN = 5.5, 1.5, 2.0
 TRACK_FACTOR, TRACK_SLACK = 2.0, 0.01  # losses may stray twice as far from fp32 as the reference in bf16, and 1 %
 AGREEMENT = 0.02  # of losses in bf16, whose states are rounded in another order
 OPS = ("masked_attention", "masked_ffn", "masked_layer_norm", "layer_match")
@@ -21,10 +21,10 @@ FAMILY = "step"
 
 
 def run(bench: Bench) -> None:
-    _replay_equals_launch(bench)
-    _times(bench)
-    _prune(bench)
-    _track(bench)
+    """Parts that do not need one another: one that fails leaves the others."""
+    parts = {"replay": _replay_equals_launch, "dense": _times, "as units die": _times_as_units_die, "track": _track}
+    for name, part in parts.items():
+        bench.attempt(f"{FAMILY}, {name}", partial(part, bench))
 
 
 def _losses(bench: Bench, run: Training, steps: int, graphs: int) -> torch.Tensor:
@@ -65,7 +65,11 @@ def _track(bench: Bench) -> None:
 
 
 def _times(bench: Bench) -> None:
-    contestants = bench.contestants(training(bench).step(), {"hf eager": rivals.hf_eager(bench)})
+    theirs = {
+        "hf eager": rivals.HuggingFace(bench, captured=False),
+        "hf eager, graph": rivals.HuggingFace(bench, captured=True),
+    }
+    contestants = bench.contestants(training(bench).step(), theirs, launched=["hf eager"])
     value, others, spread = _raced(bench, contestants)
     bench.record.add(
         FAMILY,
@@ -121,44 +125,20 @@ def _dense_floor(bench: Bench) -> float:
     return 4 * forward / bench.flops_per_s + 28.0 * weights / bench.bytes_per_s
 
 
-def _prune(bench: Bench) -> None:
-    """Steps with a cached teacher as units die, and the time of a whole prune made of them."""
+def _times_as_units_die(bench: Bench) -> None:
+    """Steps on one batch with the teacher's outputs at hand: what is left of a step is the student's."""
     s = bench.sizes
-    by_length: dict[int, dict[float, float]] = {s.seqlen: {}, s.mnli_tokens: {}}
     for live in s.live:
-        runs = {length: training(bench, live, cached=True, seqlen=length) for length in by_length}
-        contestants = [prepare(str(length), run.step()) for length, run in runs.items()]
-        for contestant, (name, times) in zip(contestants, race(contestants, s.rounds).items(), strict=True):
-            value, spread = summary([t * 1e3 for t in times])
-            by_length[int(name)][live] = value
-            pruned = live == min(s.live) and int(name) == s.seqlen
-            bench.record.add(
-                FAMILY,
-                f"{live:.0%} live, teacher cached, {s.n_sequences} x {name} tokens",
-                "time of a step",
-                "ms",
-                value,
-                target=Target("whole step at 95 %, teacher cached", PRUNED_LIMIT_MS) if pruned else None,
-                spread=spread,
-                backend=bench.backend(*OPS),
-                graphed=contestant.graphed,
-            )
-    minutes = _prune_seconds(by_length[s.mnli_tokens], s.mnli_rows) / 60
-    case = f"{EPOCHS} epochs of {s.mnli_rows} sentences of {s.mnli_tokens} tokens, extrapolated"
-    target = Target("a full 20-epoch MNLI-sized prune", PRUNE_LIMIT_MINUTES)
-    bench.record.add(FAMILY, case, "time of all steps", "min", minutes, target=target)
-
-
-def _prune_seconds(step_ms: dict[float, float], rows: int) -> float:
-    """Sum over the steps of the time at their target sparsity, between the measured ones in a straight line."""
-    steps = rows / BATCH
-    points = sorted(step_ms.items())
-
-    def at(live: float) -> float:
-        pairs = zip(points, points[1:], strict=False)
-        low, high = next((pair for pair in pairs if live <= pair[1][0]), (points[-2], points[-1]))
-        share = (min(max(live, low[0]), high[0]) - low[0]) / (high[0] - low[0])
-        return low[1] + share * (high[1] - low[1])
-
-    ramp = [at(1.0 - SPARSITY * (k + 0.5) / 100) for k in range(100)]
-    return 1e-3 * steps * (RAMP_EPOCHS * sum(ramp) / 100 + (EPOCHS - RAMP_EPOCHS) * at(1.0 - SPARSITY))
+        contestants = [prepare("ours", training(bench, live, cached=True).step())]
+        value, _, spread = _raced(bench, contestants)
+        bench.record.add(
+            FAMILY,
+            f"{live:.0%} live, teacher cached, {s.n_sequences} x {s.seqlen} tokens",
+            "time of a step",
+            "ms",
+            value,
+            target=Target("whole step at 95 %, teacher cached", PRUNED_LIMIT_MS) if live == min(s.live) else None,
+            spread=spread,
+            backend=bench.backend(*OPS),
+            eager_launches=[c.name for c in contestants if not c.graphed],
+        )

@@ -9,16 +9,17 @@ import torch
 
 from bench.gpu.bench import Bench
 from cofi.data.batches import TaskBatch
+from cofi.data.split import TokenizedSplit
 from cofi.distill import LayerDistillation
 from cofi.masks import Gates, Lagrangian, SparsityRamp
 from cofi.models import CompactConfig, CompactModel
 from cofi.models.packed import from_lists
 from cofi.train.config import TrainConfig
-from cofi.train.graph import GraphedSteps
+from cofi.train.graph import Capture, GraphedSteps, Replay
 from cofi.train.objective import Objective, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
 from cofi.train.randomness import step_random
-from cofi.train.teacher import Target, Teacher
+from cofi.train.teacher import CachedTeacher, Target, Teacher
 
 OPEN, SHUT = 4.6, -4.6  # log-odds at the ends of their range: a sample is off or on but once in a thousand
 
@@ -51,6 +52,7 @@ class Training:
         kept = teacher(self.batch) if teacher.needs_host else None
 
         def run() -> StepLoss:
+            self.clear()
             target = teacher(self.batch) if kept is None else kept
             loss = self.objective.loss(self.student, self.batch, inputs, target, step_random(0, "unused", 0))
             loss.total.backward()
@@ -59,8 +61,20 @@ class Training:
 
         return run
 
-    def graphed(self, limit: int) -> GraphedSteps:
-        return GraphedSteps(self.student, self.objective, self.optimizers, lambda text: None, limit=limit)
+    def clear(self) -> None:
+        """Drop the gradients that a capture left if it failed after the backward: nothing ever computed them."""
+        for optimizer in self.optimizers.all.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def graphed(
+        self, limit: int, say: Callable[[str], None] = lambda text: None, capture: Capture | None = None
+    ) -> GraphedSteps:
+        return GraphedSteps(self.student, self.objective, self.optimizers, say, limit=limit, capture=capture)
+
+
+def run_again(run: Callable[[], None]) -> Replay:
+    """A capture for a CPU, to try the program there: a replay computes the step anew, on the memory of the first."""
+    return run
 
 
 def batch_of(bench: Bench, n_sequences: int, seqlen: int, seed: int = 0) -> TaskBatch:
@@ -106,11 +120,15 @@ def training(
     *,
     dropout: float = 0.1,
     cached: bool = False,
-    seqlen: int | None = None,
+    split: TokenizedSplit | None = None,
     n_sequences: int | None = None,
     precision: torch.dtype | None = None,
+    gates_rate: float = 0.01,
 ) -> Training:
-    """precision: what models compute in, the benchmark's by default; fp32 for the reference run."""
+    """cached: the teacher's outputs are kept, for the rows of `split` as cofi.train keeps them, or else for one batch.
+    precision: what models compute in, the benchmark's by default; fp32 for the reference run.
+    gates_rate: learning rate of the gates; with 0 the live fraction stays what it is however many steps are taken
+    """
     torch.manual_seed(0)
     s, dtype = bench.sizes, precision or bench.sizes.dtype
     model, teacher = model_of(bench, dropout).train(), model_of(bench, dropout).eval().to(dtype)
@@ -125,9 +143,9 @@ def training(
     )
     weights = weight_optimizer(student.modules(), 2e-5, 0.0)
     schedule = linear_schedule(weights, 10_000, 0.0, True)
-    optimizers = PhaseOptimizers(weights, schedule, 1.0, student.gates, student.lagrangian, 0.01)
-    batch = batch_of(bench, n_sequences or s.n_sequences, seqlen or s.seqlen)
+    optimizers = PhaseOptimizers(weights, schedule, 1.0, student.gates, student.lagrangian, gates_rate)
+    batch = batch_of(bench, n_sequences or s.n_sequences, s.seqlen)
     outputs = Teacher(teacher, student.distiller.strategy.spaced)
     if cached:
-        outputs = KeptTeacher(outputs, batch)
+        outputs = KeptTeacher(outputs, batch) if split is None else CachedTeacher(teacher, outputs.layers, split)
     return Training(student, Objective("prune", "classification", TrainConfig(), outputs), optimizers, batch)

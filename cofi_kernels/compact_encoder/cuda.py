@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.compact_encoder import reference
-from cofi_kernels.compact_encoder.fragments import PackedFragments, pack_fragments
-from cofi_kernels.compact_encoder.kept import KeptCopies, Witness
+from cofi_kernels.compact_encoder.fragments import pack_fragments
+from cofi_kernels.compact_encoder.kept import KeptCopies
 from cofi_kernels.compact_encoder.layout import EncoderLayout
+from cofi_kernels.compact_encoder.padded import DTYPES, why_not
 from cofi_kernels.implementations import why_not_triton
 from cofi_kernels.masked_ffn.activations import ACTIVATIONS
 from cofi_kernels.native import load_cuda
@@ -44,19 +45,19 @@ def forward(
     """As `reference.forward`."""
     sizes = (heads, intermediate, mha, ffn)
     arguments = (x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation, precision)
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype not in DTYPES:
         return reference.forward(*arguments)
     layout = EncoderLayout(
         tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
     )
     plan = plan_of(layout, x, cu_seqlens, max_seqlen)
     if plan.refusal:
-        return _otherwise(plan.refusal, arguments)
-    return _kept.find(x, weights, layout)(x, cu_seqlens, plan, weights)
+        return _otherwise(plan.refusal, head_dim, arguments)
+    return _kept.find(x, weights, layout, plan.heads)(x, cu_seqlens, plan)
 
 
-def _otherwise(refusal: str, arguments: tuple[Any, ...]) -> Tensor:
-    other = "reference" if why_not_triton() else "triton"
+def _otherwise(refusal: str, head_dim: int, arguments: tuple[Any, ...]) -> Tensor:
+    other = "reference" if why_not_triton() or why_not(arguments[0], head_dim) else "triton"
     message = f"cofi_kernels: compact_encoder runs on '{other}' here: its persistent kernel {refusal}"
     warnings.warn(message, RuntimeWarning, stacklevel=2)
     if other == "reference":
@@ -89,45 +90,35 @@ def _plan(layout: EncoderLayout, n_hidden: int, device: torch.device, batch: tup
 
 
 @functools.cache
-def _gpu(device: torch.device) -> tuple[int, int, int]:
-    """Multiprocessors, bytes of shared memory of a thread block, thread blocks of a cluster."""
+def _gpu(device: torch.device) -> tuple[int, ...]:
+    """Multiprocessors, bytes of shared memory of a thread block, thread blocks of a cluster; then how many clusters of
+    1, 2, 4 and 8 run at once."""
     with torch.cuda.device(device):
         return tuple(load_cuda().encoder_gpu())
 
 
 class PersistentEncoder:
-    """An encoder's weights in the order of the kernel's lanes, on their device."""
+    """An encoder's weights in the order of the kernel's lanes, on their device, for plans of so many heads a group."""
 
-    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
-        self._layout, self._n_hidden = layout, n_hidden
-        self._witness = Witness(weights)
-        self._fragments: dict[int, PackedFragments] = {}  # by heads of a group
+    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads: int) -> None:
+        self._layout, self._n_hidden, self._heads = layout, n_hidden, heads
+        self._fragments = pack_fragments(weights, layout, n_hidden, heads)
         self._tables: dict[tuple[bytes, bytes], tuple[Tensor, Tensor]] = {}  # never dropped: captured graphs read them
-
-    def still_holds(self, weights: Sequence[Tensor]) -> bool:
-        """As `Witness.agrees`."""
-        return self._witness.agrees(weights)
 
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
-        self._witness = Witness(weights)
-        for heads, packed in self._fragments.items():
-            for old, new in zip(packed, self._pack(heads, weights), strict=True):
-                old.copy_(new)
+        packed = pack_fragments(weights, self._layout, self._n_hidden, self._heads)
+        for old, new in zip(self._fragments, packed, strict=True):
+            old.copy_(new)
 
-    def __call__(self, x: Tensor, cu_seqlens: Tensor, plan: Any, weights: Sequence[Tensor]) -> Tensor:
-        """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other.
-
-        weights: those that the copy holds, for plans that want them in another order.
-        """
+    def __call__(self, x: Tensor, cu_seqlens: Tensor, plan: Any) -> Tensor:
+        """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""
         n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
         if n_rows == 0 or n_sequences == 0 or not (any(self._layout.mha) or any(self._layout.ffn)):
             return x.clone()
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         out = torch.empty_like(x)
-        if plan.heads not in self._fragments:
-            self._fragments[plan.heads] = self._pack(plan.heads, weights)
-        blocks, vectors = self._fragments[plan.heads]
+        blocks, vectors = self._fragments
         sublayers, stages = self._tables_of(plan, x.device)
         run(
             plan,
@@ -145,14 +136,11 @@ class PersistentEncoder:
         )
         return out
 
-    def _pack(self, heads: int, weights: Sequence[Tensor]) -> PackedFragments:
-        return pack_fragments(weights, self._layout, self._n_hidden, heads)
-
     def _tables_of(self, plan: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (plan.sublayers, plan.stages)
         if key not in self._tables:
             sublayers, stages = (torch.from_numpy(np.frombuffer(table, np.int32).copy()).to(device) for table in key)
-            self._tables[key] = (sublayers, stages)
+            self._tables.setdefault(key, (sublayers, stages))  # the first of two threads: a graph may read its own
         return self._tables[key]
 
 

@@ -7,6 +7,7 @@ call copies its inputs into them, replays, and copies the results out.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,7 @@ from torch import Tensor
 _STEPS = 8  # buckets of tokens in an octave: about an eighth more rows than are needed at most
 _LEAST_TOKENS, _LEAST_LENGTH = 16, 16
 _WARM_UPS = 2  # runs before a capture: compilation, and what allocates once
+_capturing = threading.Lock()  # of the process: PyTorch takes one capture at a time
 
 
 class Bucket(NamedTuple):
@@ -106,7 +108,9 @@ class Graphs:
     def clear(self) -> None:
         """Drop all graphs, for instance because weights they were captured with are others now."""
         with self._lock:
-            self._known.clear()
+            while self._known:
+                self._drop()
+            self._done = None  # an event of one device, and the next graphs may be on another
 
     def __call__(self, bucket: Bucket, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the bucket's graph on `inputs`, of the bucket's shape; copies of all outputs, of the bucket's sizes."""
@@ -126,30 +130,70 @@ class Graphs:
         replay = self._known.get(bucket)
         if replay is None:
             while len(self._known) >= self._limit:  # before the capture: their memory serves the new one
-                self._known.popitem(last=False)
+                self._drop()
             replay = self._capture(lambda buffer: self._function(buffer, bucket), inputs.clone())
             self._known[bucket] = replay
         self._known.move_to_end(bucket)
         return replay
 
+    def _drop(self) -> None:
+        """Forget the graph used longest ago. Its inputs came from the stream of its first call; the last replay, on any
+        other, may still read them, so that stream must not have their memory back before."""
+        _, replay = self._known.popitem(last=False)
+        if replay.inputs.is_cuda and self._done is not None:
+            stream = torch.cuda.current_stream(replay.inputs.device)
+            stream.wait_event(self._done)
+            replay.inputs.record_stream(stream)
+
 
 class CudaCapture:
-    """Captures CUDA graphs that share one pool of memory: they must not run at the same time."""
+    """Captures CUDA graphs that share one pool of memory: they must not run at the same time.
+
+    While a graph is captured no thread may wait for the whole device (`torch.cuda.synchronize`); other captures of this
+    file take turns.
+    """
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # those in the pool
+        self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
     def __call__(self, function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Tensor) -> Replay:
-        if self._pool is None:
+        with torch.cuda.device(inputs.device):
+            current, side = torch.cuda.current_stream(inputs.device), self._side(inputs.device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    function(inputs)
+            current.wait_stream(side)
+            outputs: list[Tensor] = []
+            graph = capture_graph(lambda: outputs.extend(function(inputs)), side, self._pool_handle)
+            self._graphs.add(graph)
+        return Replay(graph.replay, inputs, tuple(outputs))
+
+    def _side(self, device: torch.device) -> torch.cuda.Stream:
+        """One for warm-ups and captures, so that cuBLAS has its workspace for it before there is a pool; and one for
+        all captures, so that each may take memory that another has left in the pool."""
+        if device not in self._sides:
+            self._sides[device] = torch.cuda.Stream(device)
+        return self._sides[device]
+
+    def _pool_handle(self) -> Any:
+        """A pool ends with its last graph: PyTorch refuses its handle from then on (vllm issue 28426)."""
+        if not self._graphs:
             self._pool = torch.cuda.graph_pool_handle()
-        side = torch.cuda.Stream(inputs.device)
-        side.wait_stream(torch.cuda.current_stream(inputs.device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                function(inputs)
-        torch.cuda.current_stream(inputs.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # other threads may allocate and copy meanwhile: only what this one launches belongs to the graph
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = function(inputs)
-        return Replay(graph.replay, inputs, outputs)
+        return self._pool
+
+
+def capture_graph(
+    run: Callable[[], None], stream: torch.cuda.Stream, pool: Callable[[], Any] = lambda: None
+) -> torch.cuda.CUDAGraph:
+    """What `run` launches on the current device, which is the stream's, as a graph in the memory of `pool`.
+
+    It waits for the device and for captures of other threads.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # other threads may allocate and copy meanwhile: only what this one launches belongs to the graph
+    with _capturing, torch.cuda.graph(graph, pool=pool(), stream=stream, capture_error_mode="thread_local"):
+        run()
+    return graph

@@ -12,9 +12,12 @@ from cofi_kernels import checks
 from cofi_kernels.compact_encoder import reference
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, EncoderLayout, weight_shapes
 from cofi_kernels.compact_encoder.packed import PackedEncoder, find_packed
+from cofi_kernels.compact_encoder.padded import DTYPES, MOST_HEAD_DIM, MOST_HIDDEN, why_not
 from cofi_kernels.implementations import cpu, cuda, triton, unverified
 from cofi_kernels.library import define_op, is_recorded, runs_on
 
+_LIMITS = "fp32 and fp64"
+_TRITON_LIMITS = f"{_LIMITS}, more than {MOST_HIDDEN} hidden dims, more than {MOST_HEAD_DIM} dims a head"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -77,6 +80,16 @@ def _check_weights(weights: Sequence[Tensor], layout: EncoderLayout, x: Tensor) 
         checks.like_x(x, **{name: weight})
 
 
+def _declines_triton(x: Tensor, *arguments: Any) -> str | None:
+    """Why the Triton kernels leave a call to the reference."""
+    return why_not(x, head_dim=arguments[7])
+
+
+def _declines_cuda(x: Tensor, *_: Any) -> str | None:
+    """The same of the persistent kernel. What else it cannot take it hands to the Triton kernels, and says so."""
+    return None if x.dtype in DTYPES else f"its kernel computes in bf16 and fp16, not in {x.dtype}"
+
+
 def _refuse_gradient(ctx: Any, *_: Any) -> None:
     raise RuntimeError("compact_encoder has no gradient: call it under torch.inference_mode() or torch.no_grad()")
 
@@ -87,8 +100,8 @@ _forward = define_op(
     reference=reference.forward,
     implementations=[
         cpu(__package__, "forward"),
-        unverified(triton(__package__, "forward")),
-        unverified(cuda(__package__, "forward")),
+        unverified(triton(__package__, "forward", _declines_triton, _TRITON_LIMITS)),
+        unverified(cuda(__package__, "forward", _declines_cuda, _LIMITS)),
     ],
     fake=lambda x, *_: x.new_empty(x.shape),
     backward=_refuse_gradient,

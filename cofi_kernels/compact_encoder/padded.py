@@ -14,9 +14,21 @@ from torch import Tensor
 
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS, EncoderLayout
 
+DTYPES = (torch.bfloat16, torch.float16)
 MOST_HIDDEN = 1024  # 8 pieces: sums of a block of 16 rows take 64 registers a thread
 MOST_HEAD_DIM = 64  # at 128 the attention kernel spills 8 to 328 bytes a thread
 _DIMS = 64  # intermediate dims come in multiples of it: the depth of a product's tile
+
+
+def why_not(x: Tensor, head_dim: int) -> str | None:
+    """Why the Triton kernels cannot take x (T, E), or None."""
+    if x.dtype not in DTYPES:
+        return f"its kernels compute in bf16 and fp16, not in {x.dtype}"
+    if x.shape[1] > MOST_HIDDEN:
+        return f"its Triton kernels take at most {MOST_HIDDEN} hidden dims, the model has {x.shape[1]}"
+    if head_dim > MOST_HEAD_DIM:
+        return f"its Triton kernels take at most {MOST_HEAD_DIM} dims a head, the model has {head_dim}"
+    return None
 
 
 class Width(NamedTuple):

@@ -1,7 +1,8 @@
 """Which launches a sublayer takes for a number of rows, with what tiles: the least of a predicted time.
 
 `costs.py` has the numbers, the README its sums. It only ranks: what it predicts was never measured. Every tile named
-here compiles for sm_80, sm_90 and sm_100 without spills.
+here compiles for sm_80, sm_90 and sm_100 without spills at the sizes of BERT (E = 768 and 1,024, D = 64; E = 512) and
+MiniLM (E = 384, D = 32).
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ LINEAR_TILES = (
 FFN_TILES = (FfnTile(16, 32, 8, 2), FfnTile(32, 16, 8, 3))
 WIDE_FFN_TILES = (FfnTile(16, 16, 8, 2),)  # of more than 768 hidden dims: sums of 32 rows would take 128 registers
 ATTENTION_KEYS = 64
-ATTENTION_ROWS, ATTENTION_WARPS, ATTENTION_STAGES = 16, 8, 2  # with whole rows of the output: 32 of them spill
+ATTENTION_ROWS, ATTENTION_WARPS = 16, 8  # with whole rows of the output: 32 of them spill
 CONTEXT_ROWS, CONTEXT_WARPS = 64, 4
 PAD_ROWS = 8
+# Modes and padded rows of attention that spill with 2 stages, 8 to 72 bytes on one architecture or another: the
+# assembler aims at 128 registers there. With 3 it does not; others spill with 3.
+_THREE_STAGES = {("part", 64), ("part", 768), ("whole", 384), ("whole", 512), ("whole", 640)}
 
 
 class AttentionPlan(NamedTuple):
@@ -138,6 +142,11 @@ def best_linear(n_rows: int, n_columns: int, depth: int, gpu: Gpu) -> LinearTile
 
 def ffn_tiles(hidden: int) -> tuple[FfnTile, ...]:
     return FFN_TILES if hidden <= 768 else WIDE_FFN_TILES
+
+
+def attention_stages(mode: str, hidden: int) -> int:
+    """Of the loop over keys; hidden: of a padded row."""
+    return 3 if (mode, hidden) in _THREE_STAGES else 2
 
 
 def sum_rows(n_rows: int) -> int:

@@ -1,6 +1,7 @@
 """The encoder on a GPU: sublayers launched with the tiles of `plans.py` on weights of `padded.py`.
 
-bf16 and fp16; other dtypes by the reference. T tokens, B sequences, E hidden, stored padded between sublayers.
+bf16 and fp16; what `padded.why_not` names by the reference. T tokens, B sequences, E hidden, stored padded between
+sublayers.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from cofi_kernels.compact_encoder import costs, plans, reference, tuning
 from cofi_kernels.compact_encoder import sublayer_kernels as kernels
 from cofi_kernels.compact_encoder.costs import Gpu, Launch, LinearTile, Rows
 from cofi_kernels.compact_encoder.gpus import gpu_of
-from cofi_kernels.compact_encoder.kept import KeptCopies, Witness, is_capturing
+from cofi_kernels.compact_encoder.kept import KeptCopies, is_capturing
 from cofi_kernels.compact_encoder.layout import EncoderLayout
 from cofi_kernels.compact_encoder.padded import (
-    MOST_HEAD_DIM,
-    MOST_HIDDEN,
     AttentionWeights,
     FfnWeights,
     pad_weights,
     padded_head_dim,
+    why_not,
     width_of,
 )
 from cofi_kernels.launching import launch_options, launching, wants_tuned_plans
@@ -47,24 +47,15 @@ def forward(
     precision: str,
 ) -> Tensor:
     """As `reference.forward`."""
-    reason = _too_large(x.shape[1], head_dim)
+    reason = why_not(x, head_dim)
     if reason is not None:
         warnings.warn(f"cofi_kernels: compact_encoder runs on 'reference' here: {reason}", RuntimeWarning, stacklevel=2)
-    if reason is not None or x.dtype not in (torch.bfloat16, torch.float16):
         sizes = (heads, intermediate, mha, ffn)
         return reference.forward(x, cu_seqlens, max_seqlen, weights, *sizes, head_dim, eps, activation, precision)
     layout = EncoderLayout(
         tuple(heads), tuple(intermediate), tuple(mha), tuple(ffn), head_dim, eps, activation, precision
     )
     return _kept.find(x, weights, layout)(x, cu_seqlens, max_seqlen)
-
-
-def _too_large(n_hidden: int, head_dim: int) -> str | None:
-    if n_hidden > MOST_HIDDEN:
-        return f"its Triton kernels take at most {MOST_HIDDEN} hidden dims, the model has {n_hidden}"
-    if head_dim > MOST_HEAD_DIM:
-        return f"its Triton kernels take at most {MOST_HEAD_DIM} dims a head, the model has {head_dim}"
-    return None
 
 
 class PaddedEncoder:
@@ -75,20 +66,14 @@ class PaddedEncoder:
         self.width = width_of(n_hidden)
         self.head_dim = padded_head_dim(layout.head_dim)
         self.sublayers = pad_weights(weights, layout, self.width)
-        self._witness = Witness(weights)
         self.plans: tuning.Table = {}  # what was measured, for those who ask for it
         self._scale = kernels.LOG2_E * layout.head_dim**-0.5
-
-    def still_holds(self, weights: Sequence[Tensor]) -> bool:
-        """As `Witness.agrees`."""
-        return self._witness.agrees(weights)
 
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
         for ours, theirs in zip(self.sublayers, pad_weights(weights, self.layout, self.width), strict=True):
             for old, new in zip(ours[1:], theirs[1:], strict=True):
                 old.copy_(new)
-        self._witness = Witness(weights)
 
     def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""
@@ -132,7 +117,7 @@ class PaddedEncoder:
         out = torch.empty_like(x)
         for w in self.sublayers:
             size = self._size_of(w)
-            if (at, size) in self.plans or min(size[0], *at, max_seqlen) == 0:
+            if (at, size, gpu) in self.plans or min(size[0], *at, max_seqlen) == 0:
                 continue
             if isinstance(w, AttentionWeights):
                 run = functools.partial(self._attention, w, x, cu_seqlens, max_seqlen, out)
@@ -151,11 +136,11 @@ class PaddedEncoder:
         return plans.FfnSize(w.n_dims, self.width.padded)
 
     def _plan_attention(self, at: Rows, size: plans.AttentionSize, gpu: Gpu) -> plans.AttentionPlan:
-        tuned = self.plans.get((at, size)) if wants_tuned_plans() else None
+        tuned = self.plans.get((at, size, gpu)) if wants_tuned_plans() else None
         return tuned or plans.plan_attention(at, size, gpu)
 
     def _plan_ffn(self, at: Rows, size: plans.FfnSize, gpu: Gpu) -> plans.FfnPlan:
-        tuned = self.plans.get((at, size)) if wants_tuned_plans() else None
+        tuned = self.plans.get((at, size, gpu)) if wants_tuned_plans() else None
         return tuned or plans.plan_ffn(at, size, gpu)
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -204,7 +189,7 @@ class PaddedEncoder:
             *(self.width.hidden, self.layout.eps, out.shape[1], self._scale, plan.mode, self.head_dim),
             *(self.width.piece, self.width.n_pieces, rows, plans.ATTENTION_KEYS),
             num_warps=warps,
-            num_stages=plans.ATTENTION_STAGES,
+            num_stages=plans.attention_stages(plan.mode, self.width.padded),
             **launch_options(x.device),
         )
         if plan.mode == "context":

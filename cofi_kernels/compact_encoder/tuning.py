@@ -14,13 +14,15 @@ import torch
 
 from cofi_kernels.compact_encoder import plans
 from cofi_kernels.compact_encoder.costs import Gpu, Launch, Rows
+from cofi_kernels.compact_encoder.graphs import capture_graph
 from cofi_kernels.compact_encoder.plans import AttentionPlan, AttentionSize, FfnPlan, FfnSize
 
 _HOPELESS = 4.0
 _IN_A_GRAPH, _REPLAYS = 8, 7
 
 Plan = TypeVar("Plan", AttentionPlan, FfnPlan)
-Table = dict[tuple[Rows, Any], Any]  # (rows, size of the sublayer) -> its plan
+# (rows, size of the sublayer, GPU with the cost of a launch) -> its plan; the last as dependent launches favour others
+Table = dict[tuple[Rows, Any, Gpu], Any]
 Run = Callable[[], None]
 Measure = Callable[[Run], float]
 
@@ -29,18 +31,18 @@ def tune_attention(table: Table, at: Rows, size: AttentionSize, gpu: Gpu, run: R
     """Put the fastest plan into the table that `run`, a call of the sublayer, reads its own from."""
     candidates = plans.attention_candidates(at, size, gpu)
     tried = _hopeful(candidates, lambda plan: plans.attention_launches(plan, at, size, gpu))
-    best, us = _fastest(table, (at, size), tried, run, measure)
+    best, us = _fastest(table, (at, size, gpu), tried, run, measure)
     for field in ("project", "out") if best.mode == "context" else ("project",):
-        best, us = _better(table, (at, size), best, us, field, run, measure)
+        best, us = _better(table, (at, size, gpu), best, us, field, run, measure)
 
 
 def tune_ffn(table: Table, at: Rows, size: FfnSize, gpu: Gpu, run: Run, measure: Measure) -> None:
     """As `tune_attention`."""
     candidates = plans.ffn_candidates(at, size, gpu)
     tried = _hopeful(candidates, lambda plan: plans.ffn_launches(plan, at, size, gpu))
-    best, us = _fastest(table, (at, size), tried, run, measure)
+    best, us = _fastest(table, (at, size, gpu), tried, run, measure)
     for field in ("up", "down") if best.mode == "linear" else ():
-        best, us = _better(table, (at, size), best, us, field, run, measure)
+        best, us = _better(table, (at, size, gpu), best, us, field, run, measure)
 
 
 def _hopeful(candidates: Sequence[Plan], launches: Callable[[Plan], list[Launch]]) -> list[Plan]:
@@ -84,12 +86,13 @@ def called_us(run: Run) -> float:
 
 def replayed_us(run: Run) -> float:
     """Of one of the calls in a graph of several, the least of some replays: compiled, and warm in L2."""
-    run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+
+    def several() -> None:
         for _ in range(_IN_A_GRAPH):
             run()
+
+    run()
+    graph = capture_graph(several, torch.cuda.Stream())
     times = []
     for _ in range(_REPLAYS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -16,6 +16,7 @@ from cofi_kernels.testing import assert_no_worse_than_eager
 from tests.kernels.emulated import A100, H200, emulated_encoder, plan_of
 from tests.kernels.encoders import HIDDEN, MIXED, ONE, bounds_of, want, want64, weights_of
 
+X16 = torch.float16
 LENGTHS = {
     "one token": [1],
     "17 and 3 among empty ones": [0, 17, 0, 0, 3, 0],
@@ -32,7 +33,7 @@ class Runner:
         self.module: Any = native.load_cuda() if device == "cuda" else emulated_encoder()
         self.is_bulk, self.seed = True, 0
 
-    def gpu(self, device: object = None) -> tuple[int, int, int]:
+    def gpu(self, device: object = None) -> tuple[int, ...]:
         return tuple(self.module.encoder_gpu()) if self.device == "cuda" else H200
 
     def run(self, plan: Any, *, device: torch.device, **arguments: Any) -> None:
@@ -45,18 +46,18 @@ class Runner:
         weights: list[Tensor],
         layout: EncoderLayout,
         tile: tuple[int, int, int] | None = None,
-        gpu: tuple[int, int, int] | None = None,
+        gpu: tuple[int, ...] | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """With `tile` (groups of 16 rows, thread blocks of a cluster, heads), or the planner's choice."""
         bounds = bounds_of(lengths, x.device) if cu_seqlens is None else cu_seqlens
         batch = (x.shape[0], bounds.numel() - 1, max(lengths, default=0))
-        multiprocessors, shared_bytes, most_cluster = map(min, gpu or self.gpu(), self.gpu())
-        plan = plan_of(self.module, layout, x.shape[1], (multiprocessors, shared_bytes, most_cluster), batch, tile)
-        if plan.refusal and self.device == "cuda" and most_cluster == 1:
+        gpu = self.gpu() if gpu is None else tuple(map(min, gpu, self.gpu()))  # no more than this one has
+        plan = plan_of(self.module, layout, x.shape[1], gpu, batch, tile)
+        if plan.refusal and self.device == "cuda" and gpu[2] == 1:
             pytest.skip(f"this GPU has no clusters: {plan.refusal}")
         assert plan.refusal == ""
-        return cuda.PersistentEncoder(weights, layout, x.shape[1])(x, bounds, plan, weights)
+        return cuda.PersistentEncoder(weights, layout, x.shape[1], plan.heads)(x, bounds, plan)
 
 
 @pytest.fixture
@@ -153,6 +154,12 @@ def test_clusters_take_turns_at_the_tiles(runner, multiprocessors):
     check(runner, lengths, ONE, gpu=(multiprocessors, H200[1], 8), tile=(2, 1, 2))
 
 
+def test_fewer_clusters_than_multiprocessors_are_there_for_take_all_tiles(runner):
+    """Two, where four multiprocessors would hold four."""
+    lengths = [30, 2, 31, 17, 0, 0, 16, 9, 32]
+    check(runner, lengths, ONE, gpu=(8, H200[1], 8, 8, 2, 1, 0), tile=(2, 2, 2))
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("is_bulk, tile", [(True, (2, 4, 1)), (False, (2, 1, 1))], ids=["multicast", "own copies"])
 def test_order_of_threads_and_copies_does_not_matter(runner, is_bulk, tile, seed):
@@ -224,6 +231,15 @@ def test_packed_weights_are_kept_until_one_changes(runner, monkeypatch):
     assert len(made) == 3
     assert not torch.equal(counted, before) and not torch.equal(uncounted, counted)
     assert torch.equal(uncounted, runner.encode(x, [4], weights, ONE))
+
+
+def test_weights_are_packed_for_every_number_of_heads_a_plan_takes(runner, monkeypatch):
+    made: list[int] = []
+    monkeypatch.setattr(cuda, "pack_fragments", lambda *a: made.append(a[3]) or pack_fragments(*a))
+    layout = replace(ONE, heads=(3,))
+    x, weights = torch.randn(4, HIDDEN, device=runner.device).half(), weights_of(layout, HIDDEN, runner.device, X16)
+    found = {cuda._kept.find(x, weights, layout, heads) for heads in (1, 3, 1, 3)}
+    assert made == [1, 3] and len(found) == 2
 
 
 def test_other_dtypes_go_to_the_reference(runner):

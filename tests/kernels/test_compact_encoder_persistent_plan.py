@@ -114,6 +114,45 @@ def test_more_clusters_than_tiles_are_not_launched():
     assert found.clusters == H200[0] // found.cluster
 
 
+# An H100 as it was seen: groups of 16 and 18 multiprocessors hold 15 clusters of 8, not 132 / 8.
+FEWER = (*H200, 132, 66, 32, 15)
+
+
+@pytest.mark.parametrize(
+    "tile, resident", [((2, 1, 1), 132), ((2, 2, 1), 66), ((2, 4, 1), 32), ((2, 8, 1), 15)], ids=str
+)
+def test_no_cluster_waits_for_the_end_of_another(tile, resident):
+    found = plan(STRUCTURES["s95"], (1 << 18, 1 << 13, 32), gpu=FEWER, tile=tile)
+    assert found.refusal == "" and found.clusters == resident
+
+
+def test_prediction_counts_rounds_of_the_clusters_that_run_at_once():
+    """16 tiles for 16 clusters of 8 are one round, for 15 two."""
+    batch, tile = (4096, 16, 256), (2, 8, 1)
+    all_at_once, fewer = (plan(STRUCTURES["s95"], batch, gpu=gpu, tile=tile) for gpu in (H200, FEWER))
+    assert (all_at_once.clusters, fewer.clusters) == (16, 15)
+    assert 1.9 < fewer.predicted_us / all_at_once.predicted_us < 2
+
+
+def test_choice_of_the_tile_counts_them_too():
+    """33 sequences of 128 are one round of 33 clusters of 4. Of 32 they are two, which clusters of 2 spare."""
+    batch = (33 * 128, 33, 128)
+    chosen, fewer = (plan(STRUCTURES["s95"], batch, gpu=gpu) for gpu in (H200, FEWER))
+    assert (chosen.rows, chosen.cluster, chosen.clusters) == (32, 4, 33)
+    assert (fewer.rows, fewer.cluster, fewer.clusters) == (64, 2, 66)
+
+
+def test_size_of_cluster_that_the_gpu_cannot_place_is_not_taken():
+    none_of_8 = (*H200, 7, 3, 1, 0)
+    assert plan(STRUCTURES["s95"], (4096, 16, 256), gpu=none_of_8, tile=(2, 8, 1)).refusal != ""
+    assert plan(STRUCTURES["s95"], (4096, 16, 256), gpu=none_of_8).cluster == 4
+
+
+def test_gpu_is_described_by_3_or_7_numbers():
+    with pytest.raises(ValueError, match="gpu must hold 3 or 7 numbers, got 4"):
+        plan(MIXED, (4, 1, 4), gpu=FEWER[:4])
+
+
 def test_gpu_without_clusters_takes_short_sequences_alone():
     assert plan(STRUCTURES["s95"], (4096, 128, 32), gpu=A100).cluster == 1
     refusal = plan(STRUCTURES["s95"], (4096, 32, 128), gpu=A100).refusal

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import EncoderLayout
-from cofi_kernels.compact_encoder import plans
+from cofi_kernels.compact_encoder import costs, plans
 from cofi_kernels.compact_encoder.costs import Gpu, Rows
 from cofi_kernels.launching import is_dependent, launch_options, launching
+from cofi_kernels.library import _OPS
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 from tests.kernels.encoders import HIDDEN, MIXED, ONE, bounds_of, want, want64, weights_of
 
@@ -168,7 +169,9 @@ def test_padded_weights_are_kept_until_one_changes(device, low, monkeypatch):
 
 def test_other_dtypes_go_to_the_reference(device):
     x, weights = torch.randn(4, HIDDEN, device=device), weights_of(ONE, HIDDEN, device, torch.float32)
-    assert torch.equal(call(x, [4], weights, ONE), want(x, [4], weights, ONE))
+    with pytest.warns(RuntimeWarning, match="bf16 and fp16, not in torch.float32"):
+        y = call(x, [4], weights, ONE)
+    assert torch.equal(y, want(x, [4], weights, ONE))
 
 
 def test_sizes_that_no_kernel_takes_go_to_the_reference_and_say_so(device, low):
@@ -179,11 +182,9 @@ def test_sizes_that_no_kernel_takes_go_to_the_reference_and_say_so(device, low):
     assert torch.equal(y, want(x, [4], weights, layout))
 
 
-@pytest.mark.parametrize("attention, ffn", [("whole", "whole"), ("part", "part"), ("context", "linear")])
-def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, ffn):
-    """Names and programs in their order, as the accounting of the benchmark has them."""
-    force(monkeypatch, attention, ffn)
-    made = []
+def count_launches(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[tuple[str, int]]:
+    """Kernels of these names and their programs, as they are launched from now on."""
+    made: list[tuple[str, int]] = []
 
     class Counted:
         def __init__(self, name: str, kernel: Any) -> None:
@@ -193,14 +194,68 @@ def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, f
             made.append((self.name, math.prod(grid)))
             return self.kernel[grid]
 
-    for name in ("linear_kernel", "attention_kernel", "ffn_kernel", "finish_kernel"):
-        kernels = triton_kernels.kernels
-        monkeypatch.setattr(kernels, name, Counted(name, getattr(kernels, name)))
+    for name in names:
+        monkeypatch.setattr(triton_kernels.kernels, name, Counted(name, getattr(triton_kernels.kernels, name)))
+    return made
+
+
+@pytest.mark.parametrize("attention, ffn", [("whole", "whole"), ("part", "part"), ("context", "linear")])
+def test_launches_are_those_that_are_made(device, low, monkeypatch, attention, ffn):
+    """Names and programs in their order, as the accounting of the benchmark has them."""
+    force(monkeypatch, attention, ffn)
+    made = count_launches(monkeypatch, "linear_kernel", "attention_kernel", "ffn_kernel", "finish_kernel")
     x, weights = torch.randn(32, HIDDEN, device=device).to(low), weights_of(MIXED, HIDDEN, device, low)
     encoder = triton_kernels.PaddedEncoder(weights, MIXED, HIDDEN)
     encoder(x, bounds_of([16, 16], device), 16)
     planned = [launch for sublayer in encoder.launches(32, 2, x.device) for launch in sublayer]
     assert [(launch.kernel, launch.programs) for launch in planned] == made
+
+
+def test_whole_sublayers_take_two_launches_and_one(device, low, monkeypatch):
+    """What the first rung of the encoder promises."""
+    force(monkeypatch, "whole", "whole")
+    made = count_launches(monkeypatch, "linear_kernel", "attention_kernel", "ffn_kernel", "finish_kernel", "pad_kernel")
+    x, weights = torch.randn(16, 64, device=device).to(low), weights_of(ONE, 64, device, low)  # no row is padded
+    encoder = triton_kernels.PaddedEncoder(weights, ONE, 64)
+    encoder(x, bounds_of([7, 9], device), 9)
+    assert [name for name, _ in made] == ["linear_kernel", "attention_kernel", "ffn_kernel"]
+    assert [len(sublayer) for sublayer in encoder.launches(16, 2, x.device)] == [2, 1]
+
+
+def test_plans_tuned_for_plain_launches_are_not_those_of_dependent_ones(device, low, monkeypatch):
+    gpu = Gpu(132)
+    monkeypatch.setattr(triton_kernels, "gpu_of", lambda device: gpu)
+    weights = weights_of(ONE, HIDDEN, device, low)
+    encoder, sequences = triton_kernels.PaddedEncoder(weights, ONE, HIDDEN), bounds_of([4], device)
+    slowest = iter(range(1000, 0, -1))  # what is tried last is taken
+    encoder.tune(4, sequences, 4, low, lambda run: next(slowest))
+    plain = dict(encoder.plans)
+    gpu = Gpu(132, costs.DEPENDENT_LAUNCH_US)
+    with launching(tuned=True):
+        untuned = encoder.launches(4, 1, torch.device(device))
+    assert untuned == encoder.launches(4, 1, torch.device(device))  # as predicted, not as tuned
+    encoder.tune(4, sequences, 4, low, lambda run: 1.0)
+    assert len(encoder.plans) == 2 * len(plain) and {key: encoder.plans[key] for key in plain} == plain
+
+
+def test_calls_that_the_reference_takes_are_named_before():
+    """In `backends()`, and by a warning, as library.py gives it for what an implementation declines."""
+    found = {item.backend: item for item in _OPS["compact_encoder"].implementations if item.device == "cuda"}
+    assert found["triton"].limits == "fp32 and fp64, more than 1024 hidden dims, more than 64 dims a head"
+    assert found["cuda"].limits == "fp32 and fp64"
+
+    def declines(backend: str, dtype: torch.dtype, n_hidden: int = HIDDEN, head_dim: int = 8) -> str | None:
+        x, ask = torch.zeros(2, n_hidden, dtype=dtype), found[backend].declines
+        assert ask is not None
+        return ask(x, bounds_of([2], "cpu"), 2, [], [], [], [], [], head_dim, 1e-5, "gelu", "fp32")
+
+    for backend in found:
+        assert declines(backend, torch.float16) is declines(backend, torch.bfloat16) is None
+        for dtype in (torch.float32, torch.float64):
+            assert f"bf16 and fp16, not in {dtype}" in str(declines(backend, dtype))
+    assert "at most 1024 hidden dims, the model has 1025" in str(declines("triton", torch.float16, 1025))
+    assert "at most 64 dims a head, the model has 65" in str(declines("triton", torch.float16, head_dim=65))
+    assert declines("cuda", torch.float16, 1025, 65) is None  # goes to the Triton kernels, which say so
 
 
 def test_tuning_takes_what_was_measured_to_be_fastest(device, low):

@@ -23,8 +23,8 @@ from bench.gpu.inference import batches, correctness, table, timing
 from bench.gpu.inference.session import MNLI, Clock, Session, Sizes
 from bench.gpu.inference.subject import by_triton, encoder_by
 from bench.gpu.record import Record
-from bench.gpu.sizes import SMOKE
 from bench.gpu.sizes import Sizes as CeilingSizes
+from bench.gpu.sizes import smoke_sizes as ceiling_smoke_sizes
 from cofi_kernels import backends
 
 MNLI_SENTENCES = 4096
@@ -73,9 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
 def make_session(options: argparse.Namespace, clock: Clock) -> Session:
     sizes = smoke_sizes() if options.smoke else full_sizes(options)
     record = Record(options.output, file="inference.json")
-    return Session(
-        sizes, record, clock, Bench(SMOKE if options.smoke else CeilingSizes(), record, options.smoke), options.smoke
-    )
+    ceilings = ceiling_smoke_sizes() if options.smoke else CeilingSizes()
+    return Session(sizes, record, clock, Bench(ceilings, record, options.smoke), options.smoke)
 
 
 def full_sizes(options: argparse.Namespace) -> Sizes:

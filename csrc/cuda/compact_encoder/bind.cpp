@@ -5,15 +5,13 @@
 namespace cofi::compact_encoder {
 namespace {
 
-// Of the current device: multiprocessors, bytes of shared memory of a thread block, thread blocks of a cluster.
-std::array<int, 3> gpu() {
-  int device = 0;
-  std::array<int, 3> found{};
-  check(cudaGetDevice(&device), "encoder_gpu");
-  check(cudaDeviceGetAttribute(&found[0], cudaDevAttrMultiProcessorCount, device), "encoder_gpu");
-  check(cudaDeviceGetAttribute(&found[1], cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "encoder_gpu");
-  check(most_cluster(&found[2]), "encoder_gpu");
-  return found;
+// The current device as `gpu_of` takes it.
+std::vector<int> numbers_of_gpu() {
+  Gpu gpu{};
+  check(describe_gpu(&gpu), "encoder_gpu");
+  std::vector<int> numbers{gpu.multiprocessors, gpu.shared_bytes, gpu.max_cluster};
+  numbers.insert(numbers.end(), gpu.resident.begin(), gpu.resident.end());
+  return numbers;
 }
 
 }  // namespace
@@ -21,7 +19,7 @@ std::array<int, 3> gpu() {
 void bind(pybind11::module_& m) {
   using pybind11::arg;
   define_plan(m);
-  m.def("encoder_gpu", &gpu, "What encoder_plan is to know of the current device.");
+  m.def("encoder_gpu", &numbers_of_gpu, "What encoder_plan is to know of the current device.");
   m.def(
       "encoder_run",
       [](const Plan& plan, uintptr_t x, uintptr_t out, uintptr_t bounds, uintptr_t weights, uintptr_t vectors,

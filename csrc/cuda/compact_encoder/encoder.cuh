@@ -3,13 +3,14 @@
 
 #include <cuda_runtime.h>
 
-#include "cuda/compact_encoder/sizes.h"
+#include "cuda/compact_encoder/plan.h"
 
 namespace cofi::compact_encoder {
 
 cudaError_t launch_encoder(const Arguments& arguments, bool is_fp16, cudaStream_t stream);
 
-// Most thread blocks of a cluster that the code loaded on the current device can use: 1 where it is that of sm_80.
-cudaError_t most_cluster(int* blocks);
+// What the planner is to know of the current device and of the code that was loaded there: that of sm_80 knows no
+// clusters.
+cudaError_t describe_gpu(Gpu* gpu);
 
 }  // namespace cofi::compact_encoder

@@ -99,11 +99,13 @@ Plan draft(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_group
   tile.row_groups = row_groups;
   tile.cluster = cluster;
   tile.heads = heads;
-  plan.clusters = static_cast<int>(
-      std::max<int64_t>(1, std::min<int64_t>(gpu.multiprocessors / cluster, 2 * (batch.rows / tile_rows(tile)) + 1)));
+  // Each has its share of the tiles from the start: one that had to wait for another's end would double the time.
+  const int resident = resident_clusters(gpu, cluster);
+  plan.clusters =
+      static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(resident, 2 * (batch.rows / tile_rows(tile)) + 1)));
   tile.max_tiles = tiles_of_cluster(tile, batch, plan.clusters);
   plan.program = make_program(shape);
-  const bool fits = batch.max_seqlen <= tile_rows(tile) && cluster <= gpu.max_cluster &&
+  const bool fits = batch.max_seqlen <= tile_rows(tile) && cluster <= gpu.max_cluster && resident > 0 &&
                     3 * heads * plan.program.model.head_blocks <= kPassBlocks && lay_out(plan.program, gpu, &tile) &&
                     batch.sequences * 4 <= tile.tiles;
   if (!fits) return refuse(refusal_of(shape, gpu, batch));
@@ -118,6 +120,13 @@ Plan with_stages(Plan plan) {
 }
 
 }  // namespace
+
+int resident_clusters(const Gpu& gpu, int size) {
+  for (int i = 0; i < kClusterSizes; ++i) {
+    if (size == 1 << i) return gpu.resident[i];
+  }
+  return 0;
+}
 
 Program make_program(const Shape& shape) {
   Program program{};

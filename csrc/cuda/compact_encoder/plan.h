@@ -1,6 +1,7 @@
 // Decides how the persistent encoder runs a model on a batch: plain C++, no GPU needed.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -28,7 +29,13 @@ struct Gpu {
   int multiprocessors;
   int shared_bytes;  // of a thread block
   int max_cluster;   // 1 where there are no clusters
+  // Clusters of 1, 2, 4 and 8 thread blocks that run at once. Often fewer than multiprocessors / size: a cluster lies
+  // in one group of multiprocessors (GPC), and some groups have fewer than others.
+  std::array<int, kClusterSizes> resident;
 };
+
+// Clusters of so many thread blocks that run at once, 0 where there are none of that size.
+int resident_clusters(const Gpu& gpu, int size);
 
 struct Batch {
   int64_t rows;

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,15 +19,27 @@ pybind11::bytes bytes_of(const std::vector<T>& items) {
   return {reinterpret_cast<const char*>(items.data()), items.size() * sizeof(T)};
 }
 
-// gpu: multiprocessors, bytes of shared memory, thread blocks of a cluster. batch: rows, sequences, longest. tile:
-// 16-row groups, thread blocks, heads; the planner's choice where there is none.
+// Multiprocessors, bytes of shared memory, thread blocks of a cluster; then how many clusters of 1, 2, 4 and 8 thread
+// blocks run at once. Without these, for GPUs made up by hand, as many as there are multiprocessors for.
+inline Gpu gpu_of(const std::vector<int>& numbers) {
+  if (numbers.size() != 3 && numbers.size() != 3 + kClusterSizes) {
+    throw std::invalid_argument("gpu must hold 3 or " + std::to_string(3 + kClusterSizes) + " numbers, got " +
+                                std::to_string(numbers.size()));
+  }
+  Gpu gpu{numbers[0], numbers[1], numbers[2], {}};
+  for (int i = 0; i < kClusterSizes; ++i) gpu.resident[i] = numbers.size() == 3 ? numbers[0] >> i : numbers[3 + i];
+  return gpu;
+}
+
+// gpu: as `gpu_of` takes it. batch: rows, sequences, longest. tile: 16-row groups, thread blocks, heads; the planner's
+// choice where there is none.
 inline Plan plan_encoder(int hidden, int head_dim, float eps, int activation, const std::vector<int>& heads,
                          const std::vector<int>& intermediate, const std::vector<bool>& mha,
-                         const std::vector<bool>& ffn, const std::array<int, 3>& gpu,
-                         const std::array<int64_t, 3>& batch, const std::optional<std::array<int, 3>>& tile) {
+                         const std::vector<bool>& ffn, const std::vector<int>& gpu, const std::array<int64_t, 3>& batch,
+                         const std::optional<std::array<int, 3>>& tile) {
   Shape shape{hidden, head_dim, eps, static_cast<Activation>(activation), {}};
   for (std::size_t i = 0; i < heads.size(); ++i) shape.layers.push_back({heads[i], intermediate[i], mha[i], ffn[i]});
-  const Gpu on{gpu[0], gpu[1], gpu[2]};
+  const Gpu on = gpu_of(gpu);
   const Batch of{batch[0], batch[1], batch[2]};
   return tile ? make_plan_of(shape, on, of, (*tile)[0], (*tile)[1], (*tile)[2]) : make_plan(shape, on, of);
 }

@@ -58,7 +58,7 @@ double predict_us(const Plan& plan, const Gpu& gpu, const Batch& batch) {
   const double length = std::max(1.0, static_cast<double>(batch.rows) / std::max<int64_t>(1, batch.sequences));
   const double per_tile = std::max(1.0, static_cast<double>(static_cast<int64_t>(tile_rows(tile) / length)));
   const double tiles = std::max(1.0, batch.sequences / per_tile);
-  const int at_once = std::max(1, gpu.multiprocessors / tile.cluster);
+  const int at_once = std::max(1, resident_clusters(gpu, tile.cluster));
   const double rounds = static_cast<double>((static_cast<int64_t>(tiles + 0.999) + at_once - 1) / at_once);
   const double blocks = std::min<double>(tiles, at_once) * tile.cluster;
   const double in_flight = (kStages - 1.0) * tile.stage_blocks * kBlockBytes / kLatencyUs;

@@ -13,10 +13,11 @@ constexpr int kWarpBlocks = 6;  // most blocks of columns that a warp sums at on
 constexpr int kPassBlocks = kWarps * kWarpBlocks;
 constexpr int kBlockWidth = 16;
 constexpr int kBlockBytes = kBlockWidth * kBlockWidth * 2;
-constexpr int kStages = 4;         // slots of the ring that weights pass through
-constexpr int kMaxCluster = 8;     // thread blocks that share multicast weights: what every Hopper GPU can place
-constexpr int kMaxHeadBlocks = 4;  // 64 dims a head
-constexpr int kRowPadding = 8;     // elements behind a row: 8 rows then lie in 8 different 16-byte columns of the banks
+constexpr int kStages = 4;                             // slots of the ring that weights pass through
+constexpr int kClusterSizes = 4;                       // of 1, 2, 4 and 8 thread blocks that share multicast weights
+constexpr int kMaxCluster = 1 << (kClusterSizes - 1);  // what every Hopper GPU can place
+constexpr int kMaxHeadBlocks = 4;                      // 64 dims a head
+constexpr int kRowPadding = 8;  // elements behind a row: 8 rows then lie in 8 different 16-byte columns of the banks
 
 enum class Kind : int32_t { attention = 0, ffn = 1 };
 enum class Activation : int32_t { gelu = 0, gelu_new = 1, relu = 2 };  // as cofi_kernels/masked_ffn/activations.py
