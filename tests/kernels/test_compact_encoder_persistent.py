@@ -25,6 +25,11 @@ LENGTHS = {
 }
 
 
+def with_clusters(gpu: tuple[int, ...]) -> tuple[int, ...]:
+    """With the clusters of 1, 2, 4 and 8 thread blocks that run at once, where they are not named."""
+    return gpu if len(gpu) > 3 else (*gpu, *(gpu[0] >> i for i in range(4)))
+
+
 class Runner:
     """Runs plans: on a GPU, or emulated with the weights multicast or not, in the seed's order."""
 
@@ -34,7 +39,7 @@ class Runner:
         self.is_bulk, self.seed = True, 0
 
     def gpu(self, device: object = None) -> tuple[int, ...]:
-        return tuple(self.module.encoder_gpu()) if self.device == "cuda" else H200
+        return tuple(self.module.encoder_gpu()) if self.device == "cuda" else with_clusters(H200)
 
     def run(self, plan: Any, *, device: torch.device, **arguments: Any) -> None:
         self.module.encoder_run(plan, is_bulk=self.is_bulk, seed=self.seed, **arguments)
@@ -52,7 +57,7 @@ class Runner:
         """With `tile` (groups of 16 rows, thread blocks of a cluster, heads), or the planner's choice."""
         bounds = bounds_of(lengths, x.device) if cu_seqlens is None else cu_seqlens
         batch = (x.shape[0], bounds.numel() - 1, max(lengths, default=0))
-        gpu = self.gpu() if gpu is None else tuple(map(min, gpu, self.gpu()))  # no more than this one has
+        gpu = self.gpu() if gpu is None else tuple(map(min, with_clusters(gpu), self.gpu()))  # no more than there is
         plan = plan_of(self.module, layout, x.shape[1], gpu, batch, tile)
         if plan.refusal and self.device == "cuda" and gpu[2] == 1:
             pytest.skip(f"this GPU has no clusters: {plan.refusal}")
