@@ -44,16 +44,24 @@ def assert_close_to_fp64(got: Tensor, want64: Tensor, *, name: str = "result") -
 def assert_no_worse_than_eager(got: Tensor, eager: Tensor, want64: Tensor, *, name: str = "result") -> None:
     """A low-precision result may err at most twice as much as eager PyTorch in that precision, both against fp64.
 
-    Half a rounding step of the precision is allowed besides, so that an eager result that happens to be exact does
-    not forbid a correctly rounded one.
+    See `allowed_beside_eager`.
     """
     _require_fp64(want64)
     if got.dtype != eager.dtype:
         raise ValueError(f"got and eager must share a dtype, got {got.dtype} and {eager.dtype}")
-    allowed = EAGER_FACTOR * relative_error(eager, want64) + torch.finfo(eager.dtype).eps / 2
+    allowed = allowed_beside_eager(relative_error(eager, want64), eager.dtype)
     error = relative_error(got, want64)
     if not error <= allowed:
         raise AssertionError(f"{name}: relative error {error:.2e} against fp64, at most {allowed:.2e} allowed (eager)")
+
+
+def allowed_beside_eager(eager_error: float, dtype: torch.dtype) -> float:
+    """The relative error that a result may have where eager PyTorch has `eager_error`: twice that.
+
+    Half a rounding step of `dtype` is allowed besides, so that an eager result that happens to be exact does not
+    forbid a correctly rounded one.
+    """
+    return EAGER_FACTOR * eager_error + torch.finfo(dtype).eps / 2
 
 
 def _require_fp64(want64: Tensor) -> None:

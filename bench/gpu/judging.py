@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cofi_kernels.testing import EAGER_FACTOR, FP32_TOLERANCE, relative_error
+from cofi_kernels.testing import FP32_TOLERANCE, allowed_beside_eager, relative_error
 
 FEW = 64  # numbers of which the largest error says little about the next draw
 
@@ -40,8 +40,8 @@ def judge(got: Tensor, eager: Tensor, want: Tensor, dtype: torch.dtype) -> Verdi
         raise ValueError(f"got and eager must share a dtype, got {got.dtype} and {eager.dtype}")
     if dtype == torch.float32:
         return judge_fp32(got, want)
-    step = torch.finfo(dtype if int(want.count_nonzero()) < FEW else eager.dtype).eps
-    return Verdict(_error(got, want), EAGER_FACTOR * relative_error(eager, want) + step / 2)
+    rounded_to = dtype if int(want.count_nonzero()) < FEW else eager.dtype
+    return Verdict(_error(got, want), allowed_beside_eager(relative_error(eager, want), rounded_to))
 
 
 def judge_fp32(got: Tensor, want: Tensor) -> Verdict:

@@ -19,6 +19,7 @@ from bench.gpu.bench import Bench
 from bench.gpu.inference.batches import data_folder, mnli_like, real_mnli
 from bench.gpu.record import Target, summary
 from bench.gpu.sizes import Sizes
+from bench.gpu.step import FAMILY, OPS
 from bench.gpu.training import run_again, training
 from cofi.data.split import Ragged, TokenizedSplit
 from cofi.train.distributed import ALONE
@@ -29,10 +30,8 @@ from cofi.train.teacher_store import Contents
 
 LIMIT_MINUTES = 15.0
 EPOCHS, RAMP_EPOCHS, BATCH, SPARSITY = 20, 2, 32, 0.95
-FAMILY = "step"
 TEACHERS = {"teacher computed": False, "teacher cached": True}
 WARM_PASSES = 2  # of a form of batch the first step is launched and the second recorded
-OPS = ("masked_attention", "masked_ffn", "masked_layer_norm", "layer_match")
 
 
 def run(bench: Bench) -> None:

@@ -63,8 +63,7 @@ class Training:
 
     def clear(self) -> None:
         """Drop the gradients that a capture left if it failed after the backward: nothing ever computed them."""
-        for optimizer in self.optimizers.all.values():
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
 
     def graphed(
         self, limit: int, say: Callable[[str], None] = lambda text: None, capture: Capture | None = None
@@ -80,8 +79,8 @@ def run_again(run: Callable[[], None]) -> Replay:
 def batch_of(bench: Bench, n_sequences: int, seqlen: int, seed: int = 0) -> TaskBatch:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, bench.sizes.vocabulary, (n_sequences, seqlen), generator=generator).tolist()
-    labels = torch.randint(0, 3, (n_sequences,), generator=generator).to(bench.device)
-    return TaskBatch(from_lists(ids).to(bench.device), {"labels": labels}, tuple(range(n_sequences)))
+    labels = torch.randint(0, 3, (n_sequences,), generator=generator)
+    return TaskBatch(from_lists(ids), {"labels": labels}, tuple(range(n_sequences))).to(bench.device)
 
 
 def model_of(bench: Bench, dropout: float) -> CompactModel:

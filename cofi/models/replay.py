@@ -55,7 +55,7 @@ class ReplayedModel:
         if capture is None and device.type != "cuda":
             raise ValueError(f"model must be on a CUDA device to be captured, got {device}")
         self.model = model.eval()
-        self._longest = model.config.max_position_embeddings - model.config.position_offset
+        self._longest = model.config.longest
         self._graphs = Graphs(self._run, max_graphs, capture)
         self._fields = _fields_of(model)
         if outputs is not None:

@@ -21,7 +21,7 @@ def merged(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, 
     for record in summary["points"]:
         if record["status"] == DONE or record["name"] not in points:
             points[record["name"]] = _placed(record, summary)
-    check_settings(list(points.values()))
+    check_one_setting(list(points.values()))
     commands = [*earlier.get("commands", []), *summary["commands"]]
     return {**summary, "commands": list(dict.fromkeys(commands)), "points": list(points.values())}
 
@@ -30,7 +30,7 @@ def _placed(record: Record, summary: Mapping[str, Any]) -> Record:
     return record if record["status"] != DONE else {"machine": summary["machine"], **record}
 
 
-def check_settings(records: Sequence[Record]) -> None:
+def check_one_setting(records: Sequence[Record]) -> None:
     """Raise UserError where two records of one task and variant have different settings.
 
     Records of older sweeps name no settings; nothing can be said of these.

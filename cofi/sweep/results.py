@@ -11,7 +11,7 @@ from typing import Any
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.figures import draw
-from cofi.sweep.merging import check_settings, merged
+from cofi.sweep.merging import check_one_setting, merged
 from cofi.sweep.summary import Record, report
 
 FORMAT = 1
@@ -58,7 +58,7 @@ def publish(folder: Path, summary: Mapping[str, Any]) -> None:
 def check_publishable(folder: Path, planned: Sequence[Record]) -> None:
     """Raise UserError where `publish` would refuse `planned`: better before a sweep of days than after it."""
     if (folder / "sweep.json").is_file():
-        check_settings([*read_summary(folder)["points"], *planned])
+        check_one_setting([*read_summary(folder)["points"], *planned])
 
 
 def _without_places(command: str) -> str:

@@ -145,6 +145,9 @@ class PhaseOptimizers:
             optimizer.step()
         if self.gates is not None:
             self.gates.clamp_()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
         for optimizer in self.all.values():
             optimizer.zero_grad(set_to_none=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.compact_encoder.graphs import Bucket, CudaCapture, Graphs, Replay, capture_graph
+from tests.kernels.threads import in_threads
 
 
 def double(inputs: Tensor, bucket: Bucket) -> tuple[Tensor, ...]:
@@ -130,17 +130,13 @@ def test_captures_are_on_the_inputs_device_and_the_stream_of_the_warm_ups(fake_c
 def test_captures_of_several_threads_take_turns(fake_cuda):
     wrong: list[BaseException] = []
 
-    def capture() -> None:
+    def capture(_: int) -> None:
         try:
             capture_graph(lambda: time.sleep(0.02), FakeStream("side"))
         except BaseException as error:
             wrong.append(error)
 
-    threads = [threading.Thread(target=capture) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(capture, range(3))
     assert wrong == []
 
 
@@ -223,9 +219,5 @@ def test_threads_capture_at_the_same_time_on_a_gpu():
                 out = graphs(Bucket(1, x.numel(), 16), x)[0]
                 wrong.extend(str(v) for v in out[out != 2 * value].tolist())
 
-    threads = [threading.Thread(target=work, args=(value,)) for value in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, range(3))
     assert wrong == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 from torch import Tensor
 
 from cofi_kernels.compact_encoder.graphs import Bucket, Graphs, bucket_of, spare_lengths
 from tests.kernels.captures import Captures
+from tests.kernels.threads import in_threads
 
 
 @pytest.mark.parametrize("n_sequences", [1, 2, 3, 8, 31, 128])
@@ -77,11 +76,7 @@ def test_threads_take_turns():
             out, _ = call(graphs, 4 + 4 * (i % 3), value)
             wrong.extend(out[out != 2 * value].tolist())
 
-    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, range(4))
     assert wrong == []
 
 

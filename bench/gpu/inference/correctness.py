@@ -16,7 +16,7 @@ from bench.gpu.inference.session import Session
 from bench.gpu.inference.subject import Subject
 from bench.structures import DENSE
 from cofi.models.replay import ReplayedModel
-from cofi_kernels.testing import EAGER_FACTOR, relative_error
+from cofi_kernels.testing import allowed_beside_eager, relative_error
 
 FAMILY = "correctness"
 POISON_BYTES = 1 << 28
@@ -115,10 +115,10 @@ def check(subject: Subject, got: dict[str, Tensor]) -> float:
 
     Raises AssertionError, returns the largest error of the states.
     """
-    eager, half_step = subject.eager_errors, torch.finfo(subject.dtype).eps / 2
+    eager = subject.eager_errors
     for name, value in got.items():
         error = relative_error(value, subject.truth[name])
-        allowed = EAGER_FACTOR * max(eager[name], eager["last_hidden_state"]) + half_step
+        allowed = allowed_beside_eager(max(eager[name], eager["last_hidden_state"]), subject.dtype)
         if not error <= allowed:
             raise AssertionError(f"{name}: relative error {error:.2e} against fp64, at most {allowed:.2e} allowed")
     return relative_error(got["last_hidden_state"], subject.truth["last_hidden_state"])
