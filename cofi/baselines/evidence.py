@@ -33,19 +33,18 @@ class Evidence:
 
     def mean(self, measure: Callable[[Tensor], Tensor]) -> Gradients:
         """Mean of a measure of the gradients over the examples, by mask kind."""
-        total: Gradients = {}
-        count = 0
-        for gradients in self.gradients():
-            count += 1
-            for kind, gradient in gradients.items():
-                total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
-        return {kind: value / count for kind, value in total.items()}
+        return mean_over(self.gradients(), measure)
 
 
-def unit_weights(shape: ModelShape) -> Tensor:
-    """Weights that each unit takes with it, fp32: all heads, then all intermediate dims, layer by layer."""
-    costs = torch.tensor([shape.head_weights, shape.int_weights], dtype=torch.float32)
-    return costs.repeat_interleave(torch.tensor([shape.n_layers * shape.n_heads, shape.n_layers * shape.d_int]))
+def mean_over(examples: Iterable[Gradients], measure: Callable[[Tensor], Tensor]) -> Gradients:
+    """Mean of a measure of the gradients of `examples`, of which there must be one at least, by mask kind."""
+    total: Gradients = {}
+    count = 0
+    for gradients in examples:
+        count += 1
+        for kind, gradient in gradients.items():
+            total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
+    return {kind: value / count for kind, value in total.items()}
 
 
 def whole_layers(shape: ModelShape, layers: Iterable[int]) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import Evidence, unit_weights, with_empty_sublayers_cut
-from cofi.masks import Masks
+from cofi.baselines.evidence import Evidence, with_empty_sublayers_cut
+from cofi.masks import Masks, unit_weights
 
 
 def by_fisher_scores(evidence: Evidence) -> Masks:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import unit_weights, with_empty_sublayers_cut
+from cofi.baselines.evidence import with_empty_sublayers_cut
 from cofi.baselines.gates import HardGates
-from cofi.masks import ModelShape, SparsityRamp
+from cofi.masks import ModelShape, SparsityRamp, unit_weights
 
 QUIET = 0.2  # of the ramp, in which scores are gathered and nothing is cut: at first all of them are equal
 

@@ -2,11 +2,12 @@
 
 from cofi.masks.constraint import COUNTS, Constraint
 from cofi.masks.fitting import Shifts, fit
-from cofi.masks.gates import INIT_MEANS, Gates
+from cofi.masks.gates import INIT_MEANS, ROUNDINGS, Gates
 from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
 from cofi.masks.lagrangian import RAMPS, Lagrangian, SparsityRamp, ascent_optimizer
 from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
+from cofi.masks.prior import start_by_worth, unit_weights
 from cofi.masks.shape import ModelShape, evenly_spaced
 from cofi.masks.sparsity import expected_sparsity
 from cofi.masks.structure import Structure, kept_parameters, sparsity
@@ -17,6 +18,7 @@ __all__ = [
     "INIT_MEANS",
     "MASK_KINDS",
     "RAMPS",
+    "ROUNDINGS",
     "Constraint",
     "Gates",
     "Lagrangian",
@@ -39,4 +41,6 @@ __all__ = [
     "kept_parameters",
     "parse_kinds",
     "sparsity",
+    "start_by_worth",
+    "unit_weights",
 ]

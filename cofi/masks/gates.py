@@ -14,7 +14,7 @@ import cofi_kernels
 from cofi.masks.kinds import MASK_KINDS, parse_kinds
 from cofi.masks.masks import Masks
 from cofi.masks.shape import ModelShape
-from cofi_kernels.hard_concrete.reference import MAGIC_SCALE, TEMPERATURE
+from cofi_kernels.hard_concrete.reference import GAMMA, MAGIC_SCALE, TEMPERATURE, ZETA
 
 MAX_LOGA = math.log(100.0)  # loga stays within [-MAX_LOGA, MAX_LOGA] after each step, as in the official code
 
@@ -22,6 +22,12 @@ INIT_MEANS: dict[str, dict[str, float]] = {
     "official": {name: kind.initial_mean for name, kind in MASK_KINDS.items()},
     "sheared": dict.fromkeys(MASK_KINDS, 5.0),  # LLM-Shearing (Xia et al. 2024): every kind starts alike
 }
+
+# how many units of a vector stay in the deterministic masks
+ROUNDINGS = (
+    "expected",  # as many as are expected to (the paper): also a twentieth of those that are as shut as can be
+    "threshold",  # those whose chance is above one half
+)
 
 
 class Gates(nn.Module):
@@ -33,11 +39,12 @@ class Gates(nn.Module):
     magic_scale:  scale of the deterministic masks (Wang et al. 2020)
     init_means:   name in INIT_MEANS, or {kind: mean} (kinds left out start as in "official"); None is "official"
     init_std:     standard deviation of loga at the start
+    rounding:     name in ROUNDINGS: how `deterministic` chooses the units that are cut
     seed:         of the initial loga; the global generator is not touched
 
     `loga` (n,) fp32 holds the kinds in the order of MASK_KINDS, each row-major. `offsets` (V+1,) int32 holds the
     boundaries of the vectors that are rounded together by the deterministic masks.
-    Raises ValueError for unknown kinds or means.
+    Raises ValueError for unknown kinds, means or rounding.
     """
 
     offsets: Tensor
@@ -51,6 +58,7 @@ class Gates(nn.Module):
         magic_scale: float = MAGIC_SCALE,
         init_means: str | Mapping[str, float] | None = None,
         init_std: float = 0.01,
+        rounding: str = "expected",
         seed: int,
     ) -> None:
         super().__init__()
@@ -58,6 +66,9 @@ class Gates(nn.Module):
         self.kinds = parse_kinds(kinds)
         self.temperature = temperature
         self.magic_scale = magic_scale
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+        self.rounding = rounding
         self._units = {name: MASK_KINDS[name].units(shape) for name in self.kinds}
         means = _resolve_means(init_means)
         mean = torch.cat([torch.full((math.prod(units),), means[name]) for name, units in self._units.items()])
@@ -77,18 +88,35 @@ class Gates(nn.Module):
         return Masks.from_kinds(self._split(cofi_kernels.hard_concrete(self.loga, noise, temperature=self.temperature)))
 
     def deterministic(self, shifts: Mapping[str, float] | None = None) -> Masks:
-        """Evaluation masks: the expected number of units is cut in each vector, the others keep their soft value.
+        """Evaluation masks: some units are cut, by `rounding`, the others keep their soft value.
 
         shifts: {kind: added to its log-odds when it is decided what is cut}; soft values stay those of the gates
         """
         loga = self.loga.detach()
-        settings = {"temperature": self.temperature, "magic_scale": self.magic_scale}
-        if not any((shifts or {}).values()):
-            return Masks.from_kinds(self._split(cofi_kernels.deterministic_masks(loga, self.offsets, **settings)))
-        moved = torch.cat([view.flatten() + (shifts or {}).get(kind, 0.0) for kind, view in self._split(loga).items()])
-        cut = cofi_kernels.deterministic_masks(moved, self.offsets, **settings) == 0
+        moved = loga
+        if any((shifts or {}).values()):
+            moved = torch.cat(
+                [view.flatten() + (shifts or {}).get(kind, 0.0) for kind, view in self._split(loga).items()]
+            )
+        if moved is loga and self.rounding == "expected":
+            return Masks.from_kinds(self._split(self._round_expected(loga)))
         soft = torch.sigmoid(loga / self.temperature * self.magic_scale)
-        return Masks.from_kinds(self._split(soft.masked_fill(cut, 0.0)))
+        return Masks.from_kinds(self._split(soft.masked_fill(self._is_cut(moved), 0.0)))
+
+    def _is_cut(self, loga: Tensor) -> Tensor:
+        if self.rounding == "expected":
+            return self._round_expected(loga) == 0
+        return loga <= self.even
+
+    def _round_expected(self, loga: Tensor) -> Tensor:
+        return cofi_kernels.deterministic_masks(
+            loga, self.offsets, temperature=self.temperature, magic_scale=self.magic_scale
+        )
+
+    @property
+    def even(self) -> float:
+        """The log-odds at which P(z > 0) is one half."""
+        return self.temperature * math.log(-GAMMA / ZETA)
 
     def keep_probabilities(self) -> dict[str, Tensor]:
         """{kind: P(z > 0)} in the kind's own shape, differentiable in loga."""
@@ -105,7 +133,8 @@ class Gates(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Check that a saved state is of these very gates. Raises ValueError naming what differs."""
-        saved, own = json.loads(bytes(state.tolist())), self._meaning()
+        # gates saved before there was a choice do not name their rounding
+        saved, own = {"rounding": "expected", **json.loads(bytes(state.tolist()))}, self._meaning()
         for name, value in own.items():
             if saved.get(name) != value:
                 raise ValueError(f"saved gates must have {name} {value}, got {saved.get(name)}")
@@ -116,6 +145,7 @@ class Gates(nn.Module):
             "shape": asdict(self.shape),
             "temperature": self.temperature,
             "magic_scale": self.magic_scale,
+            "rounding": self.rounding,
         }
 
     def _split(self, flat: Tensor) -> dict[str, Tensor]:

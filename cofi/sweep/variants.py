@@ -17,6 +17,7 @@ class Variant:
 # Weights of the losses sum to 1, as in the paper: without one of them the other has the weight 1.
 VARIANTS: dict[str, Variant] = {
     "default": Variant({}, "the recipe as it is"),
+    "gradual": Variant({"recipe": "gradual"}, "gates that all start alike, and a ramp; in as many epochs"),
     "official": Variant({"recipe": "official"}, "the paper's settings; epochs and --model too where no flag sets them"),
     "no-hidden": Variant({"mask_kinds": "head,int,mha,ffn"}, "no masks of hidden dims"),
     "no-layer": Variant({"mask_kinds": "head,int,hidden"}, "no masks of whole attention and FFN sublayers"),
@@ -34,7 +35,7 @@ VARIANTS: dict[str, Variant] = {
     "small-student": Variant(
         {"method": "small-student", "freeze_embeddings": False}, "baseline: a fixed small student of TinyBERT's shape"
     ),
-    "movement": Variant({"method": "movement"}, "baseline: heads and dims by movement scores"),
+    "movement": Variant({"method": "movement", "recipe": "gradual"}, "baseline: heads and dims by movement scores"),
 }
 GROUPS = {
     "ablations": tuple(name for name in VARIANTS if name.startswith("no-")) + ("fixed-matching",),

@@ -91,6 +91,16 @@ class TrainConfig:
     sparsity_epsilon: float = _f(0.01, "a model counts once its sparsity is within this of the target")
     init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
     int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
+    gate_prior: Literal["none", "fisher"] = _f(
+        "none",
+        "where gates of heads and intermediate dims start: none, one mean for all of a kind (the paper), or fisher, a "
+        "structure on target that Fisher scores of the dense model choose and learning changes; then there is no ramp",
+    )
+    rounding: Literal["expected", "threshold"] = _f(
+        "expected",
+        "which units the exported masks keep: in each layer as many as are expected to stay (the paper; a twentieth of "
+        "the fully shut ones too), or threshold: those whose chance is above one half",
+    )
 
     # phases
     teacher_epochs: float = _f(3.0, "fine-tuning of the teacher, when it must be made")
@@ -98,7 +108,9 @@ class TrainConfig:
         None, "distillation before pruning; by default 0 for a student from the teacher, else 1"
     )
     prune_epochs: float = _f(19.0, "pruning with distillation")
-    sparsity_warmup_epochs: float = _f(2.0, "part of pruning in which the sparsity target ramps up")
+    sparsity_warmup_epochs: float = _f(
+        2.0, "part of pruning in which the sparsity target ramps up, unless gates start on it"
+    )
     sparsity_ramp: Literal["linear", "cubic"] = _f(
         "linear",
         "how it ramps up: linear, or cubic, which rises fast at first and slows down towards the target, so that more "

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, Evidence, FixedGates, MovementGates, MovementRamp
+from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, Evidence, FixedGates, MovementGates, MovementRamp, mean_over
 from cofi.data.batches import BatchPlan, collate
-from cofi.masks import Masks, SparsityRamp
+from cofi.masks import MASK_KINDS, Gates, Lagrangian, Masks, SparsityRamp, parse_kinds, start_by_worth
 from cofi.models import CompactModel
 from cofi.train.config import TrainConfig
+from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength
 from cofi.train.objective import Student
-from cofi.train.phases import add_gates
+from cofi.train.randomness import derived_seed
 from cofi.train.session import Session
 
 SCORED_EXAMPLES = 1024  # of the training rows, for scores of units
@@ -42,6 +43,36 @@ def pruning_of(config: TrainConfig) -> Pruning:
     return Pruning(add, config.prune_epochs, config.finetune_epochs)
 
 
+def add_gates(session: Session, student: Student) -> None:
+    """Give a student the gates, multipliers and ramp of the pruning phase."""
+    config = session.config
+    shape = student.model.config.shape()
+    kinds = parse_kinds(config.mask_kinds)
+    means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
+    gates = Gates(shape, kinds, init_means=means, rounding=config.rounding, seed=derived_seed(config.seed, "gates"))
+    constraint = make_constraint(config, shape, session.profile)
+    if config.gate_prior == "fisher" and not _is_chosen(session):
+        session.monitor.message("scoring heads and intermediate dims, for the gates to start by ...")
+        start_by_worth(gates, mean_over(mask_gradients(session, student.model), Tensor.square), constraint.target)
+    student.gates = gates.to(session.device)
+    student.lagrangian = Lagrangian().to(session.device)
+    student.constraint = constraint.to(session.device)
+    student.ramp = _ramp(session, constraint.target.goal)
+
+
+def _ramp(session: Session, goal: float) -> SparsityRamp:
+    config = session.config
+    if config.gate_prior == "fisher":  # there from the start: a ramp would open the gates again
+        return SparsityRamp(goal)
+    warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
+    return SparsityRamp(goal, config.start_sparsity, warmup, config.sparsity_ramp)
+
+
+def _is_chosen(session: Session) -> bool:
+    """Whether gates come from the checkpoint of the run that is continued, however they start."""
+    return session.is_past("prune") or session.restored("prune") is not None
+
+
 def add_movement_gates(session: Session, student: Student) -> None:
     gates = MovementGates(student.model.config.shape()).to(session.device)
     student.gates = gates
@@ -54,7 +85,7 @@ def add_fixed_gates(session: Session, student: Student) -> None:
     """Gates of a one-shot method; chosen now, unless the choice was made before the run stopped."""
     shape = student.model.config.shape()
     masks = None
-    if not session.is_past("prune"):
+    if not _is_chosen(session):
         session.monitor.message(f"choosing what to keep by {session.config.method} ...")
         evidence = Evidence(shape, session.config.sparsity, lambda: mask_gradients(session, student.model))
         masks = ONE_SHOT[session.config.method](evidence)
@@ -62,15 +93,16 @@ def add_fixed_gates(session: Session, student: Student) -> None:
     student.ramp = SparsityRamp(session.config.sparsity)
 
 
-def mask_gradients(session: Session, model: CompactModel) -> Iterator[dict[str, Tensor]]:
-    """Gradients of the task's own loss in the masks of heads and dims, one training example at a time, on the CPU.
+def mask_gradients(
+    session: Session, model: CompactModel, kinds: tuple[str, ...] = ("head", "int")
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of the task's own loss in the masks of `kinds`, one training example at a time, on the CPU.
 
     Of the labels: a student that equals its teacher has nothing to learn from it yet.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     shape, device = model.config.shape(), session.device
-    masks = {"head": (shape.n_layers, shape.n_heads), "int": (shape.n_layers, shape.d_int)}
-    z = {kind: torch.ones(size, device=device, requires_grad=True) for kind, size in masks.items()}
+    z = {kind: torch.ones(MASK_KINDS[kind].units(shape), device=device, requires_grad=True) for kind in kinds}
     plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
     for index in range(min(SCORED_EXAMPLES, len(session.train))):
         batch = collate(session.train, plan.batch(index), device)

@@ -7,16 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from cofi.distill import STRATEGIES, LayerDistillation
-from cofi.masks import Gates, Lagrangian, SparsityRamp, parse_kinds
 from cofi.models import CompactModel
 from cofi.prune import compact, compact_transform
 from cofi.train.config import TrainConfig
-from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength, PhaseLoop, Position
 from cofi.train.objective import Objective, Student
 from cofi.train.optim import PhaseOptimizers, linear_schedule, weight_optimizer
 from cofi.train.precision import compute_dtype
-from cofi.train.randomness import derived_seed
 from cofi.train.selection import Evaluator, load_student_state, student_state
 from cofi.train.session import Session
 from cofi.train.teacher import Teacher, make_teacher
@@ -113,20 +110,6 @@ def prepare_outputs(session: Session, student: CompactModel) -> None:
         teacher, layers, session.shown.split, config.teacher_cache, session.run.teacher_outputs, session.world
     )
     session.monitor.message(message)
-
-
-def add_gates(session: Session, student: Student) -> None:
-    """Give a student the gates, multipliers and ramp of the pruning phase."""
-    config = session.config
-    shape = student.model.config.shape()
-    kinds = parse_kinds(config.mask_kinds)
-    means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
-    seed = derived_seed(config.seed, "gates")
-    student.gates = Gates(shape, kinds, init_means=means, seed=seed).to(session.device)
-    student.lagrangian = Lagrangian().to(session.device)
-    warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    student.constraint = make_constraint(config, shape, session.profile).to(session.device)
-    student.ramp = SparsityRamp(student.constraint.target.goal, config.start_sparsity, warmup, config.sparsity_ramp)
 
 
 def _freeze_embeddings(session: Session, model: CompactModel) -> None:

@@ -62,7 +62,7 @@ def test_every_ramp_is_a_choice_of_the_flag():
 
 
 def test_unknown_recipe_lists_the_valid_ones():
-    with pytest.raises(UserError, match="one of default, demo, official, got 'fast'"):
+    with pytest.raises(UserError, match="one of default, demo, gradual, official, got 'fast'"):
         resolve({"recipe": "fast"})
 
 

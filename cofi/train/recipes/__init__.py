@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from cofi.errors import UserError
-from cofi.train.recipes import default, demo, official
+from cofi.train.recipes import default, demo, gradual, official
 
 Recipe = Callable[[str], dict[str, Any]]
 
 RECIPES: dict[str, Recipe] = {
     "default": default.settings,
     "demo": demo.settings,
+    "gradual": gradual.settings,
     "official": official.settings,
 }
 

@@ -1,0 +1,64 @@
+"""Gates that start near a structure on target, chosen by what the dense model's units are worth.
+
+Gates that start alike are pushed down together, and chance decides which shut first: whole sublayers among them, which
+take everything with them. Scores know better (CoLA at 80 %: docs/experiments.md), and learning then moves the border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cofi.masks.gates import MAX_LOGA, Gates
+from cofi.masks.shape import ModelShape
+from cofi.masks.target import PruningTarget
+
+BORDER = 1 / 3  # of the weights that are kept: so many on either side of the border are open to doubt at the start
+HALVINGS = 30
+_RANKED = ("head", "int")
+
+
+def unit_weights(shape: ModelShape) -> Tensor:
+    """Weights that each unit takes with it, fp32: all heads, then all intermediate dims, layer by layer."""
+    costs = torch.tensor([shape.head_weights, shape.int_weights], dtype=torch.float32)
+    return costs.repeat_interleave(torch.tensor([shape.n_layers * shape.n_heads, shape.n_layers * shape.d_int]))
+
+
+@torch.no_grad()
+def start_by_worth(gates: Gates, scores: Mapping[str, Tensor], target: PruningTarget) -> None:
+    """Set the gates such that their deterministic masks are on target and keep the units of most worth.
+
+    scores: {kind: worth of its units, any scale common to both}, of heads and intermediate dims, (L, H) and (L, I)
+    Units are ranked by worth per weight, of all layers together. Log-odds rise along the rank, through those of an even
+    chance at the border, and reach their limits a third of the kept weights away from it. Gates of the other kinds,
+    hidden dims and whole sublayers, stay as they are.
+    """
+    ranks = _ranks(scores, gates.shape)
+    views = gates.views()
+
+    def place(border: float) -> None:
+        slope = (MAX_LOGA - gates.even) / max((1 - border) * BORDER, 1e-6)
+        for kind in views.keys() & ranks.keys():
+            views[kind].copy_((gates.even + slope * (ranks[kind] - border)).clamp(-MAX_LOGA, MAX_LOGA))
+
+    low, high = 0.0, 1.0  # a higher border shuts more
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        place(middle)
+        short = float(target.of_masks(gates.deterministic().alive())) < target.goal
+        low, high = (middle, high) if short else (low, middle)
+    place(high)
+
+
+def _ranks(scores: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+    """{kind: share of all ranked weights that are worth less each}; units of the same worth follow their order."""
+    weights = unit_weights(shape)
+    flat = torch.cat([scores[kind].flatten() for kind in _RANKED]).double()
+    order = (flat / weights).argsort(stable=True)
+    costs = weights.double()[order]
+    ranks = torch.empty_like(flat)
+    ranks[order] = (costs.cumsum(0) - costs / 2) / costs.sum()
+    parts = ranks.split([scores[kind].numel() for kind in _RANKED])
+    return {kind: part.view_as(scores[kind]) for kind, part in zip(_RANKED, parts, strict=True)}

@@ -1,0 +1,104 @@
+"""Gates that start by what units are worth, and the rounding that keeps no unit which is shut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cofi.masks import Gates, ModelShape, SparsityTarget, expected_sparsity, sparsity, start_by_worth, unit_weights
+from cofi.masks.gates import MAX_LOGA
+
+from .cases import SHAPE, spread_gates
+
+SMALL = ModelShape(n_layers=4, n_heads=8, head_dim=16, d_hidden=128, d_int=512)
+
+
+def scores(shape: ModelShape, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Heavy-tailed, as Fisher scores are."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"head": (shape.n_layers, shape.n_heads), "int": (shape.n_layers, shape.d_int)}
+    return {kind: torch.randn(size, generator=generator).mul(3).exp() for kind, size in sizes.items()}
+
+
+def started(goal: float, kinds: str = "all", rounding: str = "threshold", seed: int = 0) -> Gates:
+    gates = Gates(SMALL, kinds, rounding=rounding, seed=0)
+    start_by_worth(gates, scores(SMALL, seed), SparsityTarget(SMALL, goal))
+    return gates
+
+
+class TestStart:
+    @pytest.mark.parametrize("goal", [0.0, 0.3, 0.8, 0.95, 0.999])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_masks_are_on_target(self, goal, seed):
+        gates = started(goal, seed=seed)
+        found = sparsity(gates.deterministic().structure(SMALL), SMALL)
+        one_head = SMALL.head_weights / SMALL.prunable_size
+        assert goal - 1e-6 <= found <= goal + one_head + 1e-4
+
+    @pytest.mark.parametrize("goal", [0.5, 0.9])
+    def test_the_units_kept_are_those_of_most_worth_per_weight(self, goal):
+        gates = started(goal)
+        masks, given = gates.deterministic(), scores(SMALL)
+        kept = torch.cat([masks.z_head.flatten(), masks.z_int.flatten()]) > 0
+        worth = torch.cat([given["head"].flatten(), given["int"].flatten()]) / unit_weights(SMALL)
+        assert 0 < kept.sum() < kept.numel()
+        assert worth[kept].min() > worth[~kept].max()
+
+    def test_log_odds_rise_with_worth_up_to_their_limits(self):
+        gates = started(0.8)
+        loga = torch.cat([gates.views()[kind].detach().flatten() for kind in ("head", "int")])
+        given = scores(SMALL)
+        worth = torch.cat([given["head"].flatten(), given["int"].flatten()]) / unit_weights(SMALL)
+        assert (loga[worth.argsort()].diff() >= 0).all()
+        assert loga.min() == pytest.approx(-MAX_LOGA) and loga.max() == pytest.approx(MAX_LOGA)
+        assert ((loga.abs() < MAX_LOGA - 0.1).float().mean()) > 0.05  # a border that learning can move
+
+    def test_other_kinds_stay_as_they_are_and_kinds_may_be_missing(self):
+        views, untouched = started(0.8).views(), Gates(SMALL, "all", seed=0).views()
+        assert all(torch.equal(views[kind], untouched[kind]) for kind in ("hidden", "mha", "ffn"))
+        assert sparsity(started(0.4, "int").deterministic().structure(SMALL), SMALL) == pytest.approx(0.4, abs=1e-3)
+
+    def test_the_expected_size_is_near_the_kept_one(self):
+        """Or the constraint would move the border at once."""
+        assert float(expected_sparsity(started(0.8)).detach()) == pytest.approx(0.8, abs=0.05)
+
+    def test_equal_scores_are_no_obstacle(self):
+        gates = Gates(SMALL, "all", rounding="threshold", seed=0)
+        ones = {kind: torch.ones_like(score) for kind, score in scores(SMALL).items()}
+        start_by_worth(gates, ones, SparsityTarget(SMALL, 0.5))
+        assert sparsity(gates.deterministic().structure(SMALL), SMALL) == pytest.approx(0.5, abs=0.01)
+
+
+class TestThreshold:
+    def test_units_stay_whose_chance_is_above_one_half(self):
+        expected = spread_gates()
+        gates = Gates(SHAPE, "all", rounding="threshold", seed=0)
+        gates.load_state_dict({"loga": expected.loga, "_extra_state": gates.get_extra_state()})
+        z, soft = gates.deterministic().by_kind(), torch.sigmoid(gates.loga.detach() / (2 / 3) * 0.8)
+        flat = torch.cat([mask.flatten() for mask in z.values()])
+        p = torch.cat([p.detach().flatten() for p in gates.keep_probabilities().values()])
+        assert torch.equal(flat > 0, p > 0.5)
+        torch.testing.assert_close(flat[flat > 0], soft[flat > 0])
+
+    def test_shut_gates_keep_nothing_where_the_paper_keeps_a_twentieth(self):
+        kept = {}
+        for rounding in ("expected", "threshold"):
+            gates = Gates(SMALL, "int", init_means={"int": -MAX_LOGA}, init_std=0.0, rounding=rounding, seed=0)
+            kept[rounding] = gates.deterministic().structure(SMALL).intermediate
+        assert kept == {"expected": (24,) * 4, "threshold": (0,) * 4}
+
+    def test_a_shift_moves_the_threshold_alone(self):
+        gates = started(0.8)
+        before, after = gates.deterministic(), gates.deterministic({"int": 1.0})
+        assert (after.z_int > 0).sum() > (before.z_int > 0).sum()
+        assert torch.equal(after.z_head, before.z_head)
+        both = before.z_int > 0
+        assert torch.equal(after.z_int[both], before.z_int[both])
+
+    def test_gates_of_one_rounding_are_not_taken_for_the_other(self):
+        both = [Gates(SHAPE, "all", rounding=rounding, seed=0) for rounding in ("expected", "threshold")]
+        for own, other, names in ((*both, "expected, got threshold"), (*both[::-1], "threshold, got expected")):
+            with pytest.raises(ValueError, match=f"rounding {names}"):
+                own.load_state_dict(other.state_dict())
+        with pytest.raises(ValueError, match="rounding must be one of expected, threshold, got 'up'"):
+            Gates(SHAPE, "all", rounding="up", seed=0)
