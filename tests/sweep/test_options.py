@@ -74,7 +74,7 @@ def test_official_keeps_its_own_epochs_and_start():
         (["--seed", "3"], "--seed is set for each run by the sweep: use --seeds"),
         (["--sparsity", "0.3"], "use --sparsities"),
         (["--sparsityes", "0.3"], "neither cofi.sweep .*--sparsities.* nor cofi.train takes this: .*--sparsityes"),
-        (["--variants", "no-heads"], "--variants must be of default, official.* got 'no-heads'"),
+        (["--variants", "no-heads"], "--variants must be of default, gradual, official.* got 'no-heads'"),
         (["--variant", "default=--seed 3"], "--variant default: --seed is set"),
         (["--variant", "no-layer=--prune-epochs 3"], "must not take the name of a built-in variant, got 'no-layer'"),
         (["--variant", "slow"], "--variant must be NAME='FLAGS', got 'slow'"),
