@@ -25,18 +25,20 @@ def forward(
     z_ffn: Tensor | None,
     z_hidden: Tensor | None,
     activation: str,
+    for_backward: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`, with the workspace packed as described above."""
     n_tokens, n_int = x.shape[0], w_up.shape[0]
     workspace = x.new_empty(n_tokens * n_int)
+    kept = workspace if for_backward else x.new_empty(0)
     if is_dead(z_ffn):
-        return torch.zeros_like(x, memory_format=torch.contiguous_format), workspace
+        return torch.zeros_like(x, memory_format=torch.contiguous_format), kept
     live = live_units(z_int, n_tokens)
     w_live, b_live, down_live = (take(t, live).to(x.dtype) for t in (w_up, b_up, w_down))
     u = _prefix(workspace, n_tokens, w_live.shape[0])
     matmul(x, w_live.t(), b_live, out=u)
     projection = OutputProjection(down_live, b_down.to(x.dtype), take_mask(z_int, live), z_ffn, z_hidden)
-    return projection.forward(get_activation(activation).function(u)), workspace
+    return projection.forward(get_activation(activation).function(u)), kept
 
 
 def backward(

@@ -46,7 +46,9 @@ def masked_ffn(
     checks.mask("z_int", z_int, (n_int,), x)
     checks.mask("z_ffn", z_ffn, (), x)
     checks.mask("z_hidden", z_hidden, (n_hidden,), x)
-    return _forward(x, w_up, b_up, w_down, b_down, z_int, z_ffn, z_hidden, activation)[0]
+    inputs = (x, w_up, b_up, w_down, b_down, z_int, z_ffn, z_hidden)
+    for_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    return _forward(*inputs, activation, for_backward)[0]
 
 
 def _check(x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor) -> None:
@@ -63,12 +65,17 @@ def _check(x: Tensor, w_up: Tensor, b_up: Tensor, w_down: Tensor, b_down: Tensor
 def _reference(x: Tensor, w_up: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     """The reference, with its workspace made as long as the one that a faster backend of the device would keep."""
     y, u = reference.forward(x, w_up, *others)
-    missing = workspace.numel(x, w_up.shape[0]) - u.numel()
+    missing = _kept(x, w_up, *others) - u.numel()
     return y, u if missing == 0 else F.pad(u, (0, missing))
 
 
-def _fake(x: Tensor, w_up: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(workspace.numel(x, w_up.shape[0]))
+def _kept(x: Tensor, w_up: Tensor, *others: Any) -> int:
+    """Elements of the workspace: none where no backward comes."""
+    return workspace.numel(x, w_up.shape[0]) if others[-1] else 0
+
+
+def _fake(x: Tensor, w_up: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(_kept(x, w_up, *others))
 
 
 def _declines(x_or_dy: Tensor, *_: Any) -> str | None:
@@ -93,7 +100,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w_up, _, w_down, b_down, z_int, z_ffn, z_hidden, ctx.activation = inputs
+    x, w_up, _, w_down, b_down, z_int, z_ffn, z_hidden, ctx.activation, _ = inputs
     u = output[1]
     ctx.mark_non_differentiable(u)
     ctx.set_materialize_grads(False)  # a zero gradient for u would cost as much memory as u
@@ -102,12 +109,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward_formula(ctx: Any, dy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if dy is None:  # autograd's zero, which set_materialize_grads leaves as it is
-        return (None,) * 9
+        return (None,) * 10
     x, w_up, w_down, b_down, z_int, z_ffn, z_hidden, u = ctx.saved_tensors
     grads = _backward(dy, x, w_up, w_down, b_down, z_int, z_ffn, z_hidden, ctx.activation, u)
     *weights, dz_int, dz_ffn, dz_hidden = grads
     masks = ((z_int, dz_int), (z_ffn, dz_ffn), (z_hidden, dz_hidden))
-    return *weights, *(None if z is None else dz for z, dz in masks), None
+    return *weights, *(None if z is None else dz for z, dz in masks), None, None
 
 
 def _faster(function: str) -> tuple[Implementation, ...]:
@@ -124,7 +131,7 @@ _backward = define_op(
 )
 _forward = define_op(
     "masked_ffn(Tensor x, Tensor w_up, Tensor b_up, Tensor w_down, Tensor b_down, Tensor? z_int, Tensor? z_ffn, "
-    "Tensor? z_hidden, str activation) -> (Tensor, Tensor)",
+    "Tensor? z_hidden, str activation, bool for_backward) -> (Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
     implementations=_faster("forward"),

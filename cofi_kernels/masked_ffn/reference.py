@@ -27,12 +27,13 @@ def forward(
     z_ffn: Tensor | None,
     z_hidden: Tensor | None,
     activation: str,
+    for_backward: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Returns y (T, E) and the pre-activations u for the backward, flat (T * I,)."""
+    """Returns y (T, E) and the pre-activations u for the backward, flat (T * I,), or (0,) where none comes."""
     u = F.linear(x, w_up.to(x.dtype), b_up.to(x.dtype))
     h = get_activation(activation).function(u)
     y = times(times(h, z_int) @ w_down.to(x.dtype) + b_down.to(x.dtype), z_ffn, z_hidden)
-    return y, u.flatten()
+    return y, u.flatten() if for_backward else u.new_empty(0)
 
 
 def backward(

@@ -93,7 +93,7 @@ def _masked_ffn_fwd_kernel_up(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """h and act'(u), of u = x w^T + b."""
+    """h, and act'(u) where it is wanted, of u = x w^T + b."""
     HALF: tl.constexpr = BLOCK_N // 2
     n_rows = padded_extent(tl.load(count_ptr))
     across, k_steps = tl.cdiv(n_rows, BLOCK_N), tl.cdiv(E, BLOCK_K)
@@ -115,7 +115,8 @@ def _masked_ffn_fwd_kernel_up(
                 u += tl.load(b_ptr + n, mask=n < n_rows, other=0.0)[None, :]
                 h, derivative = _activate(u, ACTIVATION)
                 store_tile(h_ptr, h, first_m, first, n_tokens, n_rows, COLUMNS, BLOCK_M, HALF)
-                store_tile(derivative_ptr, derivative, first_m, first, n_tokens, n_rows, COLUMNS, BLOCK_M, HALF)
+                if derivative_ptr is not None:
+                    store_tile(derivative_ptr, derivative, first_m, first, n_tokens, n_rows, COLUMNS, BLOCK_M, HALF)
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -172,6 +173,7 @@ def forward(
     z_ffn: Tensor | None,
     z_hidden: Tensor | None,
     activation: str,
+    for_backward: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`; what is kept is laid out as `workspace.Workspace`."""
     x = x.contiguous()
@@ -190,7 +192,7 @@ def forward(
             saved.w_up,
             b_in,
             saved.h,
-            saved.derivative,
+            saved.derivative if for_backward else None,
             work.parts,
             work.counters,
             work.n_live,
@@ -203,7 +205,7 @@ def forward(
         )
     y = torch.empty_like(x)
     products.project_out(saved.h, saved.w_down, b_out, y, 1, work)
-    return y, kept
+    return y, kept if for_backward else x.new_empty(0)
 
 
 def _du(dy: Tensor, saved: workspace.Workspace, work: Work) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cofi_kernels import force_backend, masked_ffn
 from cofi_kernels.masked_ffn import gathered, reference
@@ -130,7 +131,7 @@ def test_dead_layer_touches_nothing():
 
 def test_workspace_of_the_gathered_backend_is_a_prefix():
     inputs = inputs_of((200, 31, 97), "one unit", "cpu")
-    _, workspace = gathered.forward(*inputs.values(), "gelu")
+    _, workspace = gathered.forward(*inputs.values(), "gelu", True)
     assert workspace.shape == (200 * 97,)
     assert workspace[:200].isfinite().all() and workspace[200:].isnan().all()  # torch.empty gives NaN in tests
 
@@ -150,12 +151,44 @@ def test_compiles_without_graph_break(device, backend):
     got, got_grads = gradients(compiled, inputs, torch.float32, dy)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(got_grads, want_grads)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs), want)
+
+
+@pytest.mark.parametrize("masks", ["all kinds", "dead layer"])
+def test_nothing_is_kept_where_no_backward_comes(device, backend, masks):
+    """The teacher's forward, whose workspace would be as large as the memory that it has to write at all."""
+    inputs = inputs_of((37, 31, 97), masks, device)
+    op = torch.ops.cofi_kernels.masked_ffn.default
+    for for_backward in (True, False):
+        y, kept = op(*inputs.values(), "gelu", for_backward)
+        assert (kept.numel() > 0) == for_backward
+        torch.testing.assert_close(y, masked_ffn(**inputs))
+    torch.library.opcheck(op, (*inputs.values(), "gelu", False))
+
+
+@pytest.mark.parametrize("is_wanted", [True, False], ids=["gradients", "no gradients"])
+@pytest.mark.parametrize("leaf", ["x", "w_down", "z_ffn"])
+def test_a_backward_comes_where_gradients_are_on_and_one_is_asked_for(device, leaf, is_wanted):
+    inputs = inputs_of((5, 8, 12), "all kinds", device)
+    inputs[leaf].requires_grad_()
+    asked = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.cofi_kernels.masked_ffn.default:
+                asked.append(args[-1])
+            return func(*args, **(kwargs or {}))
+
+    with Calls(), torch.set_grad_enabled(is_wanted):
+        masked_ffn(**inputs)
+    assert asked == [is_wanted]
 
 
 @pytest.mark.parametrize("masks", ["no mask", "all live"])
 def test_registered_op_obeys_pytorch_contract(device, backend, masks):
     args = [t if t is None else t.requires_grad_() for t in inputs_of((13, 8, 12), masks, device).values()]
-    torch.library.opcheck(torch.ops.cofi_kernels.masked_ffn.default, (*args, "gelu"))
+    torch.library.opcheck(torch.ops.cofi_kernels.masked_ffn.default, (*args, "gelu", True))
     x, w_up, _, w_down, b_down, *z = (t if t is None else t.detach() for t in args)
     saved = (torch.randn_like(x), x, w_up, w_down, b_down, *z, "gelu", torch.randn(13 * 12, device=device))
     torch.library.opcheck(torch.ops.cofi_kernels.masked_ffn_backward.default, saved)

@@ -23,7 +23,7 @@ NAMES = ("dx", "dw_up", "db_up", "dw_down", "db_down", "dz_int", "dz_ffn", "dz_h
 def results(module: Any, inputs: dict[str, Tensor | None], dy: Tensor, activation: str) -> dict[str, Tensor]:
     """y and all gradients, by name."""
     x, w_up, b_up, w_down, b_down, *z = inputs.values()
-    y, kept = module.forward(x, w_up, b_up, w_down, b_down, *z, activation)
+    y, kept = module.forward(x, w_up, b_up, w_down, b_down, *z, activation, True)
     grads = module.backward(dy, x, w_up, w_down, b_down, *z, activation, kept)
     return {"y": y, **dict(zip(NAMES, grads, strict=True))}
 
@@ -45,7 +45,7 @@ def test_value_and_gradients_match_fp64_under_every_mask(device, masks):
     assert_matches_fp64(inputs_of((37, 31, 97), masks, device))
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (170, 33, 40)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (170, 33, 40), (7, 128, 20), (5, 1024, 9)], ids=str)
 def test_value_and_gradients_match_fp64_at_every_shape(device, shape):
     assert_matches_fp64(inputs_of(shape, "all kinds", device))
 
@@ -55,10 +55,20 @@ def test_activation_matches_fp64(device, activation):
     assert_matches_fp64(inputs_of((37, 31, 97), "all kinds", device), activation)
 
 
-@pytest.mark.parametrize("masters", [torch.float16, torch.float32], ids=["half weights", "fp32 masters"])
-def test_half_precision_is_no_worse_than_eager(device, masters):
+HALVES = {
+    "half weights": ("all kinds", torch.float16),
+    "fp32 masters": ("all kinds", torch.float32),
+    "one unit": ("one unit", torch.float16),
+    "no unit": ("no unit", torch.float16),
+    "dead layer": ("dead layer", torch.float32),
+    "no hidden dim": ("no hidden dim", torch.float32),
+}
+
+
+@pytest.mark.parametrize("masks, masters", HALVES.values(), ids=HALVES)
+def test_half_precision_is_no_worse_than_eager(device, masks, masters):
     """fp16 activations under fp32 masks, with weights of either dtype; a gradient has the dtype of what it is for."""
-    inputs = inputs_of((70, 64, 97), "all kinds", device)
+    inputs = inputs_of((70, 64, 97) if masks == "all kinds" else (20, 31, 97), masks, device)
     inputs["x"] = inputs["x"].half()
     for name in ("w_up", "b_up", "w_down", "b_down"):
         inputs[name] = inputs[name].half().to(masters)  # what eager PyTorch multiplies in either case
@@ -92,7 +102,7 @@ def test_dead_layer_touches_nothing(device):
 def test_only_live_columns_are_kept(device):
     """Of 97 dims one lives: 16 columns and rows are written, the dead ones as if their weights were 0."""
     inputs = inputs_of((20, 31, 97), "one unit", device)
-    _, kept = triton_kernels.forward(*inputs.values(), "gelu")
+    _, kept = triton_kernels.forward(*inputs.values(), "gelu", True)
     saved = workspace.views(kept, 20, 97, 31)
     assert kept.numel() == workspace.triton_numel(inputs["x"], 97)
     for units in (saved.h.t(), saved.derivative.t(), saved.w_up, saved.w_down):
@@ -100,11 +110,18 @@ def test_only_live_columns_are_kept(device):
     assert saved.h[:, 0].any() and not saved.h[:, 1:16].any()
 
 
+def test_nothing_is_kept_where_no_backward_comes(device):
+    inputs = inputs_of((37, 31, 97), "all kinds", device)
+    want, _ = triton_kernels.forward(*inputs.values(), "gelu", True)
+    got, kept = triton_kernels.forward(*inputs.values(), "gelu", False)
+    assert torch.equal(got, want) and kept.numel() == 0
+
+
 def test_not_a_number_is_not_hidden(device):
     inputs = inputs_of((3, 24, 40), "all live", device)
     inputs["x"][1, 2] = float("nan")
     for activation in ("gelu", "gelu_new", "relu"):
-        y, _ = triton_kernels.forward(*inputs.values(), activation)
+        y, _ = triton_kernels.forward(*inputs.values(), activation, True)
         assert y.isnan().all(1).tolist() == [False, True, False]
 
 
@@ -125,10 +142,10 @@ def test_fakes_of_a_gpu_have_the_shapes_of_the_kernels(masters):
     }
     dy = torch.randn(20, 31).bfloat16()
     want = results(triton_kernels, given, dy, "gelu")
-    _, kept = triton_kernels.forward(*given.values(), "gelu")
+    _, kept = triton_kernels.forward(*given.values(), "gelu", True)
     with FakeTensorMode():
         fake = {name: torch.empty(t.shape, dtype=t.dtype, device="cuda") for name, t in given.items()}
-        y, fake_kept = torch.ops.cofi_kernels.masked_ffn(*fake.values(), "gelu")
+        y, fake_kept = torch.ops.cofi_kernels.masked_ffn(*fake.values(), "gelu", True)
         x, w_up, _, w_down, b_down, *z = fake.values()
         dy = torch.empty(dy.shape, dtype=dy.dtype, device="cuda")
         grads = torch.ops.cofi_kernels.masked_ffn_backward(dy, x, w_up, w_down, b_down, *z, "gelu", fake_kept)
