@@ -20,22 +20,23 @@ from cofi_kernels.unit_products.tiling import Work, padded_extent
 
 TOKENS = 128  # of a block: 192 programs for 4,096 tokens of 768 columns
 _STEP, _COLUMNS = 32, 128
+_FINISH_REGISTERS = 128  # of a thread, for 25 programs: left alone, ptxas kept to 64 on sm_80 and spilled 8 bytes
 
 
-@triton.jit(do_not_specialize=["n_tokens", "n_columns"])
+@triton.jit(do_not_specialize=["n_tokens"])
 def _column_blocks_kernel(
     x_ptr,
     sums_ptr,
     count_ptr,
     n_tokens,
-    n_columns,
     R: tl.constexpr,
     STRIDE: tl.constexpr,
     TOKENS: tl.constexpr,
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of the first n_columns columns; where R > 0, of as many as there are rows of live units."""
+    """Of all STRIDE columns; where R > 0, of as many as there are rows of live units."""
+    n_columns = STRIDE  # a constant, or a multiple of PAD: a number of no known factor would be read 2 bytes at a time
     if R > 0:
         n_columns = padded_extent(tl.load(count_ptr) * R)
     block, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -224,7 +225,6 @@ def column_blocks(x: Tensor, rows_per_unit: int = 0, work: Work | None = None) -
                 blocks,
                 None if work is None else work.n_live,
                 n_tokens,
-                n_columns,
                 R=rows_per_unit,
                 STRIDE=n_columns,
                 TOKENS=TOKENS,
@@ -270,4 +270,5 @@ def finish(sums: Sums, b_out: Tensor, masks: Masks, rows_per_unit: int, work: Wo
             BLOCK_M=work.tiles.m,
             STEP=_STEP,
             COLUMNS=_COLUMNS,
+            maxnreg=_FINISH_REGISTERS,
         )

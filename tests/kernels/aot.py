@@ -62,6 +62,7 @@ class Report:
     shared_bytes: int
     is_dependent: bool  # it waits for the kernel in front of it
     waits_first: bool  # before it reads or writes memory
+    loads_bytes: list[int]  # of each load from global memory to registers that a thread makes
 
 
 def compile_cases(cases: Sequence[Case]) -> list[Report]:
@@ -99,7 +100,8 @@ def _compile(case: Case, architecture: int) -> Report:
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=case.options)
     registers, local_bytes = _resources(compiled.asm["cubin"])
     waits = _waits(compiled.asm["ptx"])
-    return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared, *waits)
+    loads = _loads_bytes(compiled.asm["ptx"])
+    return Report(str(case), architecture, registers, local_bytes, compiled.metadata.shared, *waits, loads)
 
 
 def _aligned(
@@ -120,6 +122,12 @@ def _waits(ptx: str) -> tuple[bool, bool]:
     wait = ptx.find("griddepcontrol.wait")
     access = re.search(r"\b(ld|st|atom|red)\.global|cp\.async", ptx)
     return wait >= 0, wait >= 0 and (access is None or wait < access.start())
+
+
+def _loads_bytes(ptx: str) -> list[int]:
+    """Of "ld.global.v4.b32": 16."""
+    found = re.findall(r"\bld\.global(?:\.[a-zL]\w*(?:::\w+)*)*?(?:\.v(\d))?\.[bfsu](\d+)", ptx)
+    return [int(vector or 1) * int(bits) // 8 for vector, bits in found]
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

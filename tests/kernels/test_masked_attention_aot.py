@@ -1,60 +1,63 @@
-"""The attention kernels compiled for each architecture, with the tiles that flash_tiles names for BERT and MiniLM."""
+"""What a layer of masked_attention launches on a GPU, as its launchers say, compiled for each architecture."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from cofi_kernels.masked_attention.flash_tiles import Tile, forward_tile, keys_tile, queries_tile
 from tests.kernels import aot
 
 pytest.importorskip("triton")
-MODULE = "cofi_kernels.masked_attention."
-LISTS = {"heads_ptr": "*i32", "n_live_ptr": "*i32", "cu_seqlens_ptr": "*i32"}
-NUMBERS = dict.fromkeys(("n_tokens", "n_sequences", "n_heads", "max_seqlen", "threshold"), "i32")
+from cofi_kernels.masked_attention import triton_kernels  # noqa: E402
+from tests.kernels import launches  # noqa: E402
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+BASE, MINILM, WIDE = (768, 12, 64), (384, 12, 32), (1024, 8, 128)  # E, H, D
+N_TOKENS, N_SEQUENCES = 4096, 32
+# sizes; longest sequence; activations; weights: fp32 masters or theirs; every mask or none; dropout; and which kernels
+# of it: all for one, then those that differ
+CORE = "attention_fwd attention_bwd"
+LAYERS = {
+    "BERT-base": ((BASE, 128, BF16, FP32, True, 0.1), "kernel"),
+    "short": ((BASE, 64, BF16, FP32, True, 0.1), "attention_bwd"),
+    "long": ((BASE, 512, BF16, FP32, True, 0.1), "attention_bwd column_blocks"),
+    "bf16 weights": ((BASE, 128, BF16, BF16, True, 0.1), "fold weight_gradients finish"),
+    "MiniLM in fp16, no masks, no dropout": ((MINILM, 128, FP16, FP16, False, 0.0), f"fold {CORE} finish"),
+    "MiniLM, long": ((MINILM, 512, BF16, BF16, True, 0.1), "attention_bwd"),
+    "heads of 128": ((WIDE, 128, BF16, FP32, True, 0.1), CORE),
+    "rows of probabilities start inside Philox blocks": ((BASE, 50, BF16, FP32, True, 0.1), CORE),
+}
 
 
-def case(kernel: str, head_dim: int, tile: Tile, aligned: bool = True, **flags: bool) -> aot.Case:
-    state = {"state_ptr": "*i64"}
-    sizes = {"D": head_dim, "BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "ALIGNED": aligned, **flags}
-    arguments: dict[str, Any]
-    if kernel == "_attention_fwd_kernel":
-        module, made = "flash_forward:", {"context_ptr": "*bf16", "lse_ptr": "*fp32"}
-        scales = {"keep_scale": "fp32", "score_scale": "fp32"}
-        arguments = {"qkv_ptr": "*bf16", **LISTS, **state, **made, **NUMBERS, **scales, **sizes}
-    else:
-        module, made = "flash_backward:", {"dqkv_ptr": "*bf16", "sums_ptr": "*fp32"}
-        given = {"qkv_ptr": "*bf16", "context_ptr": "*bf16", "dc_ptr": "*bf16", "lse_ptr": "*fp32"}
-        if kernel == "_attention_bwd_kernel":
-            made["bias_sums_ptr"] = "*fp32"
-        scales = {"keep_scale": "fp32", "sm_scale": "fp32"}
-        arguments = {**given, **LISTS, **state, **made, **NUMBERS, **scales, **sizes}
-    return aot.Case(MODULE + module + kernel, arguments, {"num_warps": tile.warps, "num_stages": tile.stages})
+def launch(
+    sizes: tuple[int, int, int], longest: int, half: torch.dtype, weights: torch.dtype, masked: bool, dropout_p: float
+) -> None:
+    """Forward and backward of a layer. Masks and states of dropout are rows of those of a model."""
+    n_hidden, n_heads, head_dim = sizes
+    width = n_heads * head_dim
+    shapes = ((3, width, n_hidden), (3, width), (width, n_hidden), (n_hidden,))
+    w_qkv, b_qkv, w_out, b_out = (torch.empty(shape, dtype=weights, device="meta") for shape in shapes)
+    z = [torch.empty(12, *shape, device="meta")[1] if masked else None for shape in ((n_heads,), (), (n_hidden,))]
+    x = torch.empty(N_TOKENS, n_hidden, dtype=half, device="meta")
+    cu_seqlens = torch.empty(N_SEQUENCES + 1, dtype=torch.int32, device="meta")
+    state = torch.empty(36, 2, dtype=torch.int64, device="meta")[1]
+    others = (cu_seqlens, longest, head_dim, *z, dropout_p, state)
+    y, *saved = triton_kernels.forward(x, w_qkv, b_qkv, w_out, b_out, *others)
+    triton_kernels.backward(torch.empty_like(y), x, w_qkv, w_out, b_out, *others, *saved)
 
 
-def cases_of(head_dim: int, lengths: tuple[int, ...], aligned: bool = True) -> list[aot.Case]:
-    """Forward, and backward for sequences of at most each of `lengths`."""
-    dtype = torch.bfloat16
-    cases = [
-        case("_attention_fwd_kernel", head_dim, forward_tile(head_dim, dtype, aligned), aligned),
-        case("_attention_bwd_dq_kernel", head_dim, queries_tile(head_dim, dtype, aligned), aligned),
-    ]
-    for longest in lengths:
-        tile, whole = keys_tile(head_dim, dtype, aligned, longest)
-        cases.append(case("_attention_bwd_kernel", head_dim, tile, aligned, WHOLE=whole))
-    return cases
+def cases() -> Iterator[aot.Case]:
+    for architecture in aot.ARCHITECTURES:
+        wanted: list[aot.Case] = []
+        for layer, kernels in LAYERS.values():
+            with launches.on_gpu(architecture) as found:
+                launch(*layer)
+            wanted += launches.chosen(kernels, found)
+        yield from launches.distinct(wanted)
 
 
-def sums_case() -> aot.Case:
-    given = {"sums_ptr": "*fp32", "heads_ptr": "*i32", "n_live_ptr": "*i32", "z_head_ptr": "*fp32"}
-    sizes = {"n_sums": "i32", "n_heads": "i32", "ROWS": 256, "HEADS": 16}
-    arguments = {**given, "dz_head_ptr": "*fp32", **sizes}
-    return aot.Case(MODULE + "flash_backward:_head_gradients_kernel", arguments, {"num_warps": 4})
-
-
-def test_kernels_of_bert_and_minilm_compile_for_every_architecture_without_spills():
-    """BERT-base and BERT-large have heads of 64 dims, MiniLM of 32; the number of heads is no constant of a kernel."""
-    for report in aot.compile_cases([*cases_of(64, (64, 128, 512)), *cases_of(32, (128,)), sums_case()]):
+def test_every_kernel_compiles_for_every_architecture_without_spills():
+    for report in aot.compile_cases(list(cases())):
         aot.assert_fits(report)

@@ -1,106 +1,74 @@
 """What a layer of masked_ffn launches on a GPU, compiled for each architecture: registers, spills, shared memory.
 
-The products of masked_attention are the same kernels with other constants, and are compiled here too.
+Its launchers say what they launch; all of `unit_products` that needs no heads is among it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.kernels import aot
 
 pytest.importorskip("triton")
-from cofi_kernels.unit_products import folding, sums, tiling  # noqa: E402
+from cofi_kernels.masked_ffn import triton_kernels  # noqa: E402
+from cofi_kernels.unit_products import folding, tiling  # noqa: E402
+from tests.kernels import launches  # noqa: E402
 
-FFN = "cofi_kernels.masked_ffn.triton_kernels:_masked_ffn_"
-PRODUCTS = "cofi_kernels.unit_products."
-LAYERS = {"BERT-base": (768, 3072), "MiniLM": (384, 1536), "BERT-large": (1024, 4096)}  # E, I
-TILES = {(80,): tiling._HALF_SM80, (90, 100): tiling._HALF}
-SHARED = {"parts_ptr": "*fp32", "counters_ptr": "*i32", "count_ptr": "*i32"}
-Z = {"z_unit_ptr": "*fp32", "z_layer_ptr": "*fp32", "z_hidden_ptr": "*fp32"}
-HAS_Z = {"HAS_UNIT": True, "HAS_LAYER": True, "HAS_HIDDEN": True}
-
-
-def products(
-    tiles: tiling.Tiles, half: str, n_hidden: int, n_int: int, architectures: tuple[int, ...]
-) -> Iterator[aot.Case]:
-    """The products of a layer: activations of type `half`, fp32 masters, all masks."""
-    blocks = {"BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k}
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-    strings = {"PRECISION": "ieee" if half == "fp32" else "tf32"}
-    act, sizes = f"*{half}", {"E": n_hidden, "COLUMNS": n_int}
-
-    def case(kernel: str, arguments: dict[str, Any], **more: str) -> aot.Case:
-        return aot.Case(kernel, {**arguments, **blocks}, options, {**more, **strings}, architectures=architectures)
-
-    tail = {**SHARED, "n_tokens": "i32"}
-    up = {"x_ptr": act, "w_ptr": act, "b_ptr": "*fp32", "h_ptr": act, "derivative_ptr": act}
-    yield case(FFN + "fwd_kernel_up", {**up, **tail, **sizes}, ACTIVATION="gelu")
-    du = {"dy_ptr": act, "w_ptr": act, "derivative_ptr": act, "du_ptr": act, "blocks_ptr": "*fp32"}
-    yield case(FFN + "bwd_kernel_du", {**du, **tail, **sizes})
-    out = {"c_ptr": act, "w_ptr": act, "b_ptr": "*fp32", "y_ptr": act, **tail, "E": n_hidden, "R": 1}
-    out |= {"COLUMNS": n_int, "HAS_BIAS": True}
-    yield case(PRODUCTS + "products:_project_out_kernel", out)
-    yield case(*gradients(act, n_hidden, unit_rows=(1, 1), columns=(n_int, n_int)))
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+N_TOKENS = 4096
+# E, I; activations; weights: fp32 masters or theirs; every mask or none; and which kernels of it
+LAYERS = {
+    "BERT-base": (((768, 3072), BF16, FP32, True), "kernel"),
+    "bf16 weights": (((768, 3072), BF16, BF16, True), "kernel"),
+    "MiniLM in fp16, no masks": (((384, 1536), FP16, FP16, False), "kernel"),
+    "BERT-large": (((1024, 4096), BF16, FP32, True), "fwd_kernel project weight_gradients"),
+}
+SINGLE = ((384, 1536), FP32, FP32, True)
+HALF_SUMS = ("column_blocks_kernel-*bf16", "column_blocks_kernel-*fp16")
 
 
-def gradients(
-    act: str, n_hidden: int, unit_rows: tuple[int, int], columns: tuple[int, int]
-) -> tuple[str, dict[str, Any]]:
-    """Both weight gradients: rows of a unit and columns of activations, of in- and out-projection."""
-    dw = {"d_in_ptr": act, "x_ptr": act, "dw_in_ptr": "*fp32", "c_ptr": act, "dy_ptr": act, "dw_out_ptr": "*fp32"}
-    dw |= {"w_out_ptr": "*fp32", **Z, "row_sums_ptr": "*fp32", "column_sums_ptr": "*fp32", **SHARED}
-    dw |= {"live_ptr": "*i32", "n_tokens": "i32", "n_units": "i32", "E": n_hidden, "R": unit_rows[0]}
-    dw |= {"D": unit_rows[1], "COLUMNS_IN": columns[0], "COLUMNS_OUT": columns[1], "WITH_SUMS": True, **HAS_Z}
-    return PRODUCTS + "gradients:_weight_gradients_kernel", {**dw, "ZERO_ROWS": 16, "ZERO_COLUMNS": 256}
+def launch(sizes: tuple[int, int], half: torch.dtype, weights: torch.dtype, masked: bool) -> None:
+    """Forward and backward of a layer. Masks are rows of those of a model."""
+    x, *arguments = arguments_of(sizes, half, weights, masked)
+    _, kept = triton_kernels.forward(x, *arguments, "gelu", True)
+    w_up, _, w_down, b_down, *z = arguments
+    triton_kernels.backward(torch.empty_like(x), x, w_up, w_down, b_down, *z, "gelu", kept)
 
 
-def of_attention(tiles: tiling.Tiles, architectures: tuple[int, ...]) -> Iterator[aot.Case]:
-    """The products of masked_attention in BERT-base: 12 heads of 64 dims."""
-    n_hidden, width, head_dim = 768, 768, 64
-    blocks = {"BLOCK_M": tiles.m, "BLOCK_N": tiles.n, "BLOCK_K": tiles.k}
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-    qkv = {"x_ptr": "*bf16", "w_ptr": "*bf16", "b_ptr": "*fp32", "y_ptr": "*bf16", **SHARED, "n_tokens": "i32"}
-    qkv |= {"E": n_hidden, "R": 3 * head_dim, "COLUMNS": 3 * width, "HAS_BIAS": True}
-    dw = gradients("*bf16", n_hidden, (3 * head_dim, head_dim), (3 * width, width))
-    for kernel, arguments in ((PRODUCTS + "products:_project_in_kernel", qkv), dw):
-        yield aot.Case(kernel, arguments | blocks, options, {"PRECISION": "tf32"}, architectures=architectures)
-
-
-def passes(n_hidden: int, n_int: int) -> Iterator[aot.Case]:
-    """What is launched beside the products."""
-    fold = {"w_in_ptr": "*fp32", "b_in_ptr": "*fp32", "w_out_ptr": "*fp32", "b_out_ptr": "*fp32", **Z}
-    fold |= {"to_w_in_ptr": "*bf16", "to_b_in_ptr": "*fp32", "to_w_out_ptr": "*bf16", "to_b_out_ptr": "*fp32"}
-    lists = {"live_ptr": "*i32", "count_ptr": "*i32", "counters_ptr": "*i32", "n_rows": "i32"}
-    block = {"ROWS": folding._ROWS, "COLUMNS": folding._COLUMNS, "SCAN": folding._SCAN}
-    groups = {"E": n_hidden, "D": 1, "GROUPS": 1, **HAS_Z}
-    yield aot.Case(PRODUCTS + "folding:_fold_kernel", {**fold, **lists, **groups, **block})
-    steps = {"STEP": sums._STEP, "COLUMNS": sums._COLUMNS}
-    dy = {"x_ptr": "*bf16", "sums_ptr": "*fp32", "count_ptr": None, "n_tokens": "i32", "n_columns": "i32"}
-    dy |= {"R": 0, "STRIDE": n_hidden, "TOKENS": sums.TOKENS, **steps}
-    yield aot.Case(PRODUCTS + "sums:_column_blocks_kernel", dy)
-    names = ("bias_blocks", "row_blocks", "db_in", "dz_unit", "dy_blocks", "column_blocks")
-    names += ("b_out", "db_out", "dz_layer", "dz_hidden")
-    counts = ("n_bias_blocks", "n_row_blocks", "n_token_blocks", "n_units")
-    finish = {f"{name}_ptr": "*fp32" for name in names} | Z | {"count_ptr": "*i32", "live_ptr": "*i32"}
-    finish |= dict.fromkeys(counts, "i32") | {"E": n_hidden, "R": 1, "D": 1, "STRIDE": n_int, **HAS_Z}
-    yield aot.Case(PRODUCTS + "sums:_finish_kernel", {**finish, "HAS_ROWS": True, "BLOCK_M": 128, **steps})
+def arguments_of(sizes: tuple[int, int], half: torch.dtype, weights: torch.dtype, masked: bool) -> list[Tensor | None]:
+    n_hidden, n_int = sizes
+    shapes = ((n_int, n_hidden), (n_int,), (n_int, n_hidden), (n_hidden,))
+    z = [torch.empty(12, *shape, device="meta")[1] if masked else None for shape in ((n_int,), (), (n_hidden,))]
+    x = torch.empty(N_TOKENS, n_hidden, dtype=half, device="meta")
+    return [x, *(torch.empty(shape, dtype=weights, device="meta") for shape in shapes), *z]
 
 
 def cases() -> Iterator[aot.Case]:
-    """BERT-base for every architecture; the other sizes for one, as only constants differ; fp32 for one."""
-    for architectures, tiles in TILES.items():
-        yield from products(tiles, "bf16", *LAYERS["BERT-base"], architectures)
-        yield from of_attention(tiles, architectures)
-    yield from passes(*LAYERS["BERT-base"])
-    for name in ("MiniLM", "BERT-large"):
-        yield from products(tiling._HALF, "bf16", *LAYERS[name], (90,))
-    yield from products(tiling._SINGLE, "fp32", *LAYERS["MiniLM"], (90,))
+    """Every layer for every architecture; fp32, whose tiles are the same on all, for the one with the least memory."""
+    for architecture in aot.ARCHITECTURES:
+        wanted: list[aot.Case] = []
+        for layer, kernels in LAYERS.values():
+            with launches.on_gpu(architecture) as found:
+                launch(*layer)
+            wanted += launches.chosen(kernels, found)
+        with launches.on_gpu(architecture) as found:
+            triton_kernels.forward(*arguments_of(*LAYERS["BERT-base"][0]), "gelu", False)
+            masks = folding.Masks(*(torch.empty(shape, device="meta") for shape in ((3072,), (), (768,))))
+            folding.list_live(masks, tiling.new_work(torch.empty(1, dtype=BF16, device="meta"), 3072))
+            if architecture == 80:
+                launch(*SINGLE)
+        yield from launches.distinct([*wanted, *found])
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():
-    for report in aot.compile_cases(list(cases())):
+    """Sums over dy read a whole row of 16 bytes at a time, eight numbers and not one."""
+    reports = aot.compile_cases(list(cases()))
+    for report in reports:
         aot.assert_fits(report)
+    sums = [report.loads_bytes for report in reports if report.case.startswith(HALF_SUMS)]
+    assert len(sums) == 2 * len(aot.ARCHITECTURES)  # of two hidden sizes
+    assert all(loads == [16] * 4 for loads in sums)
