@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cofi.masks import Masks
+from cofi.masks import LayerMasks, Masks
 from cofi.models import CompactModel, pack_padded
 
 from .tiny import DROPS, MASK_SHAPES, model_of, padded_inputs, random_masks, tiny_config
@@ -65,6 +65,30 @@ def test_masks_keep_the_precision_of_the_model(dtype, embedding_size):
     assert state.dtype == dtype
     tolerance = 0.1 if dtype == torch.bfloat16 else 1e-5  # bf16 has 8 bits, and the states are of unit size
     torch.testing.assert_close(state.float(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("is_teacher", [False, True], ids=["training", "frozen"])
+def test_a_masked_layer_compiles_without_graph_break(is_teacher):
+    """Values, and the gradients of weights, masks and input, are those of eager."""
+    layer = model_of(attention_probs_dropout_prob=0.2, hidden_dropout_prob=0.3).layers[0]
+    layer.requires_grad_(not is_teacher)
+    batch, x = pack_padded(**padded_inputs()), torch.randn(16, 24)
+    sites = None if is_teacher else torch.tensor([[7, 0], [7, 1], [7, 2]])
+    z = {kind: torch.rand(shape) + 0.1 for kind, shape in MASK_SHAPES.items()}
+    z["int"][0, ::3] = z["hidden"][5] = z["head"][0, 1] = 0.0
+    leaves = [x, *(z[kind][0] if kind != "hidden" else z[kind] for kind in MASK_SHAPES)]
+    leaves = [leaf.clone().requires_grad_(not is_teacher) for leaf in leaves]
+    wanted = [*leaves, *layer.parameters()]
+
+    def run(x, z_head, z_int, z_hidden, z_mha, z_ffn):
+        return layer(x, batch, LayerMasks(z_head, z_int, z_hidden, z_mha, z_ffn), sites)
+
+    dy = torch.randn(16, 24)
+    results = []
+    for call in (run, torch.compile(run, fullgraph=True, backend="aot_eager")):
+        y = call(*leaves)
+        results.append([y, *(() if is_teacher else torch.autograd.grad(y, wanted, dy))])
+    torch.testing.assert_close(results[1], results[0])
 
 
 def training_step(model, batch, masks, state, targets):
