@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels import force_backend, gathering
-from cofi_kernels.testing import assert_close_to_fp64
+from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 
 # what the masks of the units, of the layer and of the hidden dims are: every way a sublayer can be pruned
 CORNERS = {
@@ -79,21 +79,53 @@ def gradients(run: Formula, inputs: Inputs, dtype: torch.dtype, dy: Tensor) -> t
     }
 
 
-def assert_matches(op: Formula, plain: Formula, inputs: Inputs) -> None:
-    """`op` in fp32 against `plain` in fp64. Masks, whose names start with z_, have no gradient where they are 0.
+def towards(y: Tensor) -> Tensor:
+    """A gradient of `y` in fp32 that leans towards it.
 
-    dy leans towards the value: the gradient of a mask that is one number is sum(dy * y) / z, and where that happens to
-    cancel, no number of digits is enough for a relative error.
+    The gradient of a mask that is one number is sum(dy * y) / z, and where that happens to cancel, no number of digits
+    is enough for a relative error.
     """
+    return (torch.randn(y.shape, device=y.device) + y / y.square().mean().sqrt().clamp(min=1e-30)).float()
+
+
+def of_live(grads: dict[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+    """Gradients as the package defines them: masks, whose names start with z_, have none where they are 0."""
+    return {
+        name: torch.where(inputs[name] != 0, grad, 0.0) if name.startswith("z_") else grad
+        for name, grad in grads.items()
+    }
+
+
+def assert_matches(op: Formula, plain: Formula, inputs: Inputs) -> None:
+    """`op` in fp32 against `plain` in fp64."""
     with torch.no_grad():
-        y = plain(**{name: None if t is None else t.double() for name, t in inputs.items()})
-    dy = (torch.randn(y.shape, device=y.device) + y / y.square().mean().sqrt().clamp(min=1e-30)).float()
+        dy = towards(plain(**{name: None if t is None else t.double() for name, t in inputs.items()}))
     want, want_grads = gradients(plain, inputs, torch.float64, dy)
     got, got_grads = gradients(op, inputs, torch.float32, dy)
     assert_close_to_fp64(got, want, name="value")
-    for name, grad in got_grads.items():
-        expected = want_grads[name]
-        if name.startswith("z_"):
-            expected = torch.where(inputs[name] != 0, expected, 0.0)
-        assert grad.dtype == torch.float32 and grad.is_contiguous()
-        assert_close_to_fp64(grad, expected, name=f"gradient of {name}")
+    for name, expected in of_live(want_grads, inputs).items():
+        assert got_grads[name].dtype == torch.float32 and got_grads[name].is_contiguous()
+        assert_close_to_fp64(got_grads[name], expected, name=f"gradient of {name}")
+
+
+def assert_half_no_worse_than_eager(op: Formula, plain: Formula, inputs: Inputs, *, masters: bool) -> None:
+    """`op` on fp16 activations against `plain` in fp64, as far off as `plain` in fp16 may be.
+
+    masters: weights and masks are fp32, of the same values, and so are their gradients
+    """
+    halves = {name: None if t is None else t.half() for name, t in inputs.items()}
+    with torch.no_grad():
+        dy = towards(plain(**{name: None if t is None else t.double() for name, t in halves.items()})).half()
+    want, want_grads = gradients(plain, halves, torch.float64, dy)
+    eager, eager_grads = gradients(plain, halves, torch.float16, dy)
+    activations = ("x", "residual") if masters else tuple(halves)
+    given = {name: t if t is None or name in activations else t.float() for name, t in halves.items()}
+    copies = {name: None if t is None else t.clone().requires_grad_() for name, t in given.items()}
+    there = {name: t for name, t in copies.items() if t is not None}
+    got = op(**copies)
+    grads = dict(zip(there, torch.autograd.grad(got, list(there.values()), dy), strict=True))
+    assert_no_worse_than_eager(got, eager, want, name="value")
+    want_grads, eager_grads = of_live(want_grads, halves), of_live(eager_grads, halves)
+    for name, grad in grads.items():
+        assert grad.dtype == there[name].dtype
+        assert_no_worse_than_eager(grad.half(), eager_grads[name], want_grads[name], name=f"gradient of {name}")

@@ -84,7 +84,7 @@ def plain(
             unit = slice(h * head_dim, (h + 1) * head_dim)
             q, k, v = (x[rows] @ w_qkv[i, unit].t() + b_qkv[i, unit] for i in range(3))
             p = torch.softmax(q @ k.t() / head_dim**0.5, dim=-1)
-            p = p if factor is None else p * factor[h, rows, :n]
+            p = p if factor is None else p * factor[h, rows, :n].to(p.dtype)
             head = torch.zeros_like(y).index_put(
                 (torch.arange(start, start + n, device=x.device),), p @ v @ w_out[unit]
             )

@@ -14,8 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cofi_kernels import backends, counter_uniform, implementations
 from cofi_kernels.masked_attention import op as registered
 from cofi_kernels.masked_attention import reference
-from cofi_kernels.testing import assert_no_worse_than_eager
-from tests.kernels.oracle import CORNERS, assert_matches, gradients
+from tests.kernels.oracle import CORNERS, assert_half_no_worse_than_eager, assert_matches, gradients
 from tests.kernels.test_masked_attention import STATE, bounds, inputs_of, plain
 
 pytest.importorskip("triton")
@@ -47,6 +46,12 @@ def op_of(lengths: list[int], head_dim: int, device: str, slack: int = 0, p: flo
     return op
 
 
+def dropout_factor(n_heads: int, lengths: list[int], p: float, device: str, slack: int = 0) -> Tensor:
+    """(H, T, S): 0 for the probabilities that the counter drops, 1 / (1 - p) for the others."""
+    u = counter_uniform(torch.tensor(STATE, device=device), (n_heads, sum(lengths), max(lengths) + slack))
+    return (u.double() >= p) / (1 - p)
+
+
 @pytest.mark.parametrize("masks", CORNERS)
 def test_value_and_gradients_match_fp64_under_every_mask(device, masks):
     lengths = [5, 0, 7, 1]
@@ -72,7 +77,7 @@ def test_value_and_gradients_match_fp64_at_every_length(device, lengths):
 
 
 # (heads, head dim, hidden): no head, widths of every head
-@pytest.mark.parametrize("size", [(0, 32, 24), (1, 64, 31), (3, 128, 40)], ids=str)
+@pytest.mark.parametrize("size", [(0, 32, 24), (1, 64, 31), (3, 128, 40), (1, 32, 128)], ids=str)
 def test_value_and_gradients_match_fp64_at_every_size(device, size):
     lengths = [5, 36]
     inputs = inputs_of(41, size, "all kinds", device)
@@ -84,39 +89,34 @@ def test_value_and_gradients_match_fp64_at_every_size(device, size):
 @pytest.mark.parametrize("lengths", [[5, 0, 10, 1], [34, 3]], ids=["one block", "blocks"])
 def test_dropout_is_the_counters_in_value_and_gradients(device, lengths, slack):
     """The oracle draws its own mask from the definition of the element's index."""
-    n_heads, longest = 4, max(lengths) + slack
-    state = torch.tensor(STATE, device=device)
-    u = counter_uniform(state, (n_heads, sum(lengths), longest)).double()
-    factor = (u >= 0.3) / (1 - 0.3)
-    inputs = inputs_of(sum(lengths), (n_heads, 32, 29), "all kinds", device)
+    factor = dropout_factor(4, lengths, 0.3, device, slack)
+    inputs = inputs_of(sum(lengths), (4, 32, 29), "all kinds", device)
     op = op_of(lengths, 32, device, slack, 0.3)
     assert_matches(op, partial(plain, lengths=lengths, head_dim=32, factor=factor), inputs)
 
 
-def half_gradients(op: Any, half: dict[str, Tensor], masters: bool, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    wide = set(half) - {"x"} if masters else set()
-    leaves = {name: (t.float() if name in wide else t.clone()).requires_grad_() for name, t in half.items()}
-    y = op(**leaves)
-    return y, dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy), strict=True))
+# (lengths, (heads, head dim, hidden), masks, fp32 masters, dropout): what one program holds, 64 and 128 keys, and more
+# than 512; heads of every width; dropout where rows of probabilities start at Philox blocks and where not; all that
+# dies
+HALVES = {
+    "64 keys": ([5, 0, 40], (2, 64, 64), "all live", False, 0.0),
+    "128 keys": ([100, 30], (2, 64, 64), "all live", True, 0.0),
+    "530 tokens beside 1 and 37": ([530, 1, 37], (1, 32, 24), "all kinds", True, 0.0),
+    "heads of 32": ([3, 28], (2, 32, 40), "all kinds", False, 0.3),
+    "heads of 128": ([33, 5], (2, 128, 24), "all kinds", True, 0.3),
+    "one head": ([5, 0, 7, 1], (3, 32, 17), "one unit", False, 0.3),
+    "no head": ([5, 0, 7, 1], (3, 32, 17), "no unit", True, 0.3),
+    "dead layer": ([5, 0, 7, 1], (3, 32, 17), "dead layer", True, 0.0),
+    "no hidden dim": ([5, 0, 7, 1], (3, 32, 17), "no hidden dim", False, 0.0),
+}
 
 
-# what one program holds: 64 and 128 keys; and a sentence of 512 tokens
-@pytest.mark.parametrize(
-    "lengths, n_heads, masters", [([5, 0, 40], 2, False), ([100, 30], 2, True), ([512], 1, True)], ids=str
-)
-def test_fp16_is_no_worse_than_eager(device, lengths, n_heads, masters):
-    n_tokens = sum(lengths)
-    half = {name: t.half() for name, t in inputs_of(n_tokens, (n_heads, 64, 64), "all live", device).items()}
-    widened = {name: t.float() for name, t in half.items()}
-    dy = torch.randn(n_tokens, 64, device=device).half()
-    formula = partial(plain, lengths=lengths, head_dim=64)
-    want, want_grads = gradients(formula, widened, torch.float64, dy)
-    eager, eager_grads = gradients(formula, widened, torch.float16, dy)
-    got, got_grads = half_gradients(op_of(lengths, 64, device), half, masters, dy)
-    assert_no_worse_than_eager(got, eager, want)
-    for name, grad in got_grads.items():
-        assert grad.dtype == (torch.float32 if masters and name != "x" else torch.float16)
-        assert_no_worse_than_eager(grad.half(), eager_grads[name], want_grads[name], name=name)
+@pytest.mark.parametrize("lengths, size, masks, masters, p", HALVES.values(), ids=HALVES)
+def test_fp16_is_no_worse_than_eager(device, lengths, size, masks, masters, p):
+    factor = dropout_factor(size[0], lengths, p, device)
+    formula = partial(plain, lengths=lengths, head_dim=size[1], factor=factor)
+    inputs = inputs_of(sum(lengths), size, masks, device)
+    assert_half_no_worse_than_eager(op_of(lengths, size[1], device, p=p), formula, inputs, masters=masters)
 
 
 def test_dead_heads_are_never_computed(device):

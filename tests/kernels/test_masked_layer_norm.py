@@ -42,7 +42,8 @@ def plain(
     eps: float = EPS,
 ) -> Tensor:
     """PyTorch's LayerNorm of the kept columns alone. factor: (T, E), what dropout multiplies x with."""
-    v = x * factor if residual is None else x * factor + residual
+    kept_x = x * torch.as_tensor(factor, dtype=x.dtype, device=x.device)
+    v = kept_x if residual is None else kept_x + residual
     if z_hidden is None:
         return torch.nn.functional.layer_norm(v, v.shape[1:], weight, bias, eps)
     kept = z_hidden.nonzero()[:, 0]

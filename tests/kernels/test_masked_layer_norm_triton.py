@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cofi_kernels import counter_uniform
 from cofi_kernels.masked_layer_norm import reference
-from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
+from cofi_kernels.testing import assert_close_to_fp64
 from tests.kernels import aot
-from tests.kernels.oracle import assert_matches, gradients
+from tests.kernels.oracle import assert_half_no_worse_than_eager, assert_matches, gradients
 from tests.kernels.test_masked_layer_norm import EPS, HIDDEN, STATE, inputs_of, plain
 
 pytest.importorskip("triton")
 from cofi_kernels.masked_layer_norm import triton_kernels  # noqa: E402
+from tests.kernels import launches  # noqa: E402
 
 SHAPES = [(1, 5), (0, 24), (9, 764)]  # one token, no token, a pruned BERT's width
 
@@ -94,13 +95,14 @@ def test_live_layer_changes_nothing(device):
     assert_matches(run, plain, inputs_of((13, 31), "sparse", device))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-def test_dead_layer_is_the_identity(device, dropout_p):
-    inputs = inputs_of((37, 31), "sparse", device)
+def test_dead_layer_is_the_identity(device, dropout_p, dtype):
+    inputs = {name: t.to(dtype) for name, t in inputs_of((37, 31), "sparse", device).items()}
     dead, state = torch.zeros((), device=device), torch.tensor(STATE, device=device)
     run = partial(op, z_layer=dead, dropout_p=dropout_p, dropout_state=state)
-    dy = torch.randn(37, 31, device=device)
-    y, grads = gradients(run, inputs, torch.float32, dy)
+    dy = torch.randn(37, 31, device=device).to(dtype)
+    y, grads = gradients(run, inputs, dtype, dy)
     assert torch.equal(y, inputs["residual"])
     assert torch.equal(grads.pop("residual"), dy)
     assert not any(grad.any() for grad in grads.values())
@@ -116,19 +118,13 @@ def test_statistics_survive_a_large_mean(device):
 
 
 @pytest.mark.parametrize("masters", [False, True], ids=["fp16 weights", "fp32 weights"])
-def test_fp16_is_no_worse_than_eager(device, masters):
-    inputs = inputs_of((24, 96), "live", device)
-    half = {name: t.half() for name, t in inputs.items()}
-    dy = torch.randn(24, 96, device=device).half()
-    want, want_grads = gradients(plain, half, torch.float64, dy)
-    eager, eager_grads = gradients(plain, half, torch.float16, dy)
-    weights = ("weight", "bias", "z_hidden") if masters else ()
-    leaves = {n: (t.float() if n in weights else t.clone()).requires_grad_() for n, t in half.items()}
-    got = op(**leaves)
-    assert_no_worse_than_eager(got, eager, want)
-    for name, grad in zip(leaves, torch.autograd.grad(got, list(leaves.values()), dy), strict=True):
-        assert grad.dtype == leaves[name].dtype
-        assert_no_worse_than_eager(grad.half(), eager_grads[name], want_grads[name], name=name)
+@pytest.mark.parametrize("hidden, p", [("live", 0.0), ("sparse", 0.3), ("dead", 0.3)], ids=str)
+def test_fp16_is_no_worse_than_eager(device, hidden, p, masters):
+    state = torch.tensor(STATE, device=device)
+    factor = (counter_uniform(state, (24, 96)) >= p) / (1 - p)
+    run = partial(op, dropout_p=p, dropout_state=state)
+    inputs = inputs_of((24, 96), hidden, device)
+    assert_half_no_worse_than_eager(run, partial(plain, factor=factor), inputs, masters=masters)
 
 
 def test_the_same_bits_at_every_run(device):
@@ -159,37 +155,37 @@ def test_reference_and_kernels_take_the_same_arguments():
     assert list(reference.backward.__annotations__) == list(triton_kernels.backward.__annotations__)
 
 
-MODULE = "cofi_kernels.masked_layer_norm.triton_kernels:"
-PARAMETERS = dict.fromkeys(("weight_ptr", "bias_ptr", "z_hidden_ptr", "z_layer_ptr"), "*fp32")
-STATISTICS = {"mean_ptr": "*fp32", "rstd_ptr": "*fp32"}
-# BERT-base and the same with four dims pruned, MiniLM, BERT-large, BERT-tiny
-COMPILED_HIDDEN = (768, 764, 384, 1024, 128)
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+# hidden size; activations; parameters: fp32 masters or theirs; every mask and a residual or neither; dropout
+COMPILED = {
+    "BERT-base": (768, BF16, FP32, True, 0.1),
+    "BERT-base without four dims": (764, BF16, FP32, True, 0.1),
+    "MiniLM in fp16": (384, FP16, FP16, True, 0.1),
+    "BERT-large in bf16, without dropout": (1024, BF16, BF16, True, 0.0),
+    "BERT-tiny": (128, BF16, FP32, True, 0.1),
+    "embeddings": (768, BF16, BF16, False, 0.1),
+    "fp32": (1024, FP32, FP32, True, 0.1),
+}
 
 
-def case(n_hidden: int, backward: bool, masked: bool = True) -> aot.Case:
-    block_e, warps = triton_kernels._shape(torch.empty(1, n_hidden, device="meta"))
-    parameters = PARAMETERS if masked else PARAMETERS | {"z_hidden_ptr": None, "z_layer_ptr": None}
-    given = {"x_ptr": "*bf16", "residual_ptr": "*bf16" if masked else None, **parameters, "state_ptr": "*i64"}
-    sizes = {"E": n_hidden, "BLOCK_E": block_e, "ROWS": triton_kernels._ROWS}
-    numbers = {"threshold": "i32", "scale": "fp32", **sizes}
-    if backward:
-        made = {"dx_ptr": "*bf16", "dresidual_ptr": "*bf16", "sums_ptr": "*fp32", "n_tokens": "i32"}
-        arguments = {"dy_ptr": "*bf16", **given, **STATISTICS, **made, **numbers}
-    else:
-        arguments = {**given, "y_ptr": "*bf16", **STATISTICS, "n_tokens": "i32", "eps": "fp32", **numbers}
-    kernel = f"_masked_layer_norm_{'bwd' if backward else 'fwd'}_kernel"
-    return aot.Case(MODULE + kernel, arguments, {"num_warps": warps})
-
-
-def sums_case(n_hidden: int) -> aot.Case:
-    made = dict.fromkeys(("dweight_ptr", "dbias_ptr", "dz_hidden_ptr"), "*fp32")
-    sizes = {"E": n_hidden, "ROWS": triton_kernels._SUM_ROWS, "COLUMNS": triton_kernels._SUM_COLUMNS}
-    arguments = {"sums_ptr": "*fp32", **PARAMETERS, **made, "n_sums": "i32", **sizes}
-    return aot.Case(MODULE + "_parameter_gradients_kernel", arguments, {"num_warps": 8})
+def launch(n_hidden: int, half: torch.dtype, parameters: torch.dtype, masked: bool, dropout_p: float) -> None:
+    """Forward and backward for 4,096 tokens. Masks and states of dropout are rows of those of a model."""
+    x, dy = (torch.empty(4096, n_hidden, dtype=half, device="meta") for _ in range(2))
+    weight, bias = (torch.empty(n_hidden, dtype=parameters, device="meta") for _ in range(2))
+    residual = torch.empty_like(x) if masked else None
+    z_layer, z_hidden = (torch.empty(12, *s, device="meta")[1] if masked else None for s in ((), (n_hidden,)))
+    state = torch.empty(36, 2, dtype=torch.int64, device="meta")[1]
+    given = (x, residual, weight, bias, z_hidden, z_layer)
+    _, *statistics = triton_kernels.forward(*given, EPS, dropout_p, state)
+    triton_kernels.backward(dy, *given, dropout_p, state, *statistics)
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():
-    cases = [case(n, backward) for n in COMPILED_HIDDEN for backward in (False, True)]
-    unmasked = [case(768, backward, masked=False) for backward in (False, True)]
-    for report in aot.compile_cases([*cases, *unmasked, sums_case(768)]):
+    cases: list[aot.Case] = []
+    for architecture in aot.ARCHITECTURES:
+        with launches.on_gpu(architecture) as found:
+            for layer in COMPILED.values():
+                launch(*layer)
+        cases += launches.distinct(found)
+    for report in aot.compile_cases(cases):
         aot.assert_fits(report)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cofi_kernels.masking import times
-from cofi_kernels.testing import assert_close_to_fp64
+from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
 from cofi_kernels.unit_products.padding import padded
 from tests.kernels.oracle import CORNERS, corner
 
@@ -54,15 +54,17 @@ def folded(layer: Layer, dtype: torch.dtype, n_units: int) -> tuple[Folded, tili
     return out, work
 
 
-SIZES = {"ffn": (1, 97, 1, 31), "attention": (3, 5, 8, 40), "one unit": (1, 1, 1, 7), "no unit": (1, 0, 1, 24)}
+# groups, units, rows of a unit, hidden: an FFN, attention, one unit, no unit
+SIZES = [(1, 97, 1, 31), (3, 5, 8, 40), (1, 1, 1, 7), (1, 0, 1, 24)]
+FOLDED = [*((size, torch.float32) for size in SIZES), (SIZES[1], torch.float16)]
 
 
 @pytest.mark.parametrize("masks", CORNERS)
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, masks):
+@pytest.mark.parametrize("size, dtype", FOLDED, ids=str)
+def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, dtype, masks):
     groups, n_units, unit_rows, n_hidden = size
     layer = layer_of(masks, *size, device)
-    out, work = folded(layer, torch.float32, n_units)
+    out, work = folded(layer, dtype, n_units)
     n_live = len(layer.rows) // unit_rows
     assert work.n_live.item() == n_live and not work.counters.any()
     assert torch.equal(work.live[:n_live], (layer.rows[::unit_rows] // unit_rows).int())
@@ -79,12 +81,14 @@ def test_folding_copies_live_rows_together_and_pads_with_zeros(device, size, mas
     for name, want in wanted.items():
         got = getattr(out, name)
         n_padded = padded(len(want))
-        torch.testing.assert_close(got[: len(want)], want, rtol=1e-6, atol=0.0)
+        # half a step of fp16, and the smallest number it has; fp32 is multiplied twice
+        rtol, atol = (2.0**-11, 2.0**-24) if got.dtype == torch.float16 else (1e-6, 0.0)
+        torch.testing.assert_close(got[: len(want)].float(), want, rtol=rtol, atol=atol)
         assert not got[len(want) : n_padded].any() and got[n_padded:].isnan().all()  # torch.empty gives NaN in tests
     torch.testing.assert_close(out.b_out, times(layer.b_out, *layer.masks[1:]), rtol=1e-6, atol=0.0)
 
 
-CASES = {
+FP32_CASES = {
     "ffn": ("all kinds", (1, 97, 1, 31), 70),
     "attention": ("all kinds", (3, 7, 8, 40), 37),
     "no mask": ("no mask", (1, 40, 1, 64), 64),
@@ -94,43 +98,59 @@ CASES = {
     "no unit": ("no unit", (3, 5, 8, 24), 5),
     "dead layer": ("dead layer", (1, 97, 1, 31), 5),
 }
+FP16 = ("ffn", "attention", "one unit", "no unit", "dead layer")
+CASES = {name: (*case, torch.float32) for name, case in FP32_CASES.items()}
+CASES |= {f"{name} in fp16": (*FP32_CASES[name], torch.float16) for name in FP16}
 
 
-@pytest.mark.parametrize("masks, size, n_tokens", CASES.values(), ids=CASES)
-def test_products_match_fp64(device, masks, size, n_tokens):
+def assert_rounded(got: Tensor, want64: Tensor, *, name: str) -> None:
+    """In fp16 as far off as the exact result, rounded, may be; what is multiplied was of that precision already."""
+    if got.dtype == torch.float32:
+        assert_close_to_fp64(got, want64, name=name)
+    else:
+        assert_no_worse_than_eager(got, want64.to(got.dtype), want64, name=name)
+
+
+@pytest.mark.parametrize("masks, size, n_tokens, dtype", CASES.values(), ids=CASES)
+def test_products_match_fp64(device, masks, size, n_tokens, dtype):
     groups, n_units, unit_rows, n_hidden = size
     layer = layer_of(masks, *size, device)
-    weights, work = folded(layer, torch.float32, n_units)
+    weights, work = folded(layer, dtype, n_units)
     n_live, all_rows = len(layer.rows), groups * n_units * unit_rows
-    x = torch.randn(n_tokens, n_hidden, device=device)
-    y = torch.full((n_tokens, padded(all_rows)), float("nan"), device=device)
+    x = torch.randn(n_tokens, n_hidden, device=device).to(dtype)
+    y = torch.full((n_tokens, padded(all_rows)), float("nan"), device=device, dtype=dtype)
     products.project_in(x, weights.w_in, weights.b_in, y, groups * unit_rows, work)
     n_in = groups * n_live
     want = x.double() @ weights.w_in[:n_in].double().t() + weights.b_in[:n_in]
-    assert_close_to_fp64(y[:, :n_in], want, name="project_in")
+    assert_rounded(y[:, :n_in], want, name="project_in")
     assert not y[:, n_in : padded(n_in)].any() and y[:, padded(n_in) :].isnan().all()
 
-    c = torch.full((n_tokens, padded(n_units * unit_rows)), float("nan"), device=device)
-    c[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device)
+    c = units_of(n_tokens, n_units * unit_rows, n_live, dtype, device)
     out = torch.full_like(x, float("nan"))
     products.project_out(c, weights.w_out, weights.b_out, out, unit_rows, work)
     want = c[:, :n_live].double() @ weights.w_out[:n_live].double() + weights.b_out
-    assert_close_to_fp64(out, want, name="project_out")
+    assert_rounded(out, want, name="project_out")
 
     assert not work.counters.any()
 
 
-@pytest.mark.parametrize("masks, size, n_tokens", CASES.values(), ids=CASES)
-def test_gradients_match_fp64(device, masks, size, n_tokens):
+def units_of(n_tokens: int, n_rows: int, n_live: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Activations or gradients of units: the live ones at the front of a row, what no kernel may read behind them."""
+    units = torch.full((n_tokens, padded(n_rows)), float("nan"), device=device, dtype=dtype)
+    units[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device).to(dtype)
+    return units
+
+
+@pytest.mark.parametrize("masks, size, n_tokens, dtype", CASES.values(), ids=CASES)
+def test_gradients_match_fp64(device, masks, size, n_tokens, dtype):
+    """Of fp32 masters, so that sums of fp16 numbers have the digits of fp32."""
     groups, n_units, unit_rows, n_hidden = size
     layer = layer_of(masks, *size, device)
-    _, work = folded(layer, torch.float32, n_units)
+    _, work = folded(layer, dtype, n_units)
     n_live, n_rows = len(layer.rows), n_units * unit_rows
-    c = torch.full((n_tokens, padded(n_rows)), float("nan"), device=device)
-    c[:, : padded(n_live)] = torch.randn(n_tokens, padded(n_live), device=device)
-    d_in = torch.full((n_tokens, padded(groups * n_rows)), float("nan"), device=device)
-    d_in[:, : padded(groups * n_live)] = torch.randn(n_tokens, padded(groups * n_live), device=device)
-    x, dy = torch.randn(2, n_tokens, n_hidden, device=device) + 1.0
+    c = units_of(n_tokens, n_rows, n_live, dtype, device)
+    d_in = units_of(n_tokens, groups * n_rows, groups * n_live, dtype, device)
+    x, dy = (torch.randn(2, n_tokens, n_hidden, device=device) + 1.0).to(dtype)
     dw_in, dw = torch.full_like(layer.w_in, float("nan")), torch.full_like(layer.w_out, float("nan"))
     to_in, to_out = gradients.Product(d_in, x, dw_in), gradients.Product(c, dy, dw[None])
     projection = gradients.weight_gradients(to_in, to_out, layer.w_out, layer.masks, work)
