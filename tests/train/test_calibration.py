@@ -84,7 +84,7 @@ def test_what_is_delivered_is_the_masked_model_that_was_timed(flags, tmp_path):
     state = load_checkpoint(run.checkpoints / "best_prune.pt") | load_checkpoint(run.calibration)
     student = CompactModel.from_pretrained(run.teacher)
     student.load_state_dict(state["model"])
-    gates = Gates(SHAPE, "all", seed=0)
+    gates = Gates(SHAPE, "all", rounding="threshold", seed=0)
     gates.load_state_dict(state["gates"])
     calibration = state["calibration"]
     assert state["shifts"] == calibration["rounds"][calibration["chosen"]]["shifts"]

@@ -88,12 +88,24 @@ def test_a_signal_saves_and_exits(flags, tmp_path, monkeypatch, capsys, signum):
 def test_the_target_rises_along_the_ramp_that_was_asked_for(flags, tmp_path):
     run = tmp_path / "run"
     with killed_after(15):  # pruning starts after step 12, and ramps up in 4
-        main([*flags, "--sparsity-ramp", "cubic", "--save-seconds", "0"])
+        main([*flags, "--gate-prior", "none", "--sparsity-ramp", "cubic", "--save-seconds", "0"])
     assert main(["--output", str(run), "--resume"]) == 0
     rows = [row for row in read_lines(run / "metrics.jsonl") if row["phase"] == "prune" and "target_sparsity" in row]
     ramp = SparsityRamp(0.6, warmup_steps=4, shape="cubic")
     steps = {row["step"]: row["target_sparsity"] for row in rows}
     assert [steps[step] for step in range(13, 19)] == pytest.approx([ramp(step) for step in range(6)])
+
+
+def test_gates_that_start_on_target_stay_there(flags, tmp_path):
+    flags = [*flags, "--gate-prior", "fisher", "--rounding", "threshold", "--reg-learning-rate", "0.01"]
+    with killed_after(15):
+        main([*flags, "--save-seconds", "0"])
+    assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+    rows = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "prune"]
+    steps = [row for row in rows if "target_sparsity" in row]
+    assert [row["target_sparsity"] for row in steps] == [pytest.approx(0.6)] * len(steps)
+    assert steps[0]["kept_sparsity"] == pytest.approx(0.6, abs=0.05)  # without the prior it would be near 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["sparsity"] == pytest.approx(0.6, abs=0.01)
 
 
 def test_two_runs_of_one_seed_are_the_same(flags, tmp_path):
