@@ -35,8 +35,9 @@ def _timed_by_the_profile(monkeypatch):
     monkeypatch.setattr("cofi.train.deployment.measure_ratio", timed_by())
 
 
-def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, capsys):
-    assert main(towards) == 0
+@pytest.mark.parametrize(("recipe", "first"), [("gradual", 1), ("default", 3)])
+def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, capsys, recipe, first):
+    assert main([*towards, "--recipe", recipe]) == 0
     run = RunDirectory(tmp_path / "run")
     result = json.loads(run.result.read_text())
     found = result["target_speedup"]
@@ -56,7 +57,7 @@ def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, ca
     assert result["constraint"] == "kept" and result["target_reached"] and result["target_sparsity"] is None
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     steps = [row for row in rows if row["phase"] == "prune" and row["type"] == "step"]
-    assert steps[0]["target_speedup"] == 1 and steps[-1]["target_speedup"] == pytest.approx(3)
+    assert steps[0]["target_speedup"] == pytest.approx(first) and steps[-1]["target_speedup"] == pytest.approx(3)
     assert all(row["expected_speedup"] > 0.9 and row["kept_speedup"] > 0.9 for row in steps)
     assert read_profile(run.profile) == tiny_profile.tiny_profile()
     assert "Speedup: requested 3.00" in " ".join(capsys.readouterr().out.split())
