@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cofi.masks import Gates, ModelShape, SparsityTarget, expected_sparsity, sparsity, start_by_worth, unit_weights
+from cofi.masks import Gates, ModelShape, SparsityTarget, expected_sparsity, fit, sparsity, start_by_worth, unit_weights
 from cofi.masks.gates import MAX_LOGA
 
 from .cases import SHAPE, spread_gates
@@ -94,6 +94,17 @@ class TestThreshold:
         assert torch.equal(after.z_head, before.z_head)
         both = before.z_int > 0
         assert torch.equal(after.z_int[both], before.z_int[both])
+
+    @pytest.mark.parametrize("goal", [0.3, 0.6, 0.9])
+    def test_a_shift_opens_gates_at_a_limit_one_by_one(self, goal):
+        gates = Gates(SMALL, "int", init_means={"int": -MAX_LOGA}, init_std=0.0, rounding="threshold", seed=0)
+        with torch.no_grad():
+            gates.views()["int"][:2] = MAX_LOGA
+        target = SparsityTarget(SMALL, goal / 2)
+        masks = gates.deterministic(fit(gates, target))
+        assert sparsity(masks.structure(SMALL), SMALL) == pytest.approx(goal / 2, abs=1e-3)
+        kept = masks.z_int > 0
+        assert kept[:2].all() or not kept[2:].any()  # the open ones are the last to go
 
     def test_gates_of_one_rounding_are_not_taken_for_the_other(self):
         both = [Gates(SHAPE, "all", rounding=rounding, seed=0) for rounding in ("expected", "threshold")]
