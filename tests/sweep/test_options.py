@@ -81,7 +81,7 @@ def test_official_keeps_its_own_epochs_and_start():
         (["--variant", "a/b=--prune-epochs 3"], "--variant must be names of letters.* got 'a/b'"),
         (["--variant", "slow=--prune-epoch 3"], "--variant slow: .*--prune-epoch"),
         (["--task-flags", "cola=--batch-size 3"], "--task-flags must be for one of --tasks mrpc rte, got 'cola'"),
-        (["--prune-epochs", "1"], "mrpc-default-s60-seed1: --sparsity-warmup-epochs must not exceed --prune-epochs"),
+        (["--prune-epochs", "0.5"], "mrpc-default-s60-seed1: --sparsity-warmup-epochs must not exceed --prune-epochs"),
         (["--tasks", "rte"], "--tasks must name each only once, got rte twice"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
