@@ -6,8 +6,8 @@ Each gets the same teacher, losses, data order and number of epochs as CoFi, and
 from __future__ import annotations
 
 from cofi.baselines.drop_layers import drop_every_other, drop_top
-from cofi.baselines.evidence import Evidence, mean_over
-from cofi.baselines.fisher import by_fisher_scores
+from cofi.baselines.evidence import Evidence
+from cofi.baselines.fisher import by_fisher_scores, fisher_scores
 from cofi.baselines.gates import FixedGates, HardGates
 from cofi.baselines.importance import prune_ffn, prune_heads
 from cofi.baselines.movement import MovementGates, MovementRamp
@@ -37,5 +37,5 @@ __all__ = [
     "HardGates",
     "MovementGates",
     "MovementRamp",
-    "mean_over",
+    "fisher_scores",
 ]

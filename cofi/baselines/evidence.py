@@ -33,18 +33,13 @@ class Evidence:
 
     def mean(self, measure: Callable[[Tensor], Tensor]) -> Gradients:
         """Mean of a measure of the gradients over the examples, by mask kind."""
-        return mean_over(self.gradients(), measure)
-
-
-def mean_over(examples: Iterable[Gradients], measure: Callable[[Tensor], Tensor]) -> Gradients:
-    """Mean of a measure of the gradients of `examples`, of which there must be one at least, by mask kind."""
-    total: Gradients = {}
-    count = 0
-    for gradients in examples:
-        count += 1
-        for kind, gradient in gradients.items():
-            total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
-    return {kind: value / count for kind, value in total.items()}
+        total: Gradients = {}
+        count = 0
+        for gradients in self.gradients():
+            count += 1
+            for kind, gradient in gradients.items():
+                total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
+        return {kind: value / count for kind, value in total.items()}
 
 
 def whole_layers(shape: ModelShape, layers: Iterable[int]) -> Tensor:

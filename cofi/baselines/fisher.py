@@ -9,13 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cofi.baselines.evidence import Evidence, with_empty_sublayers_cut
+from cofi.baselines.evidence import Evidence, Gradients, with_empty_sublayers_cut
 from cofi.masks import Masks, unit_weights
+
+
+def fisher_scores(evidence: Evidence) -> Gradients:
+    """{kind: score of each unit}, of heads (L, H) and intermediate dims (L, I)."""
+    return evidence.mean(Tensor.square)
 
 
 def by_fisher_scores(evidence: Evidence) -> Masks:
     """Raises no error: the budget may be as small as one likes, down to no unit at all."""
-    scores, weights = evidence.mean(Tensor.square), unit_weights(evidence.shape)
+    scores, weights = fisher_scores(evidence), unit_weights(evidence.shape)
     worth = torch.cat([scores["head"].ravel(), scores["int"].ravel()]) / weights
     kept = within_budget(worth, weights, evidence.budget)
     z_head, z_int = kept.split([scores["head"].numel(), scores["int"].numel()])

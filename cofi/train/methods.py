@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, Evidence, FixedGates, MovementGates, MovementRamp, mean_over
+from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, Evidence, FixedGates, MovementGates, MovementRamp, fisher_scores
 from cofi.data.batches import BatchPlan, collate
-from cofi.masks import MASK_KINDS, Gates, Lagrangian, Masks, SparsityRamp, parse_kinds, start_by_worth
+from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, parse_kinds, start_by_worth
 from cofi.models import CompactModel
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import make_constraint
@@ -53,7 +53,7 @@ def add_gates(session: Session, student: Student) -> None:
     constraint = make_constraint(config, shape, session.profile)
     if config.gate_prior == "fisher" and not _is_chosen(session):
         session.monitor.message("scoring heads and intermediate dims, for the gates to start by ...")
-        start_by_worth(gates, mean_over(mask_gradients(session, student.model), Tensor.square), constraint.target)
+        start_by_worth(gates, fisher_scores(_evidence(session, student.model)), constraint.target)
     student.gates = gates.to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     student.constraint = constraint.to(session.device)
@@ -64,8 +64,12 @@ def _ramp(session: Session, goal: float) -> SparsityRamp:
     config = session.config
     if config.gate_prior == "fisher":  # there from the start: a ramp would open the gates again
         return SparsityRamp(goal)
-    warmup = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    return SparsityRamp(goal, config.start_sparsity, warmup, config.sparsity_ramp)
+    return SparsityRamp(goal, config.start_sparsity, _warmup_steps(session), config.sparsity_ramp)
+
+
+def _warmup_steps(session: Session) -> int:
+    config = session.config
+    return PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
 
 
 def _is_chosen(session: Session) -> bool:
@@ -76,33 +80,32 @@ def _is_chosen(session: Session) -> bool:
 def add_movement_gates(session: Session, student: Student) -> None:
     gates = MovementGates(student.model.config.shape()).to(session.device)
     student.gates = gates
-    config = session.config
-    steps = PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-    student.ramp = MovementRamp(session.config.sparsity, warmup_steps=steps, gates=gates)
+    student.ramp = MovementRamp(session.config.sparsity, warmup_steps=_warmup_steps(session), gates=gates)
 
 
 def add_fixed_gates(session: Session, student: Student) -> None:
     """Gates of a one-shot method; chosen now, unless the choice was made before the run stopped."""
-    shape = student.model.config.shape()
     masks = None
     if not _is_chosen(session):
         session.monitor.message(f"choosing what to keep by {session.config.method} ...")
-        evidence = Evidence(shape, session.config.sparsity, lambda: mask_gradients(session, student.model))
-        masks = ONE_SHOT[session.config.method](evidence)
-    student.gates = FixedGates(shape, masks).to(session.device)
+        masks = ONE_SHOT[session.config.method](_evidence(session, student.model))
+    student.gates = FixedGates(student.model.config.shape(), masks).to(session.device)
     student.ramp = SparsityRamp(session.config.sparsity)
 
 
-def mask_gradients(
-    session: Session, model: CompactModel, kinds: tuple[str, ...] = ("head", "int")
-) -> Iterator[dict[str, Tensor]]:
-    """Gradients of the task's own loss in the masks of `kinds`, one training example at a time, on the CPU.
+def _evidence(session: Session, model: CompactModel) -> Evidence:
+    return Evidence(model.config.shape(), session.config.sparsity, lambda: mask_gradients(session, model))
+
+
+def mask_gradients(session: Session, model: CompactModel) -> Iterator[dict[str, Tensor]]:
+    """Gradients of the task's own loss in the masks of heads and dims, one training example at a time, on the CPU.
 
     Of the labels: a student that equals its teacher has nothing to learn from it yet.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     shape, device = model.config.shape(), session.device
-    z = {kind: torch.ones(MASK_KINDS[kind].units(shape), device=device, requires_grad=True) for kind in kinds}
+    masks = {"head": (shape.n_layers, shape.n_heads), "int": (shape.n_layers, shape.d_int)}
+    z = {kind: torch.ones(size, device=device, requires_grad=True) for kind, size in masks.items()}
     plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
     for index in range(min(SCORED_EXAMPLES, len(session.train))):
         batch = collate(session.train, plan.batch(index), device)

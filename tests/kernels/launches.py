@@ -79,6 +79,18 @@ def chosen(kernels: str, cases: Iterable[aot.Case]) -> list[aot.Case]:
     return [case for case in cases if any(word in case.kernel.split(":")[1] for word in kernels.split())]
 
 
+def of_layers(
+    architecture: int, layers: Iterable[tuple[tuple[Any, ...], str]], launch: Callable[..., None]
+) -> list[aot.Case]:
+    """What `launch(*layer)` launches there, for each layer the kernels that are chosen of it."""
+    wanted: list[aot.Case] = []
+    for layer, kernels in layers:
+        with on_gpu(architecture) as found:
+            launch(*layer)
+        wanted += chosen(kernels, found)
+    return wanted
+
+
 def _case(kernel: Any, architecture: int, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> aot.Case:
     signature = inspect.signature(kernel.fn)
     named = {name: value for name, value in keywords.items() if name in signature.parameters}

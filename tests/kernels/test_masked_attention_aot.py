@@ -50,12 +50,7 @@ def launch(
 
 def cases() -> Iterator[aot.Case]:
     for architecture in aot.ARCHITECTURES:
-        wanted: list[aot.Case] = []
-        for layer, kernels in LAYERS.values():
-            with launches.on_gpu(architecture) as found:
-                launch(*layer)
-            wanted += launches.chosen(kernels, found)
-        yield from launches.distinct(wanted)
+        yield from launches.distinct(launches.of_layers(architecture, LAYERS.values(), launch))
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():

@@ -50,11 +50,7 @@ def arguments_of(sizes: tuple[int, int], half: torch.dtype, weights: torch.dtype
 def cases() -> Iterator[aot.Case]:
     """Every layer for every architecture; fp32, whose tiles are the same on all, for the one with the least memory."""
     for architecture in aot.ARCHITECTURES:
-        wanted: list[aot.Case] = []
-        for layer, kernels in LAYERS.values():
-            with launches.on_gpu(architecture) as found:
-                launch(*layer)
-            wanted += launches.chosen(kernels, found)
+        wanted = launches.of_layers(architecture, LAYERS.values(), launch)
         with launches.on_gpu(architecture) as found:
             triton_kernels.forward(*arguments_of(*LAYERS["BERT-base"][0]), "gelu", False)
             masks = folding.Masks(*(torch.empty(shape, device="meta") for shape in ((3072,), (), (768,))))
