@@ -4,10 +4,10 @@ from cofi.masks.constraint import COUNTS, Constraint
 from cofi.masks.fitting import Shifts, fit
 from cofi.masks.gates import INIT_MEANS, ROUNDINGS, Gates
 from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
-from cofi.masks.lagrangian import RAMPS, Lagrangian, SparsityRamp, ascent_optimizer
+from cofi.masks.lagrangian import RAMPS, Lagrangian, SparsityRamp, SparsityStairs, ascent_optimizer
 from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
-from cofi.masks.prior import start_by_worth, unit_weights
+from cofi.masks.prior import behind_those_kept, start_by_worth, unit_weights
 from cofi.masks.shape import ModelShape, evenly_spaced
 from cofi.masks.sparsity import expected_sparsity
 from cofi.masks.structure import Structure, kept_parameters, sparsity
@@ -31,11 +31,13 @@ __all__ = [
     "PruningTarget",
     "Shifts",
     "SparsityRamp",
+    "SparsityStairs",
     "SparsityTarget",
     "SpeedupTarget",
     "Structure",
     "ascent_optimizer",
     "evenly_spaced",
+    "behind_those_kept",
     "expected_sparsity",
     "fit",
     "kept_parameters",

@@ -75,3 +75,31 @@ class SparsityRamp:
         power = _POWERS[self.shape]
         whole = steps**power
         return self.start + (self.target - self.start) * (whole - (steps - done) ** power) / whole
+
+
+@dataclass(frozen=True)
+class SparsityStairs(SparsityRamp):
+    """Target sparsity of a step in `rounds` leaps, spread evenly from step 0 to `warmup_steps`.
+
+    Each keeps the same share of what the one before has left: to 0.95 in four leaps is 0.527, 0.776, 0.894, 0.95. One
+    leap, or no warm-up, is `target` from step 0.
+    Raises ValueError unless rounds >= 1, beside what SparsityRamp does.
+    """
+
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+    @property
+    def leaps(self) -> dict[int, float]:
+        """{step: target sparsity from this step on}, in order; of leaps at the same step the last counts."""
+        last = max(self.rounds - 1, 1)
+        shares = [1 - (1 - self.target) ** ((k + 1) / self.rounds) for k in range(self.rounds)]
+        shares[-1] = self.target
+        return {self.warmup_steps * k // last: share for k, share in enumerate(shares)}
+
+    def _along(self, done: float, steps: float) -> float:
+        return [share for step, share in self.leaps.items() if step <= done][-1]

@@ -27,14 +27,18 @@ def unit_weights(shape: ModelShape) -> Tensor:
 
 
 @torch.no_grad()
-def start_by_worth(gates: Gates, scores: Mapping[str, Tensor], target: PruningTarget) -> None:
+def start_by_worth(
+    gates: Gates, scores: Mapping[str, Tensor], target: PruningTarget, goal: float | None = None
+) -> None:
     """Set the gates such that their deterministic masks are on target and keep the units of most worth.
 
     scores: {kind: worth of its units, any scale common to both}, of heads and intermediate dims, (L, H) and (L, I)
+    goal:   share of the target's cost to remove; by default its goal
     Units are ranked by worth per weight, of all layers together. Log-odds rise along the rank, through those of an even
     chance at the border, and reach their limits a third of the kept weights away from it. Gates of the other kinds,
     hidden dims and whole sublayers, stay as they are.
     """
+    goal = target.goal if goal is None else goal
     ranks = _ranks(scores, gates.shape)
     views = gates.views()
 
@@ -47,9 +51,28 @@ def start_by_worth(gates: Gates, scores: Mapping[str, Tensor], target: PruningTa
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         place(middle)
-        short = float(target.of_masks(gates.deterministic().alive())) < target.goal
+        short = float(target.of_masks(gates.deterministic().alive())) < goal
         low, high = (middle, high) if short else (low, middle)
     place(high)
+
+
+@torch.no_grad()
+def behind_those_kept(gates: Gates, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`scores` for `start_by_worth`, where units that the deterministic masks cut come after all others.
+
+    scores: as there, at least 0, measured under these masks: of a unit that is cut nothing is computed, so nothing is
+    known, and those follow in the order of their log-odds.
+    """
+    masks, views = gates.deterministic().by_kind(), gates.views()
+    weights = {"head": gates.shape.head_weights, "int": gates.shape.int_weights}
+
+    def of_kind(kind: str, score: Tensor) -> Tensor:
+        if kind not in masks:
+            return score
+        cut = weights[kind] * (views[kind] - MAX_LOGA - 1.0)  # per weight below 0, whatever the kind
+        return torch.where(masks[kind] > 0, score.to(cut), cut).to(score)
+
+    return {kind: of_kind(kind, score) for kind, score in scores.items()}
 
 
 def _ranks(scores: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:

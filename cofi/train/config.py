@@ -87,14 +87,23 @@ class TrainConfig:
         "exported; auto: kept with --target-speedup, else expected",
     )
     mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
-    start_sparsity: float = _f(0.0, "where the ramp of the sparsity target starts")
+    start_sparsity: float = _f(
+        0.0, "where the ramp of the sparsity target starts; there is none with --gate-prior fisher"
+    )
     sparsity_epsilon: float = _f(0.01, "a model counts once its sparsity is within this of the target")
-    init_mean: float = _f(10.0, "mean of the gates' initial log-odds (clamped to log 100)")
-    int_init_mean: float = _f(0.0, "the same for intermediate dims; 0 is the official setting")
+    init_mean: float = _f(
+        10.0, "mean of the gates' initial log-odds (clamped to log 100); with --gate-prior fisher not of heads"
+    )
+    int_init_mean: float = _f(0.0, "the same for intermediate dims, without --gate-prior; 0 is the official setting")
     gate_prior: Literal["none", "fisher"] = _f(
         "none",
         "where gates of heads and intermediate dims start: none, one mean for all of a kind (the paper), or fisher, a "
-        "structure on target that Fisher scores of the dense model choose and learning changes; then there is no ramp",
+        "structure that Fisher scores choose and learning changes; the target then leaps, see --gate-prior-rounds",
+    )
+    gate_prior_rounds: int = _f(
+        1,
+        "with --gate-prior: times that gates are set by scores of the model as it is then, each time closer to the "
+        "target, from the first step to the end of --sparsity-warmup-epochs; 1: once, on target",
     )
     rounding: Literal["expected", "threshold"] = _f(
         "expected",
@@ -108,9 +117,7 @@ class TrainConfig:
         None, "distillation before pruning; by default 0 for a student from the teacher, else 1"
     )
     prune_epochs: float = _f(19.0, "pruning with distillation")
-    sparsity_warmup_epochs: float = _f(
-        2.0, "part of pruning in which the sparsity target ramps up, unless gates start on it"
-    )
+    sparsity_warmup_epochs: float = _f(2.0, "part of pruning in which the sparsity target rises to its goal")
     sparsity_ramp: Literal["linear", "cubic"] = _f(
         "linear",
         "how it ramps up: linear, or cubic, which rises fast at first and slows down towards the target, so that more "

@@ -93,6 +93,8 @@ class PhaseLoop:
         take_step = self._step_of(student, objective, optimizers)
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
+            if student.before_step is not None:
+                student.before_step(position.phase_step)
             student.model.train()
             rows = self._indices(position.phase_step)
             batch = take_share(self.data.split, rows, self.world)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, Evidence, FixedGates, MovementGates, MovementRamp, fisher_scores
-from cofi.data.batches import BatchPlan, collate
-from cofi.masks import Gates, Lagrangian, Masks, SparsityRamp, parse_kinds, start_by_worth
-from cofi.models import CompactModel
+from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, FixedGates, MovementGates, MovementRamp
+from cofi.masks import Gates, Lagrangian, SparsityRamp, SparsityStairs, parse_kinds
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength
 from cofi.train.objective import Student
+from cofi.train.prior import setting_gates
 from cofi.train.randomness import derived_seed
+from cofi.train.scoring import evidence
 from cofi.train.session import Session
-
-SCORED_EXAMPLES = 1024  # of the training rows, for scores of units
 
 
 @dataclass(frozen=True)
@@ -51,30 +45,20 @@ def add_gates(session: Session, student: Student) -> None:
     means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
     gates = Gates(shape, kinds, init_means=means, rounding=config.rounding, seed=derived_seed(config.seed, "gates"))
     constraint = make_constraint(config, shape, session.profile)
-    if config.gate_prior == "fisher" and not _is_chosen(session):
-        session.monitor.message("scoring heads and intermediate dims, for the gates to start by ...")
-        start_by_worth(gates, fisher_scores(_evidence(session, student.model)), constraint.target)
     student.gates = gates.to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     student.constraint = constraint.to(session.device)
-    student.ramp = _ramp(session, constraint.target.goal)
-
-
-def _ramp(session: Session, goal: float) -> SparsityRamp:
-    config = session.config
-    if config.gate_prior == "fisher":  # there from the start: a ramp would open the gates again
-        return SparsityRamp(goal)
-    return SparsityRamp(goal, config.start_sparsity, _warmup_steps(session), config.sparsity_ramp)
+    goal, warmup_steps = constraint.target.goal, _warmup_steps(session)
+    if config.gate_prior == "fisher":
+        stairs = SparsityStairs(goal, warmup_steps=warmup_steps, rounds=config.gate_prior_rounds)
+        student.ramp, student.before_step = stairs, setting_gates(session, student, stairs)
+    else:
+        student.ramp = SparsityRamp(goal, config.start_sparsity, warmup_steps, config.sparsity_ramp)
 
 
 def _warmup_steps(session: Session) -> int:
     config = session.config
     return PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
-
-
-def _is_chosen(session: Session) -> bool:
-    """Whether gates come from the checkpoint of the run that is continued, however they start."""
-    return session.is_past("prune") or session.restored("prune") is not None
 
 
 def add_movement_gates(session: Session, student: Student) -> None:
@@ -86,29 +70,8 @@ def add_movement_gates(session: Session, student: Student) -> None:
 def add_fixed_gates(session: Session, student: Student) -> None:
     """Gates of a one-shot method; chosen now, unless the choice was made before the run stopped."""
     masks = None
-    if not _is_chosen(session):
+    if not (session.is_past("prune") or session.restored("prune") is not None):
         session.monitor.message(f"choosing what to keep by {session.config.method} ...")
-        masks = ONE_SHOT[session.config.method](_evidence(session, student.model))
+        masks = ONE_SHOT[session.config.method](evidence(session, student.model))
     student.gates = FixedGates(student.model.config.shape(), masks).to(session.device)
     student.ramp = SparsityRamp(session.config.sparsity)
-
-
-def _evidence(session: Session, model: CompactModel) -> Evidence:
-    return Evidence(model.config.shape(), session.config.sparsity, lambda: mask_gradients(session, model))
-
-
-def mask_gradients(session: Session, model: CompactModel) -> Iterator[dict[str, Tensor]]:
-    """Gradients of the task's own loss in the masks of heads and dims, one training example at a time, on the CPU.
-
-    Of the labels: a student that equals its teacher has nothing to learn from it yet.
-    """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    shape, device = model.config.shape(), session.device
-    masks = {"head": (shape.n_layers, shape.n_heads), "int": (shape.n_layers, shape.d_int)}
-    z = {kind: torch.ones(size, device=device, requires_grad=True) for kind, size in masks.items()}
-    plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
-    for index in range(min(SCORED_EXAMPLES, len(session.train))):
-        batch = collate(session.train, plan.batch(index), device)
-        loss = model(batch=batch.packed, masks=Masks.from_kinds(z), **batch.labels).loss
-        gradients = torch.autograd.grad(loss, list(z.values()))
-        yield {kind: gradient.cpu() for kind, gradient in zip(z, gradients, strict=True)}

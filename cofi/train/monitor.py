@@ -92,8 +92,12 @@ class Monitor:
             self.progress.advance(self._bar)
 
     def track(self, description: str, items: Sequence[T]) -> Iterator[T]:
-        """The items one by one, with a bar; where nothing can be redrawn, now and then a line with the time left."""
+        """The items one by one, with a bar; where nothing can be redrawn, now and then a line with the time left.
+
+        Within a phase its own bar goes on afterwards.
+        """
         started = time.monotonic()
+        outer = self._bar, self._score
         self.begin(description, len(items))
         for done, item in enumerate(items):
             now = time.monotonic()
@@ -104,6 +108,7 @@ class Monitor:
             yield item
             self.advance()
         self.end()
+        self._bar, self._score = outer
 
     def record(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and show the essence of one about a step."""

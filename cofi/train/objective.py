@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -46,6 +47,7 @@ class Student:
 
     compute_dtype: what the model computes in, its parameters staying fp32 for the optimizer; None for their own
     constraint:    what the gates are held to; None is the paper's, an expected sparsity of what the ramp ends at
+    before_step:   called with the number of each step before it is taken, from 0 in a phase
     """
 
     model: CompactModel
@@ -55,6 +57,7 @@ class Student:
     ramp: SparsityRamp | None = None
     compute_dtype: torch.dtype | None = None
     constraint: Constraint | None = None
+    before_step: Callable[[int], None] | None = None
 
     @property
     def held_to(self) -> Constraint:

@@ -23,6 +23,7 @@ _RANGES: dict[str, tuple[float, float, bool, bool]] = {
     "int_init_mean": (-inf, inf, False, False),
 }
 _POSITIVE = [
+    "gate_prior_rounds",
     "threads",
     "max_train_samples",
     "max_eval_samples",

@@ -12,7 +12,7 @@ from cofi import CompactModel
 from cofi.baselines import COFI, METHODS
 from cofi.cli import run as run_command
 from cofi.data.batches import collate
-from cofi.train import methods
+from cofi.train import scoring
 from cofi.train.__main__ import main
 from tests.killed import killed_after
 
@@ -58,17 +58,17 @@ def test_a_killed_baseline_resumes_bit_for_bit(flags, tmp_path, method, stop_at)
 def test_the_gradient_of_a_mask_is_that_of_its_weights(flags, monkeypatch):
     """dL/dz of a unit is the sum of w dL/dw over what it multiplies: what movement and importance scores rest on."""
     seen = {}
-    real = methods.mask_gradients
+    real = scoring.mask_gradients
 
-    def keep(session, model):
-        seen.update(session=session, model=model, first=next(real(session, model)))
-        return real(session, model)
+    def keep(session, model, masks):
+        seen.update(session=session, model=model, first=next(real(session, model, masks)))
+        return real(session, model, masks)
 
-    monkeypatch.setattr(methods, "mask_gradients", keep)
+    monkeypatch.setattr(scoring, "mask_gradients", keep)
     assert main([*flags_of("fisher", flags), "--finetune-epochs", "0"]) == 0
     session, model = seen["session"], seen["model"].eval().requires_grad_(True)
     model.zero_grad()
-    plan = methods.BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
+    plan = scoring.BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
     batch = collate(session.train, plan.batch(0), session.device)
     model(batch=batch.packed, **batch.labels).loss.backward()
     for index, layer in enumerate(model.layers):

@@ -1,11 +1,21 @@
 import functools
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cofi.masks import RAMPS, Gates, Lagrangian, ModelShape, SparsityRamp, ascent_optimizer, expected_sparsity
+from cofi.masks import (
+    RAMPS,
+    Gates,
+    Lagrangian,
+    ModelShape,
+    SparsityRamp,
+    SparsityStairs,
+    ascent_optimizer,
+    expected_sparsity,
+)
 
 SHAPE = ModelShape(n_layers=2, n_heads=4, head_dim=4, d_hidden=16, d_int=32)
 
@@ -133,3 +143,31 @@ def test_a_wrong_ramp_names_the_argument(arguments, name):
 def test_a_step_before_the_start_is_an_error():
     with pytest.raises(ValueError, match="step"):
         SparsityRamp(0.5)(-1)
+
+
+def test_stairs_keep_the_same_share_at_every_leap():
+    stairs = SparsityStairs(0.95, warmup_steps=9, rounds=4)
+    assert list(stairs.leaps) == [0, 3, 6, 9]
+    left = [1.0] + [1 - stairs(step) for step in (0, 3, 6, 9)]
+    assert [b / a for a, b in pairwise(left)] == pytest.approx([0.05**0.25] * 4)
+    assert (stairs(2), stairs(8), stairs(100)) == (stairs(0), stairs(6), 0.95)
+
+
+@pytest.mark.parametrize(("warmup", "rounds"), [(9, 1), (0, 1), (0, 4)])
+def test_one_leap_or_no_warmup_is_the_target_at_once(warmup, rounds):
+    stairs = SparsityStairs(0.8, warmup_steps=warmup, rounds=rounds)
+    assert stairs.leaps == {0: 0.8}
+    assert stairs(0) == stairs(50) == 0.8
+
+
+@pytest.mark.parametrize(("warmup", "rounds"), [(1, 5), (3, 5), (7, 4), (100, 3)])
+def test_stairs_end_on_the_target_however_few_steps_there_are(warmup, rounds):
+    stairs = SparsityStairs(0.9, warmup_steps=warmup, rounds=rounds)
+    shares = list(stairs.leaps.values())
+    assert shares == sorted(shares) and min(stairs.leaps) == 0
+    assert stairs(warmup) == 0.9
+
+
+def test_stairs_without_a_round_are_an_error():
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        SparsityStairs(0.9, rounds=0)

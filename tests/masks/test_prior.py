@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cofi.masks import Gates, ModelShape, SparsityTarget, expected_sparsity, fit, sparsity, start_by_worth, unit_weights
+from cofi.masks import (
+    Gates,
+    ModelShape,
+    SparsityTarget,
+    behind_those_kept,
+    expected_sparsity,
+    fit,
+    sparsity,
+    start_by_worth,
+    unit_weights,
+)
 from cofi.masks.gates import MAX_LOGA
 
 from .cases import SHAPE, spread_gates
@@ -67,6 +77,50 @@ class TestStart:
         ones = {kind: torch.ones_like(score) for kind, score in scores(SMALL).items()}
         start_by_worth(gates, ones, SparsityTarget(SMALL, 0.5))
         assert sparsity(gates.deterministic().structure(SMALL), SMALL) == pytest.approx(0.5, abs=0.01)
+
+
+class TestAgain:
+    """Gates that are set once more, closer to the target, by scores of the masked model."""
+
+    def again(self, goal: float, kinds: str = "all") -> tuple[Gates, dict[str, torch.Tensor], Gates]:
+        before = started(0.5, kinds)
+        masks = before.deterministic().by_kind()
+        measured = {
+            kind: score * (masks[kind] > 0) if kind in masks else score for kind, score in scores(SMALL, 7).items()
+        }
+        gates = started(0.5, kinds)
+        start_by_worth(gates, behind_those_kept(gates, measured), SparsityTarget(SMALL, 0.99), goal)
+        return gates, measured, before
+
+    @pytest.mark.parametrize("goal", [0.6, 0.9])
+    def test_the_units_kept_are_the_best_of_those_that_were(self, goal):
+        gates, measured, before = self.again(goal)
+        found = sparsity(gates.deterministic().structure(SMALL), SMALL)
+        assert goal - 1e-6 <= found <= goal + SMALL.head_weights / SMALL.prunable_size + 1e-4
+        kept, was = (
+            torch.cat([z.z_head.flatten(), z.z_int.flatten()]) > 0
+            for z in (gates.deterministic(), before.deterministic())
+        )
+        worth = torch.cat([measured["head"].flatten(), measured["int"].flatten()]) / unit_weights(SMALL)
+        assert 0 < kept.sum() < was.sum()
+        assert not (kept & ~was).any()
+        assert worth[kept].min() > worth[was & ~kept].max()
+
+    def test_units_that_were_cut_come_back_in_their_order(self):
+        """Where the target asks for less than there was: nothing was measured of them."""
+        gates, _, before = self.again(0.3)
+        kept, was = (
+            torch.cat([z.z_head.flatten(), z.z_int.flatten()]) > 0
+            for z in (gates.deterministic(), before.deterministic())
+        )
+        loga = torch.cat([before.views()[kind].detach().flatten() for kind in ("head", "int")])
+        assert (kept | ~was).all() and (kept & ~was).any()
+        assert loga[kept & ~was].min() >= loga[~kept].max()
+
+    def test_a_kind_without_gates_keeps_its_scores(self):
+        gates = started(0.4, "int")
+        given = scores(SMALL)
+        assert torch.equal(behind_those_kept(gates, given)["head"], given["head"])
 
 
 class TestThreshold:
