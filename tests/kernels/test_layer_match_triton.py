@@ -1,4 +1,4 @@
-"""The Triton kernels: in the interpreter (or on a GPU) against fp64, and compiled for each architecture."""
+"""The Triton kernels: in the interpreter (or on a GPU) against fp64."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from torch import Tensor
 
 from cofi_kernels.layer_match import reference
 from cofi_kernels.testing import assert_close_to_fp64, assert_no_worse_than_eager
-from tests.kernels import aot
 
 pytest.importorskip("triton")
 from cofi_kernels.layer_match import triton_kernels  # noqa: E402
-from cofi_kernels.layer_match.triton_kernels import Tile  # noqa: E402
 
 Inputs = tuple[list[Tensor], list[Tensor], Tensor, Tensor]
 
@@ -165,92 +163,3 @@ def test_result_repeats_to_the_bit(device):
         (triton_kernels.forward(*inputs, None, None), *flat(triton_kernels.backward(dm, *inputs, None, None)).values())
     ] * 2
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
-
-
-MODULE = "cofi_kernels.layer_match."
-
-
-def cases_of(
-    dtype: torch.dtype, n_layers: int, d_teacher: int, d_student: int, tile: Tile | None = None, *, padded: bool = False
-) -> list[aot.Case]:
-    """Every kernel at these sizes, four teacher layers."""
-    tile = tile or triton_kernels.tile_for(dtype)
-    kind = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
-    teacher, student = {"teacher": [kind] * 4}, {"student": [kind] * n_layers}
-    transform = {"weight_ptr": kind, "bias_ptr": kind}
-    counts, sizes = {"N_TEACHER": 4, "N_STUDENT": n_layers}, {"E_T": d_teacher, "E_S": d_student}
-    blocks = dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K"), tile[:3], strict=True))
-    count = {"count_ptr": "*i32" if padded else None}
-    tokens, plain = {"n_tokens": "i32"}, {"BLOCK": triton_kernels._BLOCK}
-    scalars = {"factors_ptr": "*fp32", "scale_ptr": "*fp32", "selected_ptr": "*i32"}
-    without_factors = {"scale_ptr": "*fp32", "selected_ptr": "*i32"}
-    forward = {**teacher, **student, **transform, "source_ptr": "*i64", **count, "sums_ptr": "*fp32", **tokens}
-    mean = {"sums_ptr": "*fp32", "source_ptr": "*i64", **count, "m_ptr": "*fp32", **tokens}
-    plan = {"dm_ptr": "*fp32", "source_ptr": "*i64", **count, **scalars, **tokens, **counts, "E_T": d_teacher}
-    residual = {**teacher, **student, **transform, "factors_ptr": "*fp32", "selected_ptr": "*i32"}
-    residual |= {**count, "residual_ptr": kind, "column_sums_ptr": "*fp32", **tokens}
-    dstudent = {
-        "residual_ptr": kind,
-        "weight_ptr": kind,
-        **without_factors,
-        **count,
-        "dstudent": [kind] * n_layers,
-        **tokens,
-    }
-    dweight = {"residual_ptr": kind, **student, "selected_ptr": "*i32", **count, "parts_ptr": "*fp32", **tokens}
-    finish = {
-        "parts_ptr": "*fp32",
-        "column_sums_ptr": "*fp32",
-        **without_factors,
-        **count,
-        "dweight_ptr": kind,
-        "dbias_ptr": kind,
-    }
-    layers = {"N_STUDENT": n_layers}
-    reduced = {"E_T": d_teacher, "BLOCK_M": tile.block_m}
-    backward = MODULE + "triton_backward:_layer_match_"
-    return [
-        aot.Case(
-            MODULE + "triton_forward:_layer_match_fwd_kernel", {**forward, **counts, **sizes, **blocks}, tile.options
-        ),
-        aot.Case(
-            MODULE + "triton_forward:_layer_match_mean_kernel",
-            {**mean, **layers, **reduced, "BLOCK_N": tile.block_n, **plain},
-        ),
-        aot.Case(backward + "plan_kernel", {**plan, "TEACHER_BLOCK": 4, "STUDENT_BLOCK": 32}),
-        aot.Case(backward + "residual_kernel", {**residual, **counts, **sizes, **blocks}, tile.options),
-        aot.Case(backward + "dstudent_kernel", {**dstudent, **layers, **sizes, **blocks}, tile.options),
-        aot.Case(
-            backward + "dweight_kernel", {**dweight, "part_tokens": "i32", **layers, **sizes, **blocks}, tile.options
-        ),
-        aot.Case(
-            backward + "finish_kernel",
-            {
-                **finish,
-                "n_parts": "i32",
-                **tokens,
-                **sizes,
-                "BLOCK_M": tile.block_m,
-                **plain,
-                "ROWS": triton_kernels._ROWS,
-            },
-        ),
-    ]
-
-
-def chosen(names: str, cases: list[aot.Case]) -> list[aot.Case]:
-    return [case for case in cases if any(f"_{name}_kernel" in case.kernel for name in names.split())]
-
-
-def test_every_kernel_compiles_for_every_architecture_without_spills():
-    """BERT-base whole; MiniLM taught by BERT-base, BERT-large and a width no block divides where they differ most."""
-    cases = [
-        *cases_of(torch.bfloat16, 12, 768, 768),
-        *chosen("fwd dweight", cases_of(torch.bfloat16, 6, 768, 384)),
-        *chosen("fwd residual dstudent", cases_of(torch.bfloat16, 12, 768, 768, padded=True)),
-        *chosen("fwd residual", cases_of(torch.bfloat16, 24, 1024, 1024)),
-        *chosen("residual dstudent", cases_of(torch.bfloat16, 12, 768, 760)),
-        *chosen("fwd residual", cases_of(torch.float32, 12, 768, 700)),
-    ]
-    for report in aot.compile_cases(cases):
-        aot.assert_fits(report)

@@ -14,7 +14,7 @@ from cofi_kernels.masked_attention import triton_kernels  # noqa: E402
 from tests.kernels import launches  # noqa: E402
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-BASE, MINILM, WIDE = (768, 12, 64), (384, 12, 32), (1024, 8, 128)  # E, H, D
+BASE, MINILM, LARGE, WIDE = (768, 12, 64), (384, 12, 32), (1024, 16, 64), (1024, 8, 128)  # E, H, D
 N_TOKENS, N_SEQUENCES = 4096, 32
 # sizes; longest sequence; activations; weights: fp32 masters or theirs; every mask or none; dropout; and which kernels
 # of it: all for one, then those that differ
@@ -26,6 +26,7 @@ LAYERS = {
     "bf16 weights": ((BASE, 128, BF16, BF16, True, 0.1), "fold weight_gradients finish"),
     "MiniLM in fp16, no masks, no dropout": ((MINILM, 128, FP16, FP16, False, 0.0), f"fold {CORE} finish"),
     "MiniLM, long": ((MINILM, 512, BF16, BF16, True, 0.1), "attention_bwd"),
+    "BERT-large": ((LARGE, 128, BF16, FP32, True, 0.1), "fold project weight_gradients"),  # its heads are BERT-base's
     "heads of 128": ((WIDE, 128, BF16, FP32, True, 0.1), CORE),
     "rows of probabilities start inside Philox blocks": ((BASE, 50, BF16, FP32, True, 0.1), CORE),
 }
