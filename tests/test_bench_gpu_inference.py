@@ -7,13 +7,14 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench import structures
 from bench.gpu.__main__ import main
-from bench.gpu.inference import batches, engines, onnx_runtime, table
+from bench.gpu.inference import accounting, batches, engines, onnx_runtime, table
 from bench.gpu.inference.engines import RUNGS, Rung
 from bench.gpu.inference.rivals import RIVALS
 from bench.gpu.inference.session import Clock
@@ -66,6 +67,24 @@ def test_smoke_run_accounts_for_every_launch(smoke_run):
     assert row["value"] == len(row["launches"]) > 0
     assert all(launch["programs"] > 0 and launch["bytes"] > 0 for launch in row["launches"])
     assert row["floor"] == pytest.approx(sum(launch["floor_us"] for launch in row["launches"]))
+
+
+@pytest.mark.parametrize("n_seen", [0, 2], ids=["none", "some"])
+def test_calls_of_which_the_profiler_saw_nothing_cost_no_row(tmp_path, monkeypatch, n_seen):
+    subject = subject_of()
+    n = len(accounting.planned_launches(subject))
+    seen = [accounting._Kernel("linear_kernel", 3.0 * i, 3.0 * i + 2.0) for i in range(n)]
+    monkeypatch.setattr(accounting, "_profile", lambda _: [[]] * (3 - n_seen) + [seen] * n_seen)
+    record = Record(tmp_path, {"device": "NVIDIA H200", "cpu": "none"}, file="inference.json")
+    session = SimpleNamespace(device="cuda", record=record, floor_us=lambda flops, n_bytes: 1.0)
+    accounting.run(session, subject)
+    (row,) = record.rows
+    if n_seen:
+        assert row["encoder_us"] == 2.0 * n and row["idle_us"] == n - 1.0 and "profile" not in row
+        return
+    assert row["profile"] == accounting.UNSEEN and "encoder_us" not in row and "share_of_floor" not in row
+    assert [launch["measured_us"] for launch in row["launches"]] == [None] * n
+    assert "| not available |" in table._launches([row])
 
 
 def test_targets_are_printed_as_tables(smoke_run):

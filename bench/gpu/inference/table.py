@@ -62,7 +62,8 @@ def _launches(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         share = row.get("share_of_floor")
-        cells = [row["case"], f"{row['value']:.0f}", _number(row["predicted_us"]), _number(row.get("encoder_us"))]
+        measured = "not available" if "profile" in row else _number(row.get("encoder_us"))
+        cells = [row["case"], f"{row['value']:.0f}", _number(row["predicted_us"]), measured]
         cells += [
             _number(row["floor"]),
             "-" if share is None else f"{share:.0%}",
