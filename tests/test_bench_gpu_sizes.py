@@ -20,7 +20,7 @@ GPUS = {"sm_80": (tiling._HALF_SM80, 108), "sm_90": (tiling._HALF, 132)}  # tile
 
 def test_kernels_take_them():
     s = SMOKE_ON_GPU
-    assert s.dtype == torch.bfloat16 and s.head_dim in HEAD_DIMS and min(s.live) < 1.0
+    assert s.dtype == torch.bfloat16 and SMOKE.head_dim == s.head_dim and s.head_dim in HEAD_DIMS and min(s.live) < 1.0
     assert s.hidden % s.n_heads == 0  # or transformers refuses
     assert 500 <= s.tokens <= 1000 and s.seqlen > 64 and s.seqlen % 4  # two tiles; dropout's draws are not aligned
     assert smoke_sizes() is (SMOKE_ON_GPU if torch.cuda.is_available() else SMOKE)

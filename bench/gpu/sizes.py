@@ -34,11 +34,11 @@ class Sizes:
         return self.n_sequences * self.seqlen
 
 
-# for a CPU, where most of it runs on references
+# for a CPU, where most of it runs on references; a head dim that the attention kernels take, as everywhere
 SMOKE = Sizes(
     n_layers=2,
     n_heads=2,
-    head_dim=8,
+    head_dim=32,
     hidden=16,
     intermediate=24,
     n_sequences=3,
@@ -55,13 +55,11 @@ SMOKE = Sizes(
     mnli_passes=2,
 )
 
-# What a sanitizer should see: a head dim that the attention kernels take, sequences of several tiles, sums of 15 steps
-# and more (of 64, as the tiles of bf16 are deep), which programs share by parts and counters, and no size that a tile
-# divides.
+# What a sanitizer should see: sequences of several tiles, sums of 15 steps and more (of 64, as the tiles of bf16 are
+# deep), which programs share by parts and counters, and no size that a tile divides.
 SMOKE_ON_GPU = replace(
     SMOKE,
     n_heads=5,
-    head_dim=32,
     hidden=1000,
     intermediate=1000,
     n_sequences=14,

@@ -20,6 +20,7 @@ from cofi.train.teacher import Teacher
 from tests.models.tiny import model_of
 
 STEPS = 7
+HEAD_DIM = 32  # that the attention kernels take, where there is a GPU
 
 
 class HostTeacher(Teacher):
@@ -45,6 +46,7 @@ def parts_of(
 ) -> tuple[Student, Objective, PhaseOptimizers]:
     torch.manual_seed(3)
     changes: dict[str, Any] = {"head": "classification", "num_labels": 3, "hidden_dropout_prob": 0.1}
+    changes["head_dim"] = HEAD_DIM
     model, teacher = model_of(**changes).to(device), model_of(**changes).to(device)
     student = Student(model.train())
     if teacher_type is not None:
@@ -103,7 +105,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", TASKS)
 def test_padding_changes_neither_loss_nor_gradients(device, kind, taught, lengths):
     head, changes = TASKS[kind]
-    model, teacher = (model_of(head=head, **changes).to(device) for _ in range(2))
+    model, teacher = (model_of(head=head, head_dim=HEAD_DIM, **changes).to(device) for _ in range(2))
     student = Student(model, LayerDistillation(24, 24, 2, 2, "nearest").to(device) if taught else None)
     kept = Teacher(teacher, (0, 1)) if taught else None
     objective = Objective("distil", kind, TrainConfig(), kept)
