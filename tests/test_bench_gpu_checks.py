@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.gpu import bench as bench_module
-from bench.gpu import blocks, rivals, step
+from bench.gpu import blocks, norm, rivals, step
 from bench.gpu.__main__ import CASES, main
 from bench.gpu.bench import Bench, cast
 from bench.gpu.judging import judge
@@ -45,6 +45,33 @@ def test_the_gradient_of_a_whole_layer_does_not_cancel(tmp_path, monkeypatch, bl
         found = dict(run(**cast(leaves, torch.float64, everything=True)))
         y = found["value"]
         assert leaves[layer] * found[f"d{layer}"] > 0.5 * y.numel() ** 0.5 * y.norm()
+
+
+OPS = {
+    "masked_ffn": (blocks, "masked_ffn", partial(blocks.run, blocks.FFN)),
+    "masked_attention": (blocks, "masked_attention", partial(blocks.run, blocks.ATTENTION)),
+    "masked_layer_norm": (norm, "masked_layer_norm", norm.run),
+}
+
+
+@pytest.mark.parametrize("module, op, run", OPS.values(), ids=OPS)
+def test_ops_are_given_masters_as_in_training(tmp_path, monkeypatch, module, op, run):
+    """Beside bf16 every weight and mask is fp32, and so are their gradients: `test_no_host_sync` has it of a step."""
+    given: set[torch.dtype] = set()
+    function = getattr(module, op)
+
+    def spy(*arguments, **keywords):
+        x, *others = (t for t in (*arguments, *keywords.values()) if isinstance(t, torch.Tensor))
+        if x.dtype == torch.bfloat16:
+            given.update(t.dtype for t in others if t.is_floating_point() and t.shape != x.shape)
+        return function(*arguments, **keywords)
+
+    monkeypatch.setattr(module, op, spy)
+    bench = bench_of(tmp_path, replace(SMOKE, dtype=torch.bfloat16))
+    run(bench)
+    assert bench.record.failed == bench.record.skipped == [] and bench.record.rows
+    assert {"eager", "compiled"} <= set(bench.record.rows[-1]["rivals"])
+    assert given == {torch.float32}
 
 
 def test_every_precision_is_given_the_same_gradient():

@@ -20,6 +20,7 @@ from cofi_kernels.library import runs_on
 
 Leaves = dict[str, Tensor]
 T = TypeVar("T")
+STAYS_FP32 = ("z_", "loga", "w_", "b_")  # names of leaves that are fp32 in training whatever it computes in
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Bench:
     def check(self, family: str, case: str, run: Callable[..., Iterable[tuple[str, Tensor]]], leaves: Leaves) -> bool:
         """Whether what `run(**leaves)` yields in the benchmark's dtype is as exact as `judge` asks; see `verdict`.
 
-        leaves: fp32 tensors; those whose name starts with z_ or loga stay fp32 in low precision, as in training
+        leaves: fp32 tensors; masks (z_, loga) and masters (w_, b_) stay fp32 in low precision, as in training
         """
         name = _checked(family, case)
         verdicts = self.attempt(name, lambda: self._verdicts(run, leaves))
@@ -148,11 +149,16 @@ def cast(leaves: Leaves, dtype: torch.dtype, *, everything: bool = False) -> Lea
     """Copies that ask for gradients."""
     copies = {}
     for name, t in leaves.items():
-        stays = not t.is_floating_point() or (name.startswith(("z_", "loga")) and not everything)
+        stays = not t.is_floating_point() or (name.startswith(STAYS_FP32) and not everything)
         copies[name] = t.detach().to(t.dtype if stays else dtype, copy=True)
         if t.is_floating_point():
             copies[name].requires_grad_()
     return copies
+
+
+def in_dtype_of(x: Tensor, *weights: Tensor) -> list[Tensor]:
+    """fp32 masters, cast as under autocast: what plain operators need beside x of lower precision."""
+    return [w.to(x.dtype) for w in weights]
 
 
 def leaning(y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,8 @@
-"""Masked FFN and attention sublayers as their units die, against matrix products of their shapes."""
+"""Masked FFN and attention sublayers as their units die, against matrix products of their shapes.
+
+Weights are what training passes: fp32 masters beside activations in the benchmark's dtype, with fp32 gradients. Casts
+are in our time and in that of plain operators; the products alone have operands that are cast already.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.gpu.bench import Bench, Leaves, cast, compiled, leaning, with_gradients
+from bench.gpu.bench import Bench, Leaves, cast, compiled, in_dtype_of, leaning, with_gradients
 from bench.gpu.clock import Run
 from bench.gpu.record import Target
 from cofi_kernels import force_backend, masked_attention, masked_ffn
@@ -65,6 +69,7 @@ def _ffn_plain(
     z_ffn: Tensor,
     z_hidden: Tensor,
 ) -> Tensor:
+    w_up, w_down, b_up, b_down = in_dtype_of(x, w_up, w_down, b_up, b_down)
     h = F.gelu(F.linear(x, w_up, b_up)) * z_int.to(x.dtype)
     return torch.addmm(b_down, h, w_down) * (z_ffn * z_hidden).to(x.dtype)
 
@@ -104,6 +109,7 @@ def _attention_plain(
     head_dim: int,
 ) -> Tensor:
     """For sequences of one length, as modelling code is written."""
+    w_qkv, w_out, b_qkv, b_out = in_dtype_of(x, w_qkv, w_out, b_qkv, b_out)
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(-1, seqlen, 3, z_head.numel(), head_dim)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     context = F.scaled_dot_product_attention(q, k, v) * z_head.to(x.dtype)[:, None, None]
@@ -183,15 +189,15 @@ def _checked_contest(block: Block, bench: Bench, live: float, dense: float | Non
 def _contest(
     block: Block, bench: Bench, live: float, base: Leaves, dy: Tensor, dense: float | None, fixed: dict[str, int]
 ) -> float:
-    leaves, dtype = cast(base, bench.sizes.dtype), bench.sizes.dtype
+    leaves = cast(base, bench.sizes.dtype)
     needed = [t for t in leaves.values() if t.requires_grad]
     fast = compiled(block.plain, smoke=bench.smoke)
 
     def both(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(function(**leaves, **fixed), needed, dy)
 
-    weights = sum(leaves[name].numel() for name in leaves if name.startswith("w_")) * live
-    moved = dtype.itemsize * (4 * bench.sizes.tokens * bench.sizes.hidden + 3 * weights)
+    weights = sum(leaves[name].nbytes for name in leaves if name.startswith("w_"))
+    moved = 4 * leaves["x"].nbytes + (2 * live + 1) * weights  # dead weights are not read, their gradients are zeros
     return bench.contest(
         block.family,
         _case(live),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.gpu.bench import Bench, Leaves, cast, compiled, with_gradients
+from bench.gpu.bench import Bench, Leaves, cast, compiled, in_dtype_of, with_gradients
 from cofi_kernels import masked_layer_norm
 
 OPS = ("masked_layer_norm", "masked_layer_norm_backward")
@@ -20,17 +20,18 @@ def _leaves(bench: Bench) -> Leaves:
     made = {name: torch.randn(s.tokens, s.hidden, device=bench.device) for name in ("x", "residual")}
     z_hidden = torch.rand(s.hidden, device=bench.device) * 0.9 + 0.1
     z_hidden[torch.randperm(s.hidden, device=bench.device)[: s.hidden // 100]] = 0.0
-    affine = {name: 1.0 + 0.1 * torch.randn(s.hidden, device=bench.device) for name in ("weight", "bias")}
+    affine = {name: 1.0 + 0.1 * torch.randn(s.hidden, device=bench.device) for name in ("w_norm", "b_norm")}
     return made | affine | {"z_hidden": z_hidden}
 
 
 def _ours(state: Tensor, **leaves: Tensor) -> Tensor:
-    order = [leaves.pop(name) for name in ("x", "residual", "weight", "bias")]
+    order = [leaves.pop(name) for name in ("x", "residual", "w_norm", "b_norm")]
     return masked_layer_norm(*order, **leaves, eps=EPS, dropout_p=DROPOUT, dropout_state=state)
 
 
-def _plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, z_hidden: Tensor) -> Tensor:
+def _plain(x: Tensor, residual: Tensor, w_norm: Tensor, b_norm: Tensor, z_hidden: Tensor) -> Tensor:
     """Dense, all dims kept: nobody else normalises over some."""
+    weight, bias = in_dtype_of(x, w_norm, b_norm)
     y = F.layer_norm(F.dropout(x, DROPOUT) + residual, weight.shape, weight, bias, EPS)
     return y * z_hidden.to(x.dtype)
 

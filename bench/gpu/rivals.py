@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cofi_kernels
-from bench.gpu.bench import Bench, compiled
+from bench.gpu.bench import Bench, compiled, in_dtype_of
 from bench.gpu.training import Training, batch_of
 from cofi.train.optim import capturable
 from cofi_kernels.masked_layer_norm import reference as norm_reference
@@ -112,11 +112,6 @@ def _times(x: Tensor, *masks: Tensor | None) -> Tensor:
     return x
 
 
-def _in_dtype_of(x: Tensor, *weights: Tensor) -> list[Tensor]:
-    """fp32 masters, cast as under autocast."""
-    return [w.to(x.dtype) for w in weights]
-
-
 def _attention(
     seqlen: int,
     x: Tensor,
@@ -134,7 +129,7 @@ def _attention(
     dropout_p: float,
     dropout_state: Tensor | None,
 ) -> Tensor:
-    w_qkv, b_qkv, w_out, b_out = _in_dtype_of(x, w_qkv, b_qkv, w_out, b_out)
+    w_qkv, b_qkv, w_out, b_out = in_dtype_of(x, w_qkv, b_qkv, w_out, b_out)
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(-1, seqlen, 3, w_out.shape[0] // head_dim, head_dim)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).transpose(1, 2)
@@ -154,7 +149,7 @@ def _ffn(
     z_hidden: Tensor | None,
     activation: str,
 ) -> Tensor:
-    w_up, b_up, w_down, b_down = _in_dtype_of(x, w_up, b_up, w_down, b_down)
+    w_up, b_up, w_down, b_down = in_dtype_of(x, w_up, b_up, w_down, b_down)
     h = _times(F.gelu(F.linear(x, w_up, b_up)), z_int)
     return _times(torch.addmm(b_down, h, w_down), z_ffn, z_hidden)
 
