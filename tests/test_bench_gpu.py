@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.gpu.__main__ import CASES, main
-from bench.gpu.record import Record, Target
+from bench.gpu.record import SMOKE_NOTE, Record, Target, results_folder
 
 ROW = {"family", "case", "metric", "unit", "value", "rivals", "floor", "spread"}
 
@@ -39,8 +40,10 @@ def test_smoke_run_goes_through_every_case(tmp_path, capsys):
     printed = capsys.readouterr().out
     for target in (row["target"]["text"] for row in result["rows"] if "target" in row):
         assert f"| {target} |" in printed
+    assert result["smoke"] == SMOKE_NOTE and SMOKE_NOTE in printed
+    assert "| met |" not in printed and "| MISSED |" not in printed
     if not torch.cuda.is_available():
-        assert "not on a GPU" in printed and "| met |" not in printed
+        assert "not on a GPU" in printed
 
 
 def test_what_no_time_is_left_for_is_skipped_and_said(tmp_path, capsys):
@@ -65,6 +68,15 @@ def test_a_case_that_fails_leaves_the_others_and_their_rows(tmp_path, monkeypatc
 def test_without_a_gpu_only_smoke_runs(tmp_path):
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         main(["--output", str(tmp_path)])
+
+
+def test_a_smoke_run_does_not_overwrite_results(tmp_path):
+    assert results_folder(None, "bench/results", smoke=False) == Path("bench/results")
+    assert results_folder(None, "bench/results", smoke=True) == Path("build/smoke")
+    assert results_folder(tmp_path, "bench/results", smoke=True) == tmp_path
+    record = Record(tmp_path, {"device": "NVIDIA H200"}, smoke=True)
+    record.add("f", "a", "time", "us", 1.0, target=Target("fast", 2.0))
+    assert "| fast | f, a | 1 us | 2 us | tiny shapes |" in record.targets()
 
 
 def test_rows_are_on_disk_after_each_case(tmp_path):

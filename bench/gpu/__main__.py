@@ -2,7 +2,7 @@
 
 With --inference the pruned encoder instead: see `python -m bench.gpu --inference --help`.
 Writes DIR/<device>/gpu.json after every case and prints the targets, met and missed. --smoke tries the whole program on
-tiny shapes, on a CPU too, where it times nothing that counts.
+tiny shapes, on a CPU too: it times nothing that counts, and without --output writes to build/smoke.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench import measure
 from bench.gpu import blocks, gates, matching, norm, prune, step
 from bench.gpu.bench import Bench
 from bench.gpu.inference import run as inference
-from bench.gpu.record import Record
+from bench.gpu.record import Record, results_folder
 from bench.gpu.sizes import Sizes, smoke_sizes
 from cofi_kernels import backends
 
@@ -36,6 +36,7 @@ CASES: dict[str, tuple[Callable[[Bench], None], float]] = {
     "compiled_step": (step.run_compiled, 130),
 }
 INFERENCE = "--inference"
+RESULTS = "bench/results"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(INFERENCE, action="store_true", help="the pruned encoder, with options of its own")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases to run")
     parser.add_argument("--budget-seconds", type=float, default=450.0, help="start no case that may end later")
-    parser.add_argument("--output", type=Path, default=Path("bench/results"), help="directory of <device>/gpu.json")
+    parser.add_argument("--output", type=Path, help=f"directory of <device>/gpu.json, {RESULTS} by default")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes; on a CPU too")
     return parser.parse_args(arguments)
 
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     torch.manual_seed(0)
     print(backends(), flush=True)
-    bench = Bench(smoke_sizes() if options.smoke else Sizes(), Record(options.output), options.smoke)
+    record = Record(results_folder(options.output, RESULTS, smoke=options.smoke), smoke=options.smoke)
+    bench = Bench(smoke_sizes() if options.smoke else Sizes(), record, options.smoke)
     for name in options.only:
         run, seconds = CASES[name]
         left = options.budget_seconds - (time.monotonic() - started)

@@ -11,6 +11,13 @@ from typing import Any
 
 from bench import measure
 
+SMOKE_NOTE = "A smoke run: the program was tried on tiny shapes, nothing was timed that counts."
+
+
+def results_folder(given: Path | None, default: str, *, smoke: bool) -> Path:
+    """Where results go: `default` keeps those that count, a smoke run that was given no folder stays away from it."""
+    return given or Path("build/smoke" if smoke else default)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -26,7 +33,10 @@ class Target:
 
 @dataclass
 class Record:
-    """Rows so far. `path` is written after each; what was skipped or failed is kept beside them."""
+    """Rows so far. `path` is written after each; what was skipped or failed is kept beside them.
+
+    smoke: the program was tried on tiny shapes, and no time counts; the file and the table say so
+    """
 
     folder: Path
     machine: dict[str, Any] = field(default_factory=measure.machine)
@@ -34,6 +44,7 @@ class Record:
     skipped: list[dict[str, str]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
     file: str = "gpu.json"
+    smoke: bool = False
 
     @property
     def path(self) -> Path:
@@ -81,7 +92,8 @@ class Record:
         self.save()
 
     def save(self) -> None:
-        content = {"machine": self.machine, "rows": self.rows, "skipped": self.skipped, "failed": self.failed}
+        content = {"machine": self.machine, **({"smoke": SMOKE_NOTE} if self.smoke else {})}
+        content |= {"rows": self.rows, "skipped": self.skipped, "failed": self.failed}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -93,14 +105,15 @@ class Record:
         on_gpu = self.machine["device"] != "cpu"
         for row in (row for row in self.rows if "target" in row):
             target = row["target"]
-            verdict = ("met" if target["met"] else "MISSED") if on_gpu else "not on a GPU"
+            verdict = "tiny shapes" if self.smoke else "met" if target["met"] else "MISSED"
+            verdict = verdict if on_gpu else "not on a GPU"
             if row.get("backend") == "reference":
                 verdict += ", on the reference"
             value, limit = f"{row['value']:.4g} {row['unit']}", f"{target['limit']:.4g} {row['unit']}"
             lines.append(f"| {target['text']} | {row['family']}, {row['case']} | {value} | {limit} | {verdict} |")
         lines += [f"| | {item['case']} | skipped | | {item['why']} |" for item in self.skipped]
         lines += [f"| | {item['case']} | FAILED | | {item['why']} |" for item in self.failed]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", SMOKE_NOTE] if self.smoke else [])])
 
 
 def summary(times: list[float]) -> tuple[float, list[float]]:

@@ -22,12 +22,13 @@ from bench.gpu.bench import Bench
 from bench.gpu.inference import batches, correctness, table, timing
 from bench.gpu.inference.session import MNLI, Clock, Session, Sizes
 from bench.gpu.inference.subject import by_triton, encoder_by
-from bench.gpu.record import Record
+from bench.gpu.record import Record, results_folder
 from bench.gpu.sizes import Sizes as CeilingSizes
 from bench.gpu.sizes import smoke_sizes as ceiling_smoke_sizes
 from cofi_kernels import backends
 
 MNLI_SENTENCES = 4096
+RESULTS = "bench/results/gpu"
 DENSE = structures.DENSE
 EVEN = {"1 x 128": [128], "8 x 128": [128] * 8, "32 x 128": [128] * 32, "128 x 128": [128] * 128}
 # the most wanted first: what no time is left for is at the end
@@ -44,7 +45,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=batches.data_folder(), help="folder with mnli/: real lengths")
     parser.add_argument("--only", nargs="+", metavar="STRUCTURE", help="structures to check and to time")
     parser.add_argument("--budget-seconds", type=float, default=460.0, help="end within this time, as far as known")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/gpu"), help="directory of <device>/")
+    parser.add_argument("--output", type=Path, help=f"directory of <device>/inference.json, {RESULTS} by default")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a result file, run nothing")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes; on a CPU too")
     return parser.parse_args(arguments)
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_session(options: argparse.Namespace, clock: Clock) -> Session:
     sizes = smoke_sizes() if options.smoke else full_sizes(options)
-    record = Record(options.output, file="inference.json")
+    output = results_folder(options.output, RESULTS, smoke=options.smoke)
+    record = Record(output, file="inference.json", smoke=options.smoke)
     ceilings = ceiling_smoke_sizes() if options.smoke else CeilingSizes()
     return Session(sizes, record, clock, Bench(ceilings, record, options.smoke), options.smoke)
 
