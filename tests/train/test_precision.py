@@ -1,4 +1,4 @@
-"""--precision bf16 on a CPU: refused where it would be slow, near fp32 elsewhere; PyTorch's setting is put back."""
+"""--precision: bf16 on a GPU by default; on a CPU refused where it would be slow, near fp32 elsewhere, and put back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from cofi.cli import run as run_command
 from cofi.train import precision
 from cofi.train.__main__ import main
+from cofi.train.config import TrainConfig
+from cofi.train.recipes import RECIPES, recipe_settings
 from cofi_kernels import products
 from tests.killed import killed_after
 from tests.train.test_run import read_lines, without_times
@@ -49,6 +51,27 @@ def _setting_of_pytorch():
     after = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(default)
     assert after == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "dtype"),
+    [
+        ("auto", "cuda", torch.bfloat16),
+        ("auto", "cuda:1", torch.bfloat16),
+        ("bf16", "cuda", torch.bfloat16),
+        ("fp32", "cuda", None),
+        ("auto", "cpu", None),
+        ("bf16", "cpu", None),  # the factors of products alone
+    ],
+)
+def test_weights_are_lowered_on_a_gpu_alone(asked, device, dtype):
+    assert precision.compute_dtype(asked, torch.device(device)) == dtype
+
+
+def test_a_gpu_is_asked_for_bf16_and_graphs_unless_someone_says_otherwise():
+    for settings in ({}, *(recipe_settings(recipe, "mnli") for recipe in RECIPES)):
+        config = TrainConfig(**settings)
+        assert config.precision == "auto" and config.cuda_graphs
 
 
 def test_refused_where_fp32_is_faster(flags, monkeypatch, capsys):
