@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench.gpu.__main__ import CASES, main
 from bench.gpu.record import SMOKE_NOTE, Record, Target, results_folder
+from bench.gpu.sizes import smoke_sizes
 
 ROW = {"family", "case", "metric", "unit", "value", "rivals", "floor", "spread"}
 
@@ -17,6 +19,31 @@ ROW = {"family", "case", "metric", "unit", "value", "rivals", "floor", "spread"}
 def result_of(folder) -> dict:
     (path,) = folder.glob("*/gpu.json")
     return json.loads(path.read_text())
+
+
+def assert_every_target_has_its_row(rows: list[dict[str, Any]]) -> None:
+    """Those of the issue, and that replays and losses are right; limits in us, ms, min or of what is beside them."""
+    dense, (live,) = {row["family"]: row for row in rows if row["case"] == "100% live"}, smoke_sizes().live[1:]
+    wanted = {
+        ("hard_concrete + expected_size", "whole model"): 20.0,
+        ("step", "nothing dead, teacher computed"): 5.5,
+        ("step", "nothing dead, against torch.compile"): 0.5,
+        ("step", f"{live:.0%} live, teacher cached"): 1.5,
+        ("step", "20 epochs"): 15.0,
+        ("step", "graph replay equals launches"): 0.0,
+        ("step", "3 steps"): None,  # twice what the reference strays, and 1 %
+    }
+    for block in ("masked_ffn", "masked_attention"):
+        wanted[block, "100% live"] = 1.1 * dense[block]["rivals"]["gemms"]
+        wanted[block, f"{live:.0%} live"] = 5.0 + 1.2 * live * dense[block]["value"]
+    for row in (row for row in rows if row["family"] == "layer_match" and row["floor"] is not None):
+        wanted["layer_match", row["case"]] = 1.5 * row["floor"]
+    assert {("layer_match", "all layers live"), ("layer_match", "every second layer live")} < set(wanted)
+    with_target = [row for row in rows if "target" in row]
+    for (family, case), limit in wanted.items():
+        (row,) = (row for row in with_target if row["family"] == family and row["case"].startswith(case))
+        assert limit is None or row["target"]["limit"] == pytest.approx(limit), (family, case)
+    assert len(with_target) == len(wanted)
 
 
 def test_smoke_run_goes_through_every_case(tmp_path, capsys):
@@ -37,6 +64,7 @@ def test_smoke_run_goes_through_every_case(tmp_path, capsys):
     assert families - {"step"} <= {row["family"] for row in result["rows"] if row["case"].startswith("correctness")}
     prunes = [row["case"] for row in result["rows"] if row["case"].endswith("extrapolated")]
     assert len(prunes) == 2 and "teacher computed" in prunes[0] and "teacher cached" in prunes[1]
+    assert_every_target_has_its_row(result["rows"])
     printed = capsys.readouterr().out
     for target in (row["target"]["text"] for row in result["rows"] if "target" in row):
         assert f"| {target} |" in printed
