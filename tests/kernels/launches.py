@@ -29,6 +29,7 @@ _TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
+    torch.float64: "fp64",
     torch.int32: "i32",
     torch.int64: "i64",
 }

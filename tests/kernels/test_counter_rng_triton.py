@@ -11,6 +11,7 @@ from tests.kernels import aot
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 from cofi_kernels.counter_rng import triton_kernels  # noqa: E402
+from tests.kernels import launches  # noqa: E402
 
 STATES = [(0, 0), (123, 5), (-1, -1), (2**40 + 7, -(2**50))]
 SIZES = [0, 1, 6, 1023, 1025]
@@ -48,28 +49,24 @@ def test_words_of_elements_far_out_have_the_reference_bits(device, state, first)
     assert torch.equal(words.cpu(), reference.words_at(torch.tensor(state), first + torch.arange(16)))
 
 
-MODULE = "cofi_kernels.counter_rng.triton_kernels:"
-CASES = [
-    aot.Case(MODULE + "_counter_uniform_kernel", {"state_ptr": "*i64", "u_ptr": "*fp32", "n": "i32", "BLOCK": 1024})
-]
-CASES += [
-    aot.Case(
-        MODULE + "_counter_dropout_kernel",
-        {
-            "x_ptr": kind,
-            "y_ptr": kind,
-            "state_ptr": "*i64",
-            "n": "i32",
-            "threshold": "i32",
-            "scale_bits": "i64",
-            "BLOCK": 1024,
-        },
-    )
-    for kind in ("*fp32", "*bf16", "*fp16", "*fp64")
-]
+# elements: the states of BERT-base on 4,096 tokens, and a number that is no multiple of 16
+STATES_OF_BASE, RAGGED = 4096 * 768, 4095 * 761
+LAUNCHED = [(dtype, STATES_OF_BASE) for dtype in (torch.bfloat16, torch.float16, torch.float64)]
+LAUNCHED += [(torch.float32, RAGGED)]
+
+
+def launch(dtype: torch.dtype, n: int) -> None:
+    """Uniforms and dropout. The state is one row of a model's."""
+    state = torch.empty(36, 2, dtype=torch.int64, device="meta")[1]
+    triton_kernels.counter_uniform(state, (n,))
+    triton_kernels.counter_dropout(torch.empty(n, dtype=dtype, device="meta"), 0.1, state)
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():
-    for report in aot.compile_cases(CASES):
+    cases = []
+    for architecture in aot.ARCHITECTURES:
+        cases += launches.distinct(launches.of_layers(architecture, ((c, "kernel") for c in LAUNCHED), launch))
+    assert len(cases) == (2 + len(LAUNCHED)) * len(aot.ARCHITECTURES)
+    for report in aot.compile_cases(cases):
         aot.assert_fits(report)
         assert report.registers <= 64, report  # 8 elements a thread: leaves 8 blocks of 128 threads to a multiprocessor

@@ -12,6 +12,7 @@ from tests.kernels.test_expected_size import COSTS, KINDS, SIZES, SUBSETS, input
 
 pytest.importorskip("triton")
 from cofi_kernels.expected_size import triton_kernels  # noqa: E402
+from tests.kernels import launches  # noqa: E402
 
 
 def assert_matches_reference(inputs, sizes) -> None:
@@ -56,26 +57,32 @@ def test_strided_probabilities_are_read_in_place_of_their_memory(device):
     assert_matches_reference(inputs, SIZES)
 
 
-SCALARS = {
-    "head_bits": "i64",
-    "int_bits": "i64",
-    **dict.fromkeys(("n_hidden", "n_layers", "n_heads", "n_int"), "i32"),
+# sizes; the kinds that are pruned
+MODELS = {
+    "BERT-base": ((12, 12, 3072, 768), KINDS),
+    "BERT-large, heads and intermediate dims": ((24, 16, 4096, 1024), ("p_head", "p_int")),
+    "MiniLM, layers": ((6, 12, 1536, 384), ("p_mha", "p_ffn")),  # whose parts do not all lie at multiples of 16 bytes
 }
 
 
-def cases_of(*present: str) -> list[aot.Case]:
-    """Forward and backward with the kinds that are present."""
-    probabilities = {f"{name}_ptr": "*fp32" if name in present else None for name in KINDS}
-    gradients = {f"d{name}": kind for name, kind in probabilities.items()}
-    module = "cofi_kernels.expected_size.triton_kernels:"
-    forward = {**probabilities, "size_ptr": "*fp32", **SCALARS, "BLOCK": triton_kernels._FORWARD_BLOCK}
-    backward = {"dsize_ptr": "*fp32", **probabilities, **gradients, **SCALARS, "BLOCK": triton_kernels._BACKWARD_BLOCK}
-    return [
-        aot.Case(module + "_expected_size_fwd_kernel", forward, {"num_warps": triton_kernels._FORWARD_WARPS}),
-        aot.Case(module + "_expected_size_bwd_kernel", backward, {"num_warps": triton_kernels._BACKWARD_WARPS}),
-    ]
+def launch(sizes: tuple[int, int, int, int], kinds: tuple[str, ...]) -> None:
+    """Forward and backward. Probabilities are parts of one vector, as those of gates are."""
+    n_layers, n_heads, n_int, n_hidden = sizes
+    lengths = {"p_head": n_layers * n_heads, "p_int": n_layers * n_int, "p_hidden": n_hidden}
+    lengths |= {"p_mha": n_layers, "p_ffn": n_layers}
+    lengths = {name: length for name, length in lengths.items() if name in kinds}
+    vector = torch.empty(sum(lengths.values()), device="meta")
+    parts = dict(zip(lengths, vector.split(list(lengths.values())), strict=True))
+    given, named = [parts.get(name) for name in KINDS], sizes_of(*sizes)
+    size = triton_kernels.forward(*given, *COSTS.values(), *named.values())
+    triton_kernels.backward(size, *given, *COSTS.values(), *named.values())
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():
-    for report in aot.compile_cases([*cases_of(*KINDS), *cases_of("p_head", "p_int"), *cases_of("p_mha", "p_ffn")]):
+    cases = []
+    for architecture in aot.ARCHITECTURES:
+        cases += launches.distinct(launches.of_layers(architecture, ((m, "kernel") for m in MODELS.values()), launch))
+    assert len(cases) == 2 * len(MODELS) * len(aot.ARCHITECTURES)  # sizes of models are data
+    assert any("p_ffn_ptr" in case.unaligned for case in cases)
+    for report in aot.compile_cases(cases):
         aot.assert_fits(report)

@@ -13,6 +13,7 @@ from tests.kernels import aot
 
 pytest.importorskip("triton")
 from cofi_kernels.hard_concrete import triton_kernels  # noqa: E402
+from tests.kernels import launches  # noqa: E402
 
 TEMPERATURE = reference.TEMPERATURE
 SHAPES = [(0,), (), (1,), (12, 12), (1023,), (25, 41)]
@@ -92,42 +93,30 @@ def test_offsets_beyond_the_gates_touch_nothing_else(device):
     assert z.isfinite().all() and counts.tolist() == [4, 4] and indices.tolist() == [0, 1, 2, 3] * 2
 
 
-MODULE = "cofi_kernels.hard_concrete.triton_kernels:"
+KERNELS = ("keep_probability_fwd", "keep_probability_bwd", "hard_concrete_fwd", "hard_concrete_bwd", "num_zeros")
+KERNELS += ("deterministic_masks", "live_indices")
+# layers, heads, intermediate and hidden dims: of all kinds, in one tensor, which is 4 vectors a layer and one more
+MODELS = {"BERT-base": (12, 12, 3072, 768), "MiniLM": (6, 12, 1536, 384), "BERT-large": (24, 16, 4096, 1024)}
 
 
-def elementwise(kernel: str, *pointers: str, **constants: bool) -> aot.Case:
-    """A kernel over n gates with one fp32 parameter."""
-    types = {name: "*i64" if constants.get("FROM_STATE") and name == "noise_ptr" else "*fp32" for name in pointers}
-    parameter = "temperature" if "noise_ptr" in pointers else "zero_point"
-    return aot.Case(MODULE + kernel, {**types, "n": "i32", parameter: "fp32", **constants, "BLOCK": 1024})
-
-
-VECTORS = {"loga_ptr": "*fp32", "offsets_ptr": "*i32", "num_zeros_ptr": "*fp64"}
-LISTS = {"z_ptr": "*fp32", "offsets_ptr": "*i32", "indices_ptr": "*i32", "counts_ptr": "*i32"}
-RANK = {
-    "n_vectors": "i32",
-    "scale": "fp32",
-    "BLOCK": triton_kernels._RANK_BLOCK,
-    "VECTOR_BLOCK": triton_kernels._VECTOR_BLOCK,
-    "OFFSETS_BLOCK": triton_kernels._OFFSETS_BLOCK,
-}
-CASES = [
-    elementwise("_keep_probability_fwd_kernel", "loga_ptr", "p_ptr"),
-    elementwise("_keep_probability_bwd_kernel", "dp_ptr", "loga_ptr", "dloga_ptr"),
-    *(
-        elementwise("_hard_concrete_fwd_kernel", "loga_ptr", "noise_ptr", "z_ptr", FROM_STATE=state)
-        for state in (False, True)
-    ),
-    *(
-        elementwise("_hard_concrete_bwd_kernel", "dz_ptr", "loga_ptr", "noise_ptr", "dloga_ptr", FROM_STATE=state)
-        for state in (False, True)
-    ),
-    aot.Case(MODULE + "_num_zeros_kernel", {**VECTORS, "n": "i32", "zero_point": "fp32", "BLOCK": 1024}),
-    aot.Case(MODULE + "_deterministic_masks_kernel", {**VECTORS, "z_ptr": "*fp32", "n": "i32", **RANK}),
-    aot.Case(MODULE + "_live_indices_kernel", {**LISTS, "n": "i32", "BLOCK": 1024}),
-]
+def launch(n_layers: int, n_heads: int, n_int: int, n_hidden: int) -> None:
+    """All that gates of a model launch: sampled from uniforms and from a state, a row of a step's, and pruned."""
+    n_gates = n_hidden + n_layers * (n_heads + n_int + 2)
+    loga, u, dz = (torch.empty(n_gates, device="meta") for _ in range(3))
+    state = torch.empty(3, 2, dtype=torch.int64, device="meta")[1]
+    offsets = torch.empty(4 * n_layers + 2, dtype=torch.int32, device="meta")
+    for noise in (u, state):
+        triton_kernels.hard_concrete(loga, noise, TEMPERATURE)
+        triton_kernels.hard_concrete_backward(dz, loga, noise, TEMPERATURE)
+    triton_kernels.keep_probability(loga, TEMPERATURE)
+    triton_kernels.keep_probability_backward(dz, loga, TEMPERATURE)
+    triton_kernels.live_indices(triton_kernels.deterministic_masks(loga, offsets, TEMPERATURE, 0.8), offsets)
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spills():
-    for report in aot.compile_cases(CASES):
+    cases = []
+    for architecture in aot.ARCHITECTURES:
+        cases += launches.distinct(launches.of_layers(architecture, ((m, "kernel") for m in MODELS.values()), launch))
+    assert {case.kernel.split(":")[1] for case in cases} == {f"_{name}_kernel" for name in KERNELS}
+    for report in aot.compile_cases(cases):
         aot.assert_fits(report)
