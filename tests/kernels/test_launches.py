@@ -6,9 +6,11 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from cofi_kernels.layer_match import triton_kernels as matching  # noqa: E402
 from cofi_kernels.masked_attention import triton_kernels as attention  # noqa: E402
 from cofi_kernels.masked_ffn import triton_kernels as ffn  # noqa: E402
-from tests.kernels import launches, test_masked_attention, test_masked_ffn  # noqa: E402
+from cofi_kernels.masked_layer_norm import triton_kernels as norm  # noqa: E402
+from tests.kernels import launches, test_masked_attention, test_masked_ffn, test_masked_layer_norm  # noqa: E402
 
 MASKS = ("all kinds", "one unit", "no unit", "dead layer", "no hidden dim")
 
@@ -29,11 +31,38 @@ def launch_attention(masks: str, n_tokens: int, device: str) -> None:
     attention.backward(torch.ones_like(y), x, w_qkv, w_out, b_out, *others, *saved)
 
 
-LAUNCHERS = {"ffn": launch_ffn, "attention": launch_attention}
+def launch_norm(masks: str, n_tokens: int, device: str) -> None:
+    hidden = {"no mask": "absent", "all kinds": "sparse", "no hidden dim": "dead"}.get(masks, "live")
+    inputs = test_masked_layer_norm.inputs_of((n_tokens, 24), hidden, device).values()
+    z_layer = None if masks == "no mask" else torch.tensor(float(masks != "dead layer"), device=device)
+    state = torch.tensor(test_masked_layer_norm.STATE, device=device)
+    y, *statistics = norm.forward(*inputs, z_layer, test_masked_layer_norm.EPS, 0.1, state)
+    norm.backward(torch.ones_like(y), *inputs, z_layer, 0.1, state, *statistics)
 
 
-@pytest.mark.parametrize("launch", LAUNCHERS.values(), ids=LAUNCHERS)
-def test_masks_and_tokens_change_no_binary(device, launch):
+def launch_matching(masks: str, n_tokens: int, device: str) -> None:
+    """A dead layer gives the state of the one before it, and so may be matched by no teacher's layer."""
+    teacher, student = ([torch.randn(n_tokens, n, device=device) for _ in range(3)] for n in (24, 40))
+    weight, bias = torch.randn(24, 40, device=device), torch.randn(24, device=device)
+    sources = {"dead layer": [0, 0, 2], "no unit": [0, 0, 0]}
+    source = None if masks == "no mask" else torch.tensor(sources.get(masks, [0, 1, 2]), device=device)
+    dm = torch.eye(3, device=device) if masks == "one unit" else torch.ones(3, 3, device=device)
+    given = (teacher, student, weight, bias, source, torch.tensor(n_tokens - 3, dtype=torch.int32, device=device))
+    matching.forward(*given)
+    matching.backward(dm, *given)
+
+
+# and how many kernels each has at least
+LAUNCHERS = {
+    "ffn": (launch_ffn, 8),
+    "attention": (launch_attention, 8),
+    "layer norm": (launch_norm, 3),
+    "layer matching": (launch_matching, 7),
+}
+
+
+@pytest.mark.parametrize(("launch", "n_kernels"), LAUNCHERS.values(), ids=LAUNCHERS)
+def test_masks_and_tokens_change_no_binary(device, launch, n_kernels):
     """Batches of 16 tokens too, a multiple of what Triton looks for in integers. An absent mask is another program."""
 
     def binaries(masks: str, n_tokens: int) -> set[str]:
@@ -42,7 +71,7 @@ def test_masks_and_tokens_change_no_binary(device, launch):
         return {launches.key_of(case) for case in found}
 
     known = binaries("all live", 19)
-    assert len(known) >= 8
+    assert len(known) >= n_kernels
     for masks in MASKS:
         assert binaries(masks, 19) == known, masks
     assert binaries("all live", 16) == known
