@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cofi.sweep.summary import Group, Mean
 
 Place = Callable[[Group], float | None]  # where a group stands on an axis: its parameters, its speedup
+NEAR = 1.02  # methods that aim at one sparsity meet it within a unit: 541,000 and 547,000 weights of 10.6 million
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,13 @@ class Frontier:
         return cls(tuple(sorted([*points, dense], key=lambda point: point[0])))
 
     def at(self, x: float) -> Mean | None:
-        """The score at `x`, with the larger deviation of its two neighbours; None outside of what was measured."""
+        """The score at `x`, with the larger deviation of its two neighbours; None outside of what was measured.
+
+        The outermost points hold within a factor of NEAR beyond them.
+        """
+        first, last = self.points[0][0], self.points[-1][0]
+        if first / NEAR <= x <= last * NEAR:
+            x = min(max(x, first), last)
         for (low, below), (high, above) in zip(self.points, self.points[1:], strict=False):
             if low <= x <= high:
                 share = 0.0 if low == high else math.log(x / low) / math.log(high / low)

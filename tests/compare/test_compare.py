@@ -55,7 +55,14 @@ def test_scores_between_two_points_lie_on_a_line_in_the_logarithm():
     assert frontier.at(2.0) == Mean(pytest.approx(83.0), 1.0)
     assert frontier.at(4.0).value == pytest.approx(86.0)
     assert frontier.at(math.sqrt(40.0)) == Mean(pytest.approx(88.0), 0.5)
-    assert frontier.at(0.99) is None and frontier.at(10.1) is None
+    assert frontier.at(0.97) is None and frontier.at(10.3) is None
+
+
+def test_the_outermost_points_hold_a_little_beyond_them():
+    """Two methods that were asked for one sparsity have not the same number of weights."""
+    frontier = Frontier(((1.0, Mean(80.0, 1.0)), (10.0, Mean(90.0, None))))
+    assert frontier.at(0.985) == Mean(80.0, 1.0)
+    assert frontier.at(10.1) == Mean(90.0, 1.0)
 
 
 @pytest.mark.parametrize(
