@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from cofi_kernels.layer_match.triton_tiles import (
+    COUNT,
     inside_columns,
     pick,
     product,
@@ -20,7 +21,7 @@ from cofi_kernels.layer_match.triton_tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_plan_kernel(
     dm_ptr,
     source_ptr,
@@ -61,7 +62,7 @@ def _layer_match_plan_kernel(
     tl.store(selected_ptr, count)
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_residual_kernel(
     teacher,
     student,
@@ -110,7 +111,7 @@ def _layer_match_residual_kernel(
         tl.store(sums + column, tl.sum(residual, 0), mask=column < E_T)
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_dstudent_kernel(
     residual_ptr,
     weight_ptr,
@@ -155,7 +156,7 @@ def _layer_match_dstudent_kernel(
         tl.store(out_ptr + rows[:, None] * E_S + columns[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n_tokens", "part_tokens"])
+@triton.jit(do_not_specialize=["n_tokens", "part_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_dweight_kernel(
     residual_ptr,
     student,
@@ -195,7 +196,7 @@ def _layer_match_dweight_kernel(
     tl.store(out_ptr, total, mask=mask)
 
 
-@triton.jit(do_not_specialize=["n_parts", "n_tokens"])
+@triton.jit(do_not_specialize=["n_parts", "n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_finish_kernel(
     parts_ptr,
     column_sums_ptr,

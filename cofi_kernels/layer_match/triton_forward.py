@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from cofi_kernels.layer_match.triton_tiles import (
+    COUNT,
     distinct_layers,
     nth_distinct_layer,
     pick,
@@ -20,7 +21,7 @@ from cofi_kernels.layer_match.triton_tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_fwd_kernel(
     teacher,
     student,
@@ -61,7 +62,7 @@ def _layer_match_fwd_kernel(
             tl.store(sums_row + t * N_STUDENT * (n_rows * n_columns), tl.sum(difference * difference))
 
 
-@triton.jit(do_not_specialize=["n_tokens"])
+@triton.jit(do_not_specialize=["n_tokens"], do_not_specialize_on_alignment=[COUNT])
 def _layer_match_mean_kernel(
     sums_ptr,
     source_ptr,

@@ -8,6 +8,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# An element of the batch's bounds: whether it lies at a multiple of 16 bytes depends on the number of sequences, and
+# Triton would compile for both, a second time in the middle of an epoch.
+COUNT = "count_ptr"
+
 
 @triton.jit
 def pick(pointers, index, N: tl.constexpr):

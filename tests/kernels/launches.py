@@ -101,7 +101,8 @@ def _case(kernel: Any, architecture: int, arguments: tuple[Any, ...], keywords: 
     types: dict[str, Any] = {}
     strings: dict[str, str] = {}
     unaligned, multiples = [], []
-    unspecialised = _unspecialised(kernel)
+    unspecialised = _told(kernel, "do_not_specialize")
+    anywhere = _told(kernel, "do_not_specialize_on_alignment")
     for name, value in bound.arguments.items():
         if "constexpr" in str(signature.parameters[name].annotation):
             value = getattr(value, "value", value)
@@ -109,7 +110,7 @@ def _case(kernel: Any, architecture: int, arguments: tuple[Any, ...], keywords: 
             strings |= {name: value} if isinstance(value, str) else {}
             continue
         types[name] = _type_of(value, specialise=name not in unspecialised)
-        if isinstance(value, Tensor) and not _is_aligned(value):
+        if isinstance(value, Tensor) and (name in anywhere or not _is_aligned(value)):
             unaligned.append(name)
         if types[name] == "i32" and value % _ALIGNMENT == 0 and name not in unspecialised:
             multiples.append(name)
@@ -117,9 +118,9 @@ def _case(kernel: Any, architecture: int, arguments: tuple[Any, ...], keywords: 
     return aot.Case(name, types, options, strings, tuple(unaligned), (architecture,), tuple(multiples))
 
 
-def _unspecialised(kernel: Any) -> list[str]:
-    """Integers whose values Triton does not look at. An interpreted kernel keeps what it was decorated with."""
-    given = kernel.kwargs["do_not_specialize"] if hasattr(kernel, "rewriter") else kernel.do_not_specialize
+def _told(kernel: Any, setting: str) -> list[str]:
+    """Arguments that Triton is told not to look at. An interpreted kernel keeps what it was decorated with."""
+    given = kernel.kwargs.get(setting) if hasattr(kernel, "rewriter") else getattr(kernel, setting)
     return given or []
 
 
