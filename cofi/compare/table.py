@@ -13,8 +13,8 @@ NOTE = (
     "Each row is a model of another method, and beside it what {reference} scores at the same size and at the same "
     "measured speed: on straight lines (in the logarithm of size or speed) between its measured points and the "
     "teacher. Gain: {reference} minus the other, in points; = where it is within the scatter of the seeds; - where "
-    "{reference} was not measured at that size or speed. Scores are means over the seeds of the best evaluation on the "
-    "validation rows."
+    "{reference} was not measured at that size or speed, or not on the same machine. Scores are means over the seeds "
+    "of the best evaluation on the validation rows."
 )
 
 
@@ -53,18 +53,22 @@ def compare(records: Sequence[Record], reference: str) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for task in dict.fromkeys(g.task for g in groups if g.variant == reference):
         own = [g for g in groups if g.task == task]
-        frontiers = {axis.name: _frontier(own, reference, axis) for axis in axes}
-        others = [g for g in own if g.variant != reference]
-        found[task] = [Row(g, {axis.name: _verdict(g, axis, frontiers[axis.name]) for axis in axes}) for g in others]
+        found[task] = [
+            Row(g, {axis.name: _verdict(g, axis, _frontier(own, reference, axis, g)) for axis in axes})
+            for g in own
+            if g.variant != reference
+        ]
     return found
 
 
-def _frontier(groups: Sequence[Group], reference: str, axis: Axis) -> Frontier:
+def _frontier(groups: Sequence[Group], reference: str, axis: Axis, other: Group) -> Frontier:
+    """Of the reference, as far as it can be held against `other`: speeds where one machine has timed both."""
     own = [g for g in groups if g.variant == reference]
     teacher = own[0].mean("teacher_score")
     assert teacher is not None  # every result has one
     start = own[0].value("params_before") if axis.name == "size" else 1.0
-    return Frontier.of(own, axis.place, (start or 1.0, Mean(teacher.value, None)))
+    alike = own if axis.name == "size" else [g for g in own if len(g.timed_on | other.timed_on) <= 1]
+    return Frontier.of(alike, axis.place, (start or 1.0, Mean(teacher.value, None)))
 
 
 def _verdict(g: Group, axis: Axis, frontier: Frontier) -> Verdict | None:

@@ -17,10 +17,11 @@ from cofi.bench.timing import machine_info
 from cofi.cli import EXIT_SIGNAL
 from cofi.cli import run as run_command
 from cofi.errors import UserError
-from cofi.sweep.measuring import Measurer
+from cofi.sweep.measuring import Measurer, in_words
 from cofi.sweep.options import Options, parse
 from cofi.sweep.plan import Point
 from cofi.sweep.results import check_publishable, publish, write_documents, write_summary
+from cofi.sweep.retiming import retime
 from cofi.sweep.running import Sweep
 from cofi.sweep.store import DONE, Store, locked
 from cofi.train.interrupt import Interrupted
@@ -57,7 +58,7 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
                 check_publishable(options.results, sweep.planned())
             failures = sweep.run(refresh)
         if options.measure:
-            measure(options, store, console)
+            measure(options, store, machine, console)
     except Interrupted as stop:
         refresh(plots=True)
         sys.stderr.write(f"stopped by {stop}; saved. Give the same command again to go on\n")
@@ -70,15 +71,17 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
     return EXIT_FAILED if failures else 0
 
 
-def measure(options: Options, store: Store, console: Console) -> None:
-    """Time every finished point that has not been timed."""
+def measure(options: Options, store: Store, machine: dict[str, Any], console: Console) -> None:
+    """Time every finished point that has not been timed, and with --retime those of --results from elsewhere."""
     points = [point for point in store.found() if store.place(point).status == DONE]
     left = [point for point in points if not store.place(point).speed.is_file()]
     measurer = Measurer(options.settings)
     for number, point in enumerate(left, 1):
-        speed = measurer.measure(store.place(point))["speedup"]
-        found = ", ".join(f"{name} {ratio:g}" for name, ratio in speed.items())
-        console.print(f"measured {number} of {len(left)}: {point.name}: {found}", highlight=False, soft_wrap=True)
+        words = in_words(point.name, measurer.measure(store.place(point)))
+        console.print(f"measured {number} of {len(left)}: {words}", highlight=False, soft_wrap=True)
+    if options.retime:
+        assert options.results is not None  # or the command would have been refused
+        retime(options.results, store, measurer, machine, console)
 
 
 def show_plan(store: Store, planned: list[Point], console: Console) -> int:

@@ -48,6 +48,7 @@ class Options:
     grid: Grid | None
     settings: dict[str, Any]
     measure: bool
+    retime: bool
     results: Path | None
     dry_run: bool
     keep_checkpoints: bool
@@ -122,6 +123,13 @@ def _add_work(parser: Parser) -> None:
         "there already stay, so that several machines can fill one folder",
     )
     parser.add_argument(
+        "--retime",
+        action="store_true",
+        help="with --measure and --results: the points there that another machine has timed are timed on this one as "
+        "well, by models of their structure with new weights, so that all speeds compare; wants a point of each task "
+        "in --output",
+    )
+    parser.add_argument(
         "--keep-checkpoints",
         action="store_true",
         help="of finished points; by default only model, log, result and report stay",
@@ -137,9 +145,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     grid = None if options.tasks is None else _grid(options, settings)
     if grid is None and not (options.output / "points").is_dir():
         raise UserError(f"--tasks is needed: --output {options.output} holds no sweep yet")
+    if options.retime and not (options.measure and options.results):
+        raise UserError("--retime needs --measure and --results: it times the points that are in --results already")
     return Options(
-        options.output, grid, settings, options.measure, options.results, options.dry_run, options.keep_checkpoints,
-        shlex.join(["python", "-m", "cofi.sweep", *words]),
+        options.output, grid, settings, options.measure, options.retime, options.results, options.dry_run,
+        options.keep_checkpoints, shlex.join(["python", "-m", "cofi.sweep", *words]),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.figures import draw
 from cofi.sweep.merging import check_one_setting, merged
+from cofi.sweep.store import SUMMARY
 from cofi.sweep.summary import Record, report
 
 FORMAT = 1
@@ -26,8 +27,13 @@ def write_summary(path: Path, records: Sequence[Record], command: str, machine: 
         "commands": list(dict.fromkeys([*earlier, command])),
         "points": list(records),
     }
-    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    save_summary(path.parent, summary)
     return summary
+
+
+def save_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write sweep.json alone."""
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
 
 def write_documents(folder: Path, summary: Mapping[str, Any], *, plots: bool = True) -> None:
@@ -45,11 +51,11 @@ def publish(folder: Path, summary: Mapping[str, Any]) -> None:
     Absolute paths in the commands keep their last part only. Raises UserError.
     """
     public = {**summary, "commands": [_without_places(command) for command in summary["commands"]]}
-    if (folder / "sweep.json").is_file():
+    if (folder / SUMMARY).is_file():
         public = merged(read_summary(folder), public)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "sweep.json", (json.dumps(public, indent=1) + "\n").encode())
+        save_summary(folder, public)
         write_documents(folder, public)
     except OSError as error:
         raise UserError(f"--results {folder} cannot be written: {error.strerror or error}") from error
@@ -57,7 +63,7 @@ def publish(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def check_publishable(folder: Path, planned: Sequence[Record]) -> None:
     """Raise UserError where `publish` would refuse `planned`: better before a sweep of days than after it."""
-    if (folder / "sweep.json").is_file():
+    if (folder / SUMMARY).is_file():
         check_one_setting([*read_summary(folder)["points"], *planned])
 
 
@@ -77,7 +83,7 @@ def _last(word: str) -> str:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """sweep.json of a sweep's directory or of published results. Raises UserError where there is none."""
-    path = folder / "sweep.json"
+    path = folder / SUMMARY
     if not path.is_file():
         raise UserError(f"{folder} holds no sweep (no sweep.json)")
     summary = read_json(path)

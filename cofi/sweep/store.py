@@ -26,6 +26,7 @@ _RESULT_KEYS = (
     *("params_before", "params_after", "total_params_after", "structure", "dense_structure", "seconds"),
     *("total_seconds", "versions", "machine"),
 )
+SUMMARY = "sweep.json"  # of a sweep, or of published results
 _SPEED_KEYS = ("speedup", "latency_ms", "measured")
 # settings that say where things lie on one machine, and those that a point is named by
 _OF_PLACE = {"data", "model", "teacher", "train_file", "validation_file", "device_profile", "augment_mlm"}
@@ -86,7 +87,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.summary = root / "sweep.json"
+        self.summary = root / SUMMARY
 
     def place(self, point: Point) -> Place:
         return Place(self.root / "points" / point.name)
@@ -108,13 +109,17 @@ class Store:
         record["settings"] = settings_of_variant(place.run.read_config())
         record["score"] = result["compact_score"]
         if place.speed.is_file():
-            speed = read_json(place.speed)
-            record |= {name: speed[name] for name in _SPEED_KEYS} | {"measured_on": speed["machine"]}
+            record |= speed_fields(read_json(place.speed))
         return record
 
     def records(self, planned: list[Point]) -> list[dict[str, Any]]:
         """Of the planned points in their order, then of others that are there."""
         return [self.record(point) for point in dict.fromkeys([*planned, *self.found()])]
+
+
+def speed_fields(speed: dict[str, Any]) -> dict[str, Any]:
+    """What a record holds of a measurement."""
+    return {name: speed[name] for name in _SPEED_KEYS} | {"measured_on": speed["machine"]}
 
 
 def described(point: Point) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,16 @@ class Group:
         """Mean of the speedups at "batch 1", "batch 32", ..."""
         mean = Mean.of(numbers(record, "speedup").get(batch) for record in self.records)
         return None if mean is None else mean.value
+
+    @property
+    def timed_on(self) -> frozenset[tuple[Any, ...]]:
+        """The machines whose times the speedups are of."""
+        return frozenset(place_of(record["measured_on"]) for record in self.records if "measured_on" in record)
+
+
+def place_of(machine: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two machines must have in common for their times to compare: of `machine_info`."""
+    return tuple(machine.get(name) for name in ("device", "cpu", "threads"))
 
 
 def group(records: Sequence[Record]) -> list[Group]:

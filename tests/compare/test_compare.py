@@ -93,6 +93,22 @@ def test_what_was_not_measured_is_not_compared():
     assert rows["fast"].verdicts["size"].wins and rows["fast"].verdicts["speed, batch 1"] is None
 
 
+def test_speeds_of_two_machines_are_not_compared():
+    def on(cpu: str, point: dict) -> dict:
+        return point | {"measured_on": {"device": "cpu", "cpu": cpu, "threads": 1, "date": point["name"]}}
+
+    other = record("rte", "other", 1, 2_000_000, 70.0, 4.0)
+    reference = [on("A", point) for point in REFERENCE]
+    for points, compared in (
+        ([*reference, on("A", other)], True),
+        ([*reference, on("B", other)], False),
+        ([on("B", reference[0]), *reference[1:], on("A", other)], False),  # the fast one of three seeds on two machines
+    ):
+        (row,) = compare(points, "default")["rte"]
+        assert row.verdicts["size"].wins
+        assert (row.verdicts["speed, batch 1"] is not None) == compared
+
+
 def test_the_report_names_where_the_reference_does_not_win():
     better = [record("rte", "better", 1, 2_000_000, 88.0, 4.0), record("rte", "worse", 1, 2_000_000, 60.0, 4.0)]
     text = report([*REFERENCE, *better], "default")

@@ -245,6 +245,41 @@ def test_measuring_comes_last_and_once(one, tmp_path, capsys):
     assert "measured" not in capsys.readouterr().out.split("# Results")[0]
 
 
+def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert main(["--output", str(whole), "--results", str(results)]) == 0
+    summary = read_summary(results)
+    elsewhere = {"device": "cpu", "cpu": "another", "threads": 1, "commit": "abc", "date": "2026-01-01"}
+    for record in summary["points"]:  # as two other seeds from elsewhere, whose models are not here
+        record["name"] = record["name"].replace("seed1", "seed9")
+        record |= {"seed": 9, "speedup": {"batch 1": 99.0}, "measured_on": elsewhere}
+    of_another_teacher = {**summary["points"][0], "name": "animals-default-s30-seed10", "total_params_after": 1}
+    summary["points"].append(of_another_teacher)
+    (results / "sweep.json").write_text(json.dumps(summary))
+
+    measure = ["--measure", "--measure-seconds", "0.1", "--device", "cpu", "--results", str(results)]
+    assert main(one) == 0
+    assert main([*one[:2], *measure]) == 0
+    assert points(results)["animals-default-s30-seed9"]["speedup"] == {"batch 1": 99.0}  # not asked for
+    capsys.readouterr()
+    assert main([*one[:2], *measure, "--retime"]) == 0
+    said, found = capsys.readouterr().out, points(results)
+    timed = found["animals-default-s30-seed9"]
+    assert set(timed["speedup"]) == {"batch 1", "batch 32"} and timed["speedup"]["batch 1"] < 99.0
+    assert timed["measured_on"] == found["animals-default-s30-seed1"]["measured_on"]
+    assert "not timed: beasts-default-s30-seed9: --output holds no finished point of beasts" in said
+    assert "not timed: animals-default-s30-seed10: its structure makes" in said
+    for name in ("beasts-default-s30-seed9", "animals-default-s30-seed10"):
+        assert found[name]["speedup"] == {"batch 1": 99.0} and found[name]["measured_on"] == elsewhere
+    assert main([*one[:2], *measure, "--retime"]) == 0
+    assert "\ntimed" not in capsys.readouterr().out  # of this machine by now
+
+
+def test_retiming_needs_a_folder(one):
+    with pytest.raises(UserError, match="--retime needs --measure and --results"):
+        main([*one, "--measure", "--retime"])
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(words, tmp_path, capsys):
     assert main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
