@@ -56,5 +56,5 @@ def cannot_reach(method: str, evidence: Evidence, most: float) -> UserError:
 
 def with_empty_sublayers_cut(z_head: Tensor, z_int: Tensor, z_hidden: Tensor | None = None) -> Masks:
     """Masks in which a sublayer without units is gone, its bias and LayerNorm too. z_head (L, H), z_int (L, I)."""
-    z_mha, z_ffn = ((z != 0).any(1).to(z.dtype) for z in (z_head, z_int))
-    return Masks(z_head=z_head, z_int=z_int, z_hidden=z_hidden, z_mha=z_mha, z_ffn=z_ffn)
+    z_mha, z_ffn = (torch.ones_like(z[:, 0]) for z in (z_head, z_int))
+    return Masks(z_head, z_int, z_hidden, z_mha, z_ffn).without_empty_sublayers()

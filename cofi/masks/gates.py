@@ -27,7 +27,7 @@ INIT_MEANS: dict[str, dict[str, float]] = {
 # how many units of a vector stay in the deterministic masks
 ROUNDINGS = (
     "expected",  # as many as are expected to (the paper): also a twentieth of those that are as shut as can be
-    "threshold",  # those whose chance is above one half
+    "threshold",  # those whose chance is above one half; a sublayer without any is cut as well
 )
 
 
@@ -102,7 +102,8 @@ class Gates(nn.Module):
             return Masks.from_kinds(self._split(self._round_expected(loga)))
         cut = self._round_expected(decided) == 0 if self.rounding == "expected" else decided <= self.even
         soft = torch.sigmoid(loga / self.temperature * self.magic_scale)
-        return Masks.from_kinds(self._split(soft.masked_fill(cut, 0.0)))
+        masks = Masks.from_kinds(self._split(soft.masked_fill(cut, 0.0)))
+        return masks if self.rounding == "expected" else masks.without_empty_sublayers()
 
     def _without_ties(self, loga: Tensor) -> Tensor:
         """loga with those at a limit spread out beyond it, or one shift would open or shut all of them together."""

@@ -6,7 +6,7 @@ Shape letters: H heads, E hidden, I intermediate, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +69,18 @@ class Masks:
 
         each = zip(rows(self.z_head), rows(self.z_int), rows(self.z_mha), rows(self.z_ffn), strict=True)
         return [LayerMasks(head, inner, self.z_hidden, mha, ffn) for head, inner, mha, ffn in each]
+
+    def without_empty_sublayers(self) -> Masks:
+        """The same masks, where a sublayer that no unit is left of is gone too: its bias and its LayerNorm.
+
+        Only of those that have a mask of their own. Without units a sublayer computes nothing, and costs a pass over
+        the states.
+        """
+
+        def filled(layers: Tensor | None, units: Tensor | None) -> Tensor | None:
+            return layers if layers is None or units is None else layers * (units != 0).any(1)
+
+        return replace(self, z_mha=filled(self.z_mha, self.z_head), z_ffn=filled(self.z_ffn, self.z_int))
 
     def to(self, device: torch.device | str) -> Masks:
         return self._map(lambda z: z.to(device))

@@ -35,8 +35,9 @@ def start_by_worth(
     scores: {kind: worth of its units, any scale common to both}, of heads and intermediate dims, (L, H) and (L, I)
     goal:   share of the target's cost to remove; by default its goal
     Units are ranked by worth per weight, of all layers together. Log-odds rise along the rank, through those of an even
-    chance at the border, and reach their limits a third of the kept weights away from it. Gates of the other kinds,
-    hidden dims and whole sublayers, stay as they are.
+    chance at the border, and reach their limits a third of the kept weights away from it. A sublayer that the masks
+    leave no unit of is shut, so that the model learns without it; other gates of sublayers, and those of hidden dims,
+    stay as they are.
     """
     goal = target.goal if goal is None else goal
     ranks = _ranks(scores, gates.shape)
@@ -54,6 +55,9 @@ def start_by_worth(
         short = float(target.of_masks(gates.deterministic().alive())) < goal
         low, high = (middle, high) if short else (low, middle)
     place(high)
+    kept = gates.deterministic().by_kind()
+    for kind in views.keys() & {"mha", "ffn"}:
+        views[kind].masked_fill_(kept[kind] == 0, -MAX_LOGA)
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ class TrainConfig:
     rounding: Literal["expected", "threshold"] = _f(
         "expected",
         "which units the exported masks keep: in each layer as many as are expected to stay (the paper; a twentieth of "
-        "the fully shut ones too), or threshold: those whose chance is above one half",
+        "the fully shut ones too), or threshold: those whose chance is above one half, and no sublayer without any",
     )
 
     # phases

@@ -64,9 +64,20 @@ class TestStart:
         assert ((loga.abs() < MAX_LOGA - 0.1).float().mean()) > 0.05  # a border that learning can move
 
     def test_other_kinds_stay_as_they_are_and_kinds_may_be_missing(self):
-        views, untouched = started(0.8).views(), Gates(SMALL, "all", seed=0).views()
+        views, untouched = started(0.3).views(), Gates(SMALL, "all", seed=0).views()
         assert all(torch.equal(views[kind], untouched[kind]) for kind in ("hidden", "mha", "ffn"))
         assert sparsity(started(0.4, "int").deterministic().structure(SMALL), SMALL) == pytest.approx(0.4, abs=1e-3)
+
+    @pytest.mark.parametrize("goal", [0.9, 0.97])
+    def test_sublayers_left_without_units_are_shut(self, goal):
+        views, untouched = started(goal).views(), Gates(SMALL, "all", seed=0).views()
+        assert torch.equal(views["hidden"], untouched["hidden"])
+        structure = started(goal).deterministic().structure(SMALL)
+        for kind, units in (("mha", structure.heads), ("ffn", structure.intermediate)):
+            empty = torch.tensor(units) == 0
+            assert torch.equal(views[kind][~empty], untouched[kind][~empty])
+            assert (views[kind][empty] == -MAX_LOGA).all()
+        assert 0 in structure.heads + structure.intermediate and any(structure.heads + structure.intermediate)
 
     def test_the_expected_size_is_near_the_kept_one(self):
         """Or the constraint would move the border at once."""
@@ -140,6 +151,18 @@ class TestThreshold:
             gates = Gates(SMALL, "int", init_means={"int": -MAX_LOGA}, init_std=0.0, rounding=rounding, seed=0)
             kept[rounding] = gates.deterministic().structure(SMALL).intermediate
         assert kept == {"expected": (24,) * 4, "threshold": (0,) * 4}
+
+    def test_a_sublayer_without_units_is_gone_whatever_its_own_gate_says(self):
+        shut = torch.tensor([True, False, False, True])
+        gates = Gates(SMALL, "all", rounding="threshold", seed=0)
+        gates.views()["head"].data[shut] = -MAX_LOGA
+        gates.views()["int"].data[~shut] = -MAX_LOGA
+        assert (gates.views()["mha"] > 0).all() and (gates.views()["ffn"] > 0).all()
+        structure = gates.deterministic().structure(SMALL)
+        assert structure.mha == tuple((~shut).tolist()) and structure.ffn == tuple(shut.tolist())
+        # of layers that have no gate of their own the bias and the LayerNorm stay
+        gates = Gates(SMALL, "int", init_means={"int": -MAX_LOGA}, rounding="threshold", seed=0)
+        assert gates.deterministic().structure(SMALL).ffn == (True,) * 4
 
     def test_a_shift_moves_the_threshold_alone(self):
         gates = started(0.8)
