@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +31,10 @@ from cofi.models.locate import locate
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import Inputs
-from cofi.train.interrupt import Interrupted
 from cofi.train.precision import compute_dtype
 from cofi.train.randomness import derived_seed
 from cofi.train.rundir import RunDirectory
 from cofi.train.session import Session
-
-T = TypeVar("T")
 
 
 def load_augmenter(config: TrainConfig, run: RunDirectory, inputs: Inputs) -> Augmenter | None:
@@ -106,7 +102,7 @@ class Augmenter:
             raise UserError(f"{session.run.augmented} has gone while the run started")
         masked = self.masked.to(session.device, compute_dtype(session.config.precision, session.device))
         mine = session.world.share(questions.batches)
-        answers = [questions.ask(masked, batch) for batch in _interruptible(session, "augment", mine)]
+        answers = [questions.ask(masked, batch) for batch in session.interruptible("augment", mine)]
         self.masked = None
         return questions.collect(session.world.gather(answers))
 
@@ -116,14 +112,6 @@ class Augmenter:
             f"augment: {session.config.augment} versions of each row, {changed:.0%} of their tokens replaced "
             f"({self.words.kind}; words from {escape(source)})"
         )
-
-
-def _interruptible(session: Session, what: str, items: Sequence[T]) -> Iterator[T]:
-    """The items with a bar; a signal ends the run between two. Raises Interrupted."""
-    for item in session.monitor.track(what, items):
-        if session.guard.received is not None:
-            raise Interrupted(session.guard.received)
-        yield item
 
 
 def _load(session: Session) -> NDArray[np.int32]:

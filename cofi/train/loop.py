@@ -93,8 +93,7 @@ class PhaseLoop:
         take_step = self._step_of(student, objective, optimizers)
         self.monitor.begin(self.phase, self.length.steps, position.phase_step)
         while position.phase_step < self.length.steps:
-            if student.before_step is not None:
-                student.before_step(position.phase_step)
+            self._before_step(student, position)
             student.model.train()
             rows = self._indices(position.phase_step)
             batch = take_share(self.data.split, rows, self.world)
@@ -106,6 +105,16 @@ class PhaseLoop:
             self.monitor.advance()
             self._after_step(position, loss, learning_rate)
         self.monitor.end()
+
+    def _before_step(self, student: Student, position: Position) -> None:
+        """What takes long there can be interrupted: it is done once more when the run goes on."""
+        if student.before_step is None:
+            return
+        try:
+            student.before_step(position.phase_step)
+        except Interrupted:
+            self.save(position)
+            raise
 
     def _step_of(
         self, student: Student, objective: Objective, optimizers: PhaseOptimizers

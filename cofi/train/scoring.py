@@ -28,6 +28,8 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
 
     Of the labels: a student that equals its teacher has nothing to learn from it yet.
     masks: where they are taken, those of every kind; None is all ones. A unit that is cut has the gradient 0.
+    Raises Interrupted between two examples where a signal asks the run to stop; one process of several goes on, since
+    the others may not have been asked.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     shape, device = model.config.shape(), session.device
@@ -38,7 +40,8 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
     here = Masks.from_kinds({**given, **z})
     plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
     rows = range(min(SCORED_EXAMPLES, len(session.train)))
-    for index in session.monitor.track("scoring heads and dims", rows):
+    with_bar = session.interruptible if session.world.size == 1 else session.monitor.track
+    for index in with_bar("scoring heads and dims", rows):
         batch = collate(session.train, plan.batch(index), device)
         loss = model(batch=batch.packed, masks=here, **batch.labels).loss
         gradients = torch.autograd.grad(loss, list(z.values()))

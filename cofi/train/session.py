@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,12 +17,13 @@ from cofi.profile.profile import Profile
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.config import TrainConfig, changes
 from cofi.train.distributed import ALONE, World
-from cofi.train.interrupt import SignalGuard
+from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
 from cofi.train.teacher import Teacher
 
 MAX_THREADS = 1024  # more than any machine in use has; far more end the process
+T = TypeVar("T")
 PHASES = ("teacher", "distil", "prune", "finetune")
 
 
@@ -64,6 +66,13 @@ class Session:
     def restored(self, phase: str) -> dict[str, Any] | None:
         """The checkpoint, if it was taken in `phase`."""
         return self.resumed if self.resumed is not None and self.resumed["phase"] == phase else None
+
+    def interruptible(self, what: str, items: Sequence[T]) -> Iterator[T]:
+        """The items with a bar; a signal ends the run between two. Raises Interrupted."""
+        for item in self.monitor.track(what, items):
+            if self.guard.received is not None:
+                raise Interrupted(self.guard.received)
+            yield item
 
     def save(self, phase: str, content: dict[str, Any]) -> None:
         """Write the checkpoint to continue from. Nothing in it is of one process, so any number of them can."""

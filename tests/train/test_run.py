@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import yaml
 from cofi import CompactModel
 from cofi.cli import run as run_command
 from cofi.masks import SparsityRamp, SparsityStairs
-from cofi.train import loop
+from cofi.train import loop, prior
 from cofi.train.__main__ import main
 from tests.killed import killed_after
 
@@ -127,6 +128,38 @@ def test_gates_are_set_again_in_leaps(flags, tmp_path):
             row = steps[13 + step]
             assert row["target_sparsity"] == pytest.approx(stairs(step))
             assert row["kept_sparsity"] == pytest.approx(stairs(step), abs=0.1)
+    models = [CompactModel.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "broken")]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+@pytest.mark.parametrize("leap", [1, 2])
+def test_a_signal_while_units_are_scored_stops_at_once(flags, tmp_path, monkeypatch, leap):
+    """And they are scored once more when the run goes on, which then ends as one that was not stopped."""
+    flags = [*flags, *PRIOR, "--gate-prior-rounds", "2"]
+    assert main([*flags, "--output", str(tmp_path / "whole")]) == 0
+    scored: list[int] = []
+    given = prior.evidence
+
+    def interrupted(session, *args):
+        found = given(session, *args)
+
+        def gradients():
+            scored.append(0)
+            for each in found.gradients():
+                scored[-1] += 1
+                if len(scored) == leap and scored[-1] == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield each
+
+        return dataclasses.replace(found, gradients=gradients)
+
+    monkeypatch.setattr(prior, "evidence", interrupted)
+    assert main([*flags, "--output", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
+    assert len(scored) == leap and scored[-1] == 3
+    monkeypatch.undo()
+    assert main(["--output", str(tmp_path / "broken"), "--resume"]) == 0
+    rows = [without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "broken")]
+    assert rows[0] == rows[1]
     models = [CompactModel.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "broken")]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
