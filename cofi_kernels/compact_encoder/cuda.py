@@ -53,7 +53,7 @@ def forward(
     plan = plan_of(layout, x, cu_seqlens, max_seqlen)
     if plan.refusal:
         return _otherwise(plan.refusal, head_dim, arguments)
-    return _kept.find(x, weights, layout, plan.heads)(x, cu_seqlens, plan)
+    return _kept.find(x, weights, layout, plan.heads, plan.is_wide)(x, cu_seqlens, plan)
 
 
 def _otherwise(refusal: str, head_dim: int, arguments: tuple[Any, ...]) -> Tensor:
@@ -98,16 +98,19 @@ def _gpu(device: torch.device) -> tuple[int, ...]:
 
 
 class PersistentEncoder:
-    """An encoder's weights in the order of the kernel's lanes, on their device, for plans of so many heads a group."""
+    """An encoder's weights in the kernel's order, on their device, for plans of so many heads a group, wide or not."""
 
-    def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads: int) -> None:
-        self._layout, self._n_hidden, self._heads = layout, n_hidden, heads
-        self._fragments = pack_fragments(weights, layout, n_hidden, heads)
+    def __init__(
+        self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads: int, is_wide: bool
+    ) -> None:
+        self._order = (layout, n_hidden, heads, is_wide)
+        self._layout = layout
+        self._fragments = pack_fragments(weights, *self._order)
         self._tables: dict[tuple[bytes, bytes], tuple[Tensor, Tensor]] = {}  # never dropped: captured graphs read them
 
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
-        packed = pack_fragments(weights, self._layout, self._n_hidden, self._heads)
+        packed = pack_fragments(weights, *self._order)
         for old, new in zip(self._fragments, packed, strict=True):
             old.copy_(new)
 

@@ -1,7 +1,7 @@
-"""Weights of the encoder in the order in which the persistent kernel's lanes read them.
+"""Weights of the encoder in the order in which the persistent kernel's tensor cores take them.
 
-A block is 16 inputs x 16 outputs: 32 lanes of 8 elements, the second factors of two mma.m16n8k16. Blocks of a product
-lie input by input. csrc/cuda/compact_encoder/plan.cpp counts them in the same order.
+A block is 16 inputs x 16 outputs, for mma.sync in the order of the lanes, for wgmma in its core matrices. Blocks of a
+product lie input by input. csrc/cuda/compact_encoder/plan.cpp counts them in the same order.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ class PackedFragments(NamedTuple):
 
 
 def pack_fragments(
-    weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads_of_group: int
+    weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads_of_group: int, is_wide: bool
 ) -> PackedFragments:
-    """Copy `weights`, as `compact_encoder` takes them. heads_of_group: heads whose q, k and v are one product."""
+    """Copy `weights`, as `compact_encoder` takes them.
+
+    heads_of_group: heads whose q, k and v are one product; is_wide: for wgmma. Both are the plan's.
+    """
+    to_blocks = to_core_matrices if is_wide else to_lanes
     products: list[Tensor] = []
     vectors: list[Tensor] = []
     for i in range(layout.n_layers):
@@ -47,14 +51,24 @@ def pack_fragments(
     )
 
 
-def to_blocks(matrix: Tensor) -> Tensor:
-    """(K, N) inputs x outputs, multiples of 16 -> (K / 16 * N / 16, 256).
+def to_lanes(matrix: Tensor) -> Tensor:
+    """(K, N) inputs x outputs, multiples of 16 -> (K / 16 * N / 16, 256): 32 lanes of 8 elements, for two mma.m16n8k16.
 
     Lane 4 g + t holds, of outputs g and 8 + g, inputs 2 t, 2 t + 1 and 8 + 2 t, 8 + 2 t + 1.
     """
     k, n = matrix.shape
     split = matrix.reshape(k // BLOCK, 2, 4, 2, n // BLOCK, 2, 8)  # depth, half, t, element; column, tile, g
     return split.permute(0, 4, 6, 2, 5, 1, 3).reshape(-1, BLOCK * BLOCK)
+
+
+def to_core_matrices(matrix: Tensor) -> Tensor:
+    """The same for wgmma: in a block 8 x 8 elements lie together, an output's 8 inputs side by side.
+
+    Inputs 0 to 7 of outputs 0 to 7 come first, then inputs 8 to 15 of these, then outputs 8 to 15.
+    """
+    k, n = matrix.shape
+    split = matrix.reshape(k // BLOCK, 2, 8, n // BLOCK, 2, 8)  # depth, half, input; column, half, output
+    return split.permute(0, 3, 4, 1, 5, 2).reshape(-1, BLOCK * BLOCK)
 
 
 def _attention_products(weights: Sequence[Tensor], heads: int, head_dim: int, group: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cofi_kernels import EncoderLayout, native
 from cofi_kernels.compact_encoder import cuda
-from cofi_kernels.compact_encoder.fragments import pack_fragments, to_blocks
+from cofi_kernels.compact_encoder.fragments import pack_fragments, to_core_matrices, to_lanes
 from cofi_kernels.testing import assert_no_worse_than_eager
 from tests.kernels.emulated import A100, H200, emulated_encoder, plan_of
 from tests.kernels.encoders import HIDDEN, MIXED, ONE, bounds_of, want, want64, weights_of
@@ -62,7 +62,7 @@ class Runner:
         if plan.refusal and self.device == "cuda" and gpu[2] == 1:
             pytest.skip(f"this GPU has no clusters: {plan.refusal}")
         assert plan.refusal == ""
-        return cuda.PersistentEncoder(weights, layout, x.shape[1], plan.heads)(x, bounds, plan)
+        return cuda.PersistentEncoder(weights, layout, x.shape[1], plan.heads, plan.is_wide)(x, bounds, plan)
 
 
 @pytest.fixture
@@ -100,11 +100,12 @@ def test_states_are_no_worse_than_eager_at_every_length(runner, lengths, dtype):
     check(runner, lengths, MIXED, dtype=dtype)
 
 
+@pytest.mark.parametrize("tile", [(2, 1, 3), (4, 1, 2)], ids=str)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_thread_blocks_without_clusters_agree(runner, lengths):
-    """The machine of sm_80: every thread copies its own weights."""
+def test_thread_blocks_without_clusters_agree(runner, lengths, tile):
+    """The machine of sm_80: every thread copies its own weights, and no warp multiplies with others."""
     runner.is_bulk = False
-    check(runner, lengths, MIXED, gpu=A100 if runner.device == "cpu" else None, tile=(2, 1, 3))
+    check(runner, lengths, MIXED, gpu=A100 if runner.device == "cpu" else None, tile=tile)
 
 
 # 16-row groups of a thread block, thread blocks of a cluster, heads attended to together
@@ -145,7 +146,20 @@ def test_stages_of_some_columns(runner, shared_bytes, is_bulk):
     """A small ring: one depth of a product goes through it in parts."""
     runner.is_bulk = is_bulk
     layout = replace(ONE, heads=(1,), intermediate=(450,), head_dim=16)
-    check(runner, [9, 17], layout, 700, gpu=(132, shared_bytes, 8), tile=(2, 1, 1))
+    check(runner, [9, 17], layout, 700, gpu=(132, shared_bytes, 8 if is_bulk else 1), tile=(2, 1, 1))
+
+
+# columns: blocks of 16 for each of two warpgroups, which multiply by 6 at once
+@pytest.mark.parametrize("dims", [1, 17, 97, 190, 300, 768, 900])
+def test_warpgroups_take_any_number_of_columns(runner, dims):
+    check(runner, [9, 17, 30], replace(ONE, heads=(1,), intermediate=(dims,)), 130, tile=(4, 1, 1))
+
+
+@pytest.mark.parametrize("shared_bytes", [H200[1], 196_000, 184_000])
+def test_stages_of_one_warpgroup(runner, shared_bytes):
+    """A small ring: a stage has the columns of one of them, while the other is ahead or behind."""
+    layout = replace(ONE, heads=(1,), intermediate=(250,), head_dim=16)
+    check(runner, [9, 17, 38], layout, 700, gpu=(132, shared_bytes, 8), tile=(4, 1, 1))
 
 
 @pytest.mark.parametrize("lengths", [[130, 2], [128, 128], [64, 1, 63, 128]], ids=str)
@@ -166,7 +180,9 @@ def test_fewer_clusters_than_multiprocessors_are_there_for_take_all_tiles(runner
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("is_bulk, tile", [(True, (2, 4, 1)), (False, (2, 1, 1))], ids=["multicast", "own copies"])
+@pytest.mark.parametrize(
+    "is_bulk, tile", [(True, (2, 4, 1)), (True, (4, 2, 1)), (False, (2, 1, 1))], ids=["multicast", "wide", "own copies"]
+)
 def test_order_of_threads_and_copies_does_not_matter(runner, is_bulk, tile, seed):
     """A barrier that is missing shows here, as far as an emulation can show it."""
     if runner.device == "cuda":
@@ -174,7 +190,7 @@ def test_order_of_threads_and_copies_does_not_matter(runner, is_bulk, tile, seed
     lengths = [20, 13, 1, 32, 30]
     x, weights = torch.randn(96, HIDDEN).bfloat16(), weights_of(MIXED, HIDDEN, "cpu", torch.bfloat16)
     runner.is_bulk = is_bulk
-    how = {"tile": tile, "gpu": (4, H200[1], 8)}
+    how = {"tile": tile, "gpu": (4, H200[1], 8 if is_bulk else 1)}
     before = runner.encode(x, lengths, weights, MIXED, **how)
     runner.seed = seed
     assert torch.equal(runner.encode(x, lengths, weights, MIXED, **how), before)
@@ -243,7 +259,7 @@ def test_weights_are_packed_for_every_number_of_heads_a_plan_takes(runner, monke
     monkeypatch.setattr(cuda, "pack_fragments", lambda *a: made.append(a[3]) or pack_fragments(*a))
     layout = replace(ONE, heads=(3,))
     x, weights = torch.randn(4, HIDDEN, device=runner.device).half(), weights_of(layout, HIDDEN, runner.device, X16)
-    found = {cuda._kept.find(x, weights, layout, heads) for heads in (1, 3, 1, 3)}
+    found = {cuda._kept.find(x, weights, layout, heads, False) for heads in (1, 3, 1, 3)}
     assert made == [1, 3] and len(found) == 2
 
 
@@ -273,10 +289,18 @@ def test_shapes_that_no_plan_takes_run_elsewhere_and_say_why(runner, change, hid
 
 def test_blocks_are_what_the_lanes_of_mma_hold():
     matrix = torch.arange(32 * 48).reshape(32, 48)
-    blocks = to_blocks(matrix).reshape(2, 3, 32, 2, 2, 2)  # depth, column, lane, tile, half, element
+    blocks = to_lanes(matrix).reshape(2, 3, 32, 2, 2, 2)  # depth, column, lane, tile, half, element
     for k, n in [(0, 0), (5, 9), (17, 47), (31, 20), (10, 40)]:
         lane = n % 8 * 4 + k % 8 // 2
         assert blocks[k // 16, n // 16, lane, n % 16 // 8, k % 16 // 8, k % 2] == matrix[k, n]
+
+
+def test_blocks_are_core_matrices_of_wgmma():
+    matrix = torch.arange(32 * 48).reshape(32, 48)
+    # depth, column, half of the outputs, of the inputs, output, input
+    blocks = to_core_matrices(matrix).reshape(2, 3, 2, 2, 8, 8)
+    for k, n in [(0, 0), (5, 9), (17, 47), (31, 20), (10, 40)]:
+        assert blocks[k // 16, n // 16, n % 16 // 8, k % 16 // 8, n % 8, k % 8] == matrix[k, n]
 
 
 @pytest.mark.parametrize("lengths, tile", [([128], None), ([39, 50, 12, 27], (4, 2, 1))], ids=["128", "four"])

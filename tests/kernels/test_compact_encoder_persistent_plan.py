@@ -41,7 +41,7 @@ def plan(
 
 
 def stages(found: Any) -> np.ndarray:
-    """Rows of: first block, blocks, blocks of columns, first warp, end of warps."""
+    """Rows of: first block, blocks, blocks of columns, first team, end of teams."""
     words = np.frombuffer(found.stages, np.int32).reshape(-1, 4)
     return np.concatenate((words[:, :3], words[:, 3:] & 0xFFFF, words[:, 3:] >> 16), axis=1)
 
@@ -71,14 +71,15 @@ def test_stages_hold_every_block_once_and_in_order(layout, tile):
     assert table[0, 0] == 0 and (table[1:, 0] == table[:-1, 0] + table[:-1, 1]).all()
     assert table[-1, 0] + table[-1, 1] == found.blocks
     assert (table[:, 1] >= 1).all() and (table[:, 1] <= found.stage_blocks).all()
-    assert (table[:, 3] < table[:, 4]).all() and table[:, 4].max() == 8
+    assert (table[:, 3] < table[:, 4]).all() and table[:, 4].max() == (2 if found.is_wide else 8)
 
 
 @pytest.mark.parametrize("hidden", [29, 764, 768])
 @pytest.mark.parametrize("layout", [*STRUCTURES.values(), MIXED], ids=[*STRUCTURES, "mixed"])
 def test_planner_and_packing_count_alike(layout, hidden):
     found = plan(layout, (32, 1, 32), hidden=hidden)
-    packed = pack_fragments(weights_of(layout, hidden, "cpu", torch.bfloat16), layout, hidden, found.heads)
+    weights = weights_of(layout, hidden, "cpu", torch.bfloat16)
+    packed = pack_fragments(weights, layout, hidden, found.heads, found.is_wide)
     assert tuple(packed.blocks.shape) == (found.blocks, 256)
     assert packed.vectors.numel() == found.vectors and packed.vectors.dtype == torch.float32
 
@@ -86,9 +87,17 @@ def test_planner_and_packing_count_alike(layout, hidden):
 def test_packing_order_does_not_change_what_is_packed():
     layout = STRUCTURES["s95"]
     weights = weights_of(layout, 764, "cpu", torch.bfloat16)
-    alone, together = (pack_fragments(weights, layout, 764, heads) for heads in (1, 3))
-    assert not torch.equal(alone.blocks, together.blocks) and torch.equal(alone.vectors, together.vectors)
-    assert torch.equal(alone.blocks.flatten().sort().values, together.blocks.flatten().sort().values)
+    alone, *others = (pack_fragments(weights, layout, 764, *how) for how in ((1, False), (3, False), (1, True)))
+    for other in others:
+        assert not torch.equal(alone.blocks, other.blocks) and torch.equal(alone.vectors, other.vectors)
+        assert torch.equal(alone.blocks.flatten().sort().values, other.blocks.flatten().sort().values)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_warpgroups_multiply_where_there_are_64_rows_and_wgmma(tile):
+    assert plan(MIXED, (64, 2, 32), tile=tile).is_wide == (tile[0] == 4)
+    if tile[1] == 1:
+        assert not plan(MIXED, (64, 2, 32), gpu=A100, tile=tile).is_wide
 
 
 # rows of a thread block and thread blocks of a cluster, by the sums of the README

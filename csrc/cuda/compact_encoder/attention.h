@@ -17,7 +17,7 @@ struct Target {
 };
 
 // Of column `column` of the group's product: head by head queries, keys, values. A block of 16 lies in one of them.
-template <int kGroups, class M>
+template <class M>
 COFI_KERNEL Target target_of(M& m, const Arguments& a, int heads, int first_head, int column) {
   const Model& model = a.model;
   const int dims = model.head_blocks * kBlockWidth, head = column / (3 * dims);
@@ -26,25 +26,25 @@ COFI_KERNEL Target target_of(M& m, const Arguments& a, int heads, int first_head
     const int at = a.tile.work + ((first_head + head) * dims + dim) * kElement;
     return {at, context_stride(model, heads), model.scale, true};
   }
-  const int stride = row_stride(model.head_blocks), shift = m.rank() * kGroups * kBlockWidth;
+  const int stride = row_stride(model.head_blocks), shift = m.rank() * rows_of(a.tile);
   const int at = keys_offset(model, a.tile, heads) + (2 * head + part - 1) * key_bytes(model, a.tile);
   return {at + (shift * stride + dim) * kElement, stride, 1.0f, false};
 }
 
 // Queries, scaled, to the context's place in this thread block; keys and values to every one of the cluster.
-template <int kGroups, class M>
+template <class Cut, class M>
 COFI_KERNEL void store_projected(M& m, const Arguments& a, const Product& p, const float* bias, int heads,
-                                 int first_head, const Sums<kGroups>& sums) {
-  const int first = warp_first(p, m.warp()), count = warp_end(p, m.warp()) - first;
+                                 int first_head, const Sums<Cut>& sums) {
+  const OwnColumns own = own_columns<Cut>(m, p);
 #pragma unroll 1
   for (int rank = 0; rank < a.tile.cluster; ++rank) {
     const auto block = m.block_of(rank);
-    for_columns(m, first, count, [&](int j, int n, int column) {
-      const Target target = target_of<kGroups>(m, a, heads, first_head, column);
+    for_columns<Cut>(m, own, [&](int j, int n, int column) {
+      const Target target = target_of(m, a, heads, first_head, column);
       if (target.is_query && rank != m.rank()) return;
       float b[2];
       m.load_pair(b, bias + column);
-      for_rows<kGroups>(m, [&](int group, int half, int row) {
+      for_rows<Cut>(m, [&](int group, int half, int row) {
         const float* sum = sums.of[group][j][n] + 2 * half;
         m.store4_in(block, target.at + row * target.stride * kElement,
                     m.pack((sum[0] + b[0]) * target.scale, (sum[1] + b[1]) * target.scale));
@@ -216,17 +216,17 @@ COFI_KERNEL void attend_rows(M& m, const Arguments& a, int query, int stride, in
 }
 
 // All heads of a group. n_rows: of the cluster's tile.
-template <int kGroups, class M>
+template <class M>
 COFI_KERNEL void attend(M& m, const Arguments& a, int heads, int first_head, int n_rows) {
   const Model& model = a.model;
   const int group = group_heads(a.tile, heads, first_head), stride = context_stride(model, heads);
-  const int keys = keys_offset(model, a.tile, heads), bytes = key_bytes(model, a.tile);
+  const int keys = keys_offset(model, a.tile, heads), bytes = key_bytes(model, a.tile), groups = a.tile.row_groups;
 #pragma unroll 1
-  for (int task = m.warp(); task < group * kGroups; task += kWarps) {
-    const int head = task / kGroups, row = task % kGroups * kBlockWidth;
+  for (int task = m.warp(); task < group * groups; task += kWarps) {
+    const int head = task / groups, row = task % groups * kBlockWidth;
     const int query = a.tile.work + (row * stride + (first_head + head) * model.head_blocks * kBlockWidth) * kElement;
     const Keys k{keys + 2 * head * bytes, keys + (2 * head + 1) * bytes, 0, 0};
-    attend_rows(m, a, query, stride, a.tile.ranges + row * 4, m.rank() * kGroups * kBlockWidth + row, n_rows, k);
+    attend_rows(m, a, query, stride, a.tile.ranges + row * 4, m.rank() * rows_of(a.tile) + row, n_rows, k);
   }
 }
 

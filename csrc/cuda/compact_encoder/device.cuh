@@ -9,6 +9,19 @@
 
 namespace cofi::compact_encoder {
 
+// wgmma.m64n96k16: its lanes hold the first factor as those of mma.m16n8k16 do, a warp for each 16 rows, and the sums
+// too.
+#define COFI_WGMMA_96(TYPE)                                                                                            \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32." TYPE "." TYPE                                             \
+               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                    \
+               "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "                      \
+               "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "                               \
+               "{%48, %49, %50, %51}, %52, 1, 1, 1, 0;"                                                                \
+               : COFI_FOUR(0, 0), COFI_FOUR(0, 1), COFI_FOUR(1, 0), COFI_FOUR(1, 1), COFI_FOUR(2, 0), COFI_FOUR(2, 1), \
+                 COFI_FOUR(3, 0), COFI_FOUR(3, 1), COFI_FOUR(4, 0), COFI_FOUR(4, 1), COFI_FOUR(5, 0), COFI_FOUR(5, 1)  \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define COFI_FOUR(J, N) "+f"(d[J][N][0]), "+f"(d[J][N][1]), "+f"(d[J][N][2]), "+f"(d[J][N][3])
+
 struct Bf16 {
   static __device__ __forceinline__ uint32_t pack(float low, float high) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -23,6 +36,9 @@ struct Bf16 {
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+  static __device__ __forceinline__ void multiply_add_wide(float (*d)[2][4], const uint32_t (&a)[4], uint64_t b) {
+    COFI_WGMMA_96("bf16");
   }
 };
 
@@ -40,6 +56,9 @@ struct Fp16 {
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+  static __device__ __forceinline__ void multiply_add_wide(float (*d)[2][4], const uint32_t (&a)[4], uint64_t b) {
+    COFI_WGMMA_96("f16");
   }
 };
 
@@ -214,6 +233,19 @@ class ClusterOfBlocks : public Gpu80<T> {
   }
   __device__ __forceinline__ void store4_in(uint32_t block, int at, uint32_t v) {
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(block + at), "r"(v) : "memory");
+  }
+
+  // Of a warpgroup: products from begin_wide to end_wide go on side by side; sums and first factors are in registers,
+  // and theirs until the end.
+  __device__ __forceinline__ void begin_wide() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+  __device__ __forceinline__ void multiply_add_wide(float (*sums)[2][4], const uint32_t (&a)[4], int blocks) {
+    const uint64_t from = ((this->base_ + blocks) & 0x3FFFF) >> 4;  // addresses and steps in 16 bytes; no swizzle
+    constexpr uint64_t kSteps =
+        static_cast<uint64_t>(kWideInputStep / 16) << 16 | static_cast<uint64_t>(kWideOutputStep / 16) << 32;
+    T::multiply_add_wide(sums, a, kSteps | from);
+  }
+  __device__ __forceinline__ void end_wide() {
+    asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
   }
 
   __device__ __forceinline__ void barrier_init(int at, int count) {

@@ -12,15 +12,16 @@
 namespace cofi::compact_encoder {
 namespace {
 
-template <class T, int kGroups>
+template <class T, int kRowGroups>
 __global__ void __launch_bounds__(kThreads, 1) encoder_kernel(const __grid_constant__ Arguments a) {
   extern __shared__ __align__(128) unsigned char shared[];
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   ClusterOfBlocks<T> machine(shared);
+  encode<Cut<kRowGroups, kRowGroups == kWideRowGroups>>(machine, a);
 #else
   SingleBlock<T> machine(shared);
+  encode<Cut<kRowGroups, false>>(machine, a);
 #endif
-  encode<kGroups>(machine, a);
 }
 
 using Kernel = void (*)(Arguments);
@@ -118,7 +119,10 @@ cudaError_t launch_encoder(const Arguments& a, bool is_fp16, cudaStream_t stream
   Device device;
   const cudaError_t status = current_device(&device);
   if (status != cudaSuccess) return status;
-  if (kernel == nullptr || (a.tile.cluster > 1 && !device.has_clusters)) return cudaErrorInvalidValue;
+  const bool is_wide = device.has_clusters && a.tile.row_groups == kWideRowGroups;  // as the kernel was compiled
+  if (kernel == nullptr || (a.tile.cluster > 1 && !device.has_clusters) || a.tile.teams != teams_of(is_wide)) {
+    return cudaErrorInvalidValue;
+  }
   cudaLaunchAttribute attribute;
   const cudaLaunchConfig_t config = launch_of(device, a.clusters, a.tile.cluster, a.tile.bytes, stream, &attribute);
   return cudaLaunchKernelEx(&config, kernel, a);

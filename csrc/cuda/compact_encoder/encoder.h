@@ -10,31 +10,31 @@
 namespace cofi::compact_encoder {
 
 // What follows the first product of an attention sublayer for the heads of a group, `p` their columns.
-template <int kGroups, class M>
+template <class Cut, class M>
 COFI_KERNEL void attend_group(M& m, const Arguments& a, const Product& p, const float* bias, int heads, int head,
-                              int n_rows, const Sums<kGroups>& sums) {
+                              int n_rows, const Sums<Cut>& sums) {
   const int columns = 3 * a.model.head_blocks * kBlockWidth;
   m.sync_cluster();  // until then another thread block may read its keys, or use their place for its FFN
   store_projected(m, a, p, bias + head * columns, heads, head, sums);
   m.sync_cluster();
-  attend<kGroups>(m, a, heads, head, n_rows);
+  attend(m, a, heads, head, n_rows);
 }
 
 // Either kind: first products of all rows with the weights of groups of heads, or of passes over intermediate dims;
 // then the second product of what came of them. One code for both: the kernel's instructions are to stay in their
 // cache.
-template <int kGroups, class M>
+template <class Cut, class M>
 COFI_KERNEL void run_sublayer(M& m, Ring<M>& ring, const Arguments& a, const Sublayer& sublayer, int n_rows) {
   const Model& model = a.model;
   const bool attends = sublayer.kind == Kind::attention;
   const int units = sublayer.units, step = attends ? a.tile.heads : kPassBlocks;
   const int depth = attends ? units * model.head_blocks : units;
   const float* bias = a.vectors + sublayer.vectors;
-  Sums<kGroups> sums;
+  Sums<Cut> sums;
 #pragma unroll 1
   for (int unit = 0; unit < units; unit += step) {
     const int row = least(step, units - unit) * (attends ? 3 * model.head_blocks : 1);
-    const Product p = product_of(row, model.hidden_blocks, a.tile.stage_blocks);
+    const Product p = product_of(row, model.hidden_blocks, a.tile);
     multiply(m, ring, p, a.tile.states, row_stride(model.hidden_blocks), sums);
     if (attends) {
       attend_group(m, a, p, bias, units, unit, n_rows, sums);
@@ -43,12 +43,12 @@ COFI_KERNEL void run_sublayer(M& m, Ring<M>& ring, const Arguments& a, const Sub
     }
   }
   m.sync_block();
-  const Product p = product_of(model.hidden_blocks, depth, a.tile.stage_blocks);
+  const Product p = product_of(model.hidden_blocks, depth, a.tile);
   multiply(m, ring, p, a.tile.work, row_stride(depth), sums);
   add_and_normalize(m, a, p, bias + (attends ? 3 : 1) * depth * kBlockWidth, sums);
 }
 
-template <int kGroups, class M>
+template <class Cut, class M>
 COFI_KERNEL void encode(M& m, const Arguments& a) {
   const int n_tiles = list_tiles(m, a);
   Ring<M>::initialize(m, a.tile);
@@ -61,7 +61,7 @@ COFI_KERNEL void encode(M& m, const Arguments& a) {
     m.sync_block();
 #pragma unroll 1
     for (int i = 0; i < a.model.n_sublayers; ++i) {
-      run_sublayer<kGroups>(m, ring, a, a.sublayers[i], span.count);
+      run_sublayer<Cut>(m, ring, a, a.sublayers[i], span.count);
     }
     store_states(m, a, span);
     m.sync_block();

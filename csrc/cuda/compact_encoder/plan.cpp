@@ -10,6 +10,7 @@ namespace cofi::compact_encoder {
 namespace {
 
 constexpr int kFewestStageBlocks = 2 * kWarpBlocks;
+static_assert(kFewestStageBlocks >= kPieceBlocks, "a stage holds a piece of a warpgroup's columns");
 constexpr int64_t kMostRows = 1 << 30;
 
 int blocks_of(int n) { return ceil_div(n, kBlockWidth); }
@@ -98,6 +99,7 @@ Plan draft(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_group
   Tile& tile = plan.tile;
   tile.row_groups = row_groups;
   tile.cluster = cluster;
+  tile.teams = teams_of(row_groups == kWideRowGroups && gpu.max_cluster > 1);
   tile.heads = heads;
   // Each has its share of the tiles from the start: one that had to wait for another's end would double the time.
   const int resident = resident_clusters(gpu, cluster);
@@ -158,7 +160,7 @@ std::vector<Stage> make_stages(const Program& program, const Tile& tile) {
   const Model& model = program.model;
   int base = 0;
   const auto add = [&](int row, int depth) {
-    const Product p = product_of(row, depth, tile.stage_blocks);
+    const Product p = product_of(row, depth, tile);
     for (int i = 0; i < stages_of(p); ++i) stages.push_back(stage_of(p, base, i));
     base += row * depth;
   };

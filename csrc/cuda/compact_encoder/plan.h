@@ -28,7 +28,7 @@ struct Shape {
 struct Gpu {
   int multiprocessors;
   int shared_bytes;  // of a thread block
-  int max_cluster;   // 1 where there are no clusters
+  int max_cluster;   // 1 where there are no clusters, and no wgmma
   // Clusters of 1, 2, 4 and 8 thread blocks that run at once. Often fewer than multiprocessors / size: a cluster lies
   // in one group of multiprocessors (GPC), and some groups have fewer than others.
   std::array<int, kClusterSizes> resident;

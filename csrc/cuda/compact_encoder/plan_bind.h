@@ -70,6 +70,7 @@ inline void define_plan(pybind11::module_& m) {
       .def_readonly("predicted_us", &Plan::predicted_us)
       .def_property_readonly("rows", [](const Plan& p) { return p.tile.row_groups * kBlockWidth; })
       .def_property_readonly("cluster", [](const Plan& p) { return p.tile.cluster; })
+      .def_property_readonly("is_wide", [](const Plan& p) { return p.tile.teams != kWarps; })
       .def_property_readonly("heads", [](const Plan& p) { return p.tile.heads; })
       .def_property_readonly("stage_blocks", [](const Plan& p) { return p.tile.stage_blocks; })
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.tile.bytes; })

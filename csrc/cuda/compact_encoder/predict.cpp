@@ -10,6 +10,7 @@ namespace {
 
 // Of an H200, as cofi_kernels/compact_encoder/plans.py has them.
 constexpr double kFlopsPerUs = 3e6;          // of a multiprocessor's tensor cores through mma.sync
+constexpr double kWideFlopsPerUs = 5e6;      // through wgmma
 constexpr double kSharedBytesPerUs = 220e3;  // of a multiprocessor: 128 bytes a cycle
 constexpr double kIngestBytesPerUs = 80e3;   // that a multiprocessor draws from L2
 constexpr double kL2BytesPerUs = 5.5e6;      // that all of them draw together
@@ -21,13 +22,16 @@ constexpr double kNormUs = 0.7;          // residual and LayerNorm of a thread b
 constexpr double kAttendUs = 1.7;        // a warp: 16 queries of a head, 128 keys; 128 mma and their softmax
 constexpr double kRowBytesPerUs = 40e3;  // states of a tile in and out
 
-// Bytes that go through shared memory: every warp reads all rows' inputs, and a block of weights is written and read.
+// Bytes that go through shared memory: every team reads all rows' inputs, and a block of weights is written and read.
 double product_us(const Tile& tile, double row, double depth, double bytes_per_us) {
-  const double rows = rows_of(tile), warps = std::min<double>(kWarps, row);
-  const double slowest = std::ceil(row / kWarps) * kWarps;  // all wait for the warp that has most blocks of columns
-  const double flops = 2.0 * rows * slowest * depth * kBlockWidth * kBlockWidth;
-  const double shared = depth * (warps * rows * kBlockWidth * kElement + 2 * row * kBlockBytes);
-  return std::max({flops / kFlopsPerUs, shared / kSharedBytesPerUs, row * depth * kBlockBytes / bytes_per_us});
+  const bool is_wide = tile.teams != kWarps;
+  const double rows = rows_of(tile), teams = std::min<double>(tile.teams, row), step = is_wide ? kWideBlocks : 1;
+  // All wait for the team that has most blocks of columns, of which wgmma takes several at once.
+  const double slowest = std::ceil(std::ceil(row / tile.teams) / step) * step * tile.teams;
+  const double us =
+      2.0 * rows * slowest * depth * kBlockWidth * kBlockWidth / (is_wide ? kWideFlopsPerUs : kFlopsPerUs);
+  const double shared = depth * (teams * rows * kBlockWidth * kElement + 2 * row * kBlockBytes);
+  return std::max({us, shared / kSharedBytesPerUs, row * depth * kBlockBytes / bytes_per_us});
 }
 
 double attention_us(const Plan& plan, int heads, double length, double bytes_per_us) {

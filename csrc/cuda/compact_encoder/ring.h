@@ -83,9 +83,9 @@ class Ring {
 
   COFI_KERNEL void copy_own(int slot) {
     const int warp_blocks = ceil_div(next_.row, kWarps), warp = m_.warp();
-    if (warp < next_.first_warp || warp >= next_.end_warp) return;
-    const bool is_whole = next_.first_warp == 0 && next_.end_warp == kWarps;
-    const int row = is_whole ? next_.row : next_.count, skipped = next_.first_warp * warp_blocks;
+    if (warp < next_.first_team || warp >= next_.end_team) return;
+    const bool is_whole = next_.first_team == 0 && next_.end_team == kWarps;
+    const int row = is_whole ? next_.row : next_.count, skipped = next_.first_team * warp_blocks;
     const int first = warp * warp_blocks - skipped, end = least(row, first + warp_blocks);
     for (int base = 0; base < next_.count; base += row) {
       for (int block = base + first; block < base + end; ++block) {

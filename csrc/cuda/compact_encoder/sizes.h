@@ -1,5 +1,5 @@
 // What the persistent encoder is told: the model it runs and how its work is cut. Plain data, the same on host and
-// device. Blocks are weights of 16 inputs x 16 outputs in the order of a warp's registers (see tiles.h).
+// device. Blocks are weights of 16 inputs x 16 outputs, in the order in which mma.sync or wgmma takes them (tiles.h).
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,10 @@ constexpr int kLanes = 32;
 constexpr int kThreads = kWarps * kLanes;
 constexpr int kWarpBlocks = 6;  // most blocks of columns that a warp sums at once: 8 x 6 x 16 are BERT-base's 768 dims
 constexpr int kPassBlocks = kWarps * kWarpBlocks;
+constexpr int kGroupWarps = 4;                 // of a warpgroup, which wgmma is an instruction of
+constexpr int kWideBlocks = 6;                 // of columns of one wgmma
+constexpr int kPieceBlocks = 2 * kWideBlocks;  // of a warpgroup's columns, where all of them fill no stage
+constexpr int kWideRowGroups = 4;              // of 16 rows: a warp of a warpgroup has one
 constexpr int kBlockWidth = 16;
 constexpr int kBlockBytes = kBlockWidth * kBlockWidth * 2;
 constexpr int kStages = 4;                             // slots of the ring that weights pass through
@@ -36,8 +40,8 @@ struct Stage {
   int32_t first;       // block of the weights
   int32_t count;       // blocks
   int32_t row;         // blocks of columns of its product
-  int16_t first_warp;  // the warps that read it
-  int16_t end_warp;
+  int16_t first_team;  // the teams of warps that read it
+  int16_t end_team;
 };
 
 // Sizes of a model that every sublayer shares.
@@ -57,6 +61,7 @@ struct Model {
 struct Tile {
   int32_t row_groups;    // of 16 rows in a thread block
   int32_t cluster;       // thread blocks
+  int32_t teams;         // of warps that share the columns: all kWarps alone, or two warpgroups, whose warps share rows
   int32_t heads;         // of a layer that are attended to together
   int32_t stage_blocks;  // most blocks in a slot of the ring
   int32_t max_tiles;     // of one cluster

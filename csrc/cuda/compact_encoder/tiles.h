@@ -30,44 +30,84 @@ COFI_BOTH int tile_rows(const Tile& tile) { return rows_of(tile) * tile.cluster;
 COFI_BOTH int fragment_row(int lane) { return lane / 4; }
 COFI_BOTH int fragment_column(int lane) { return lane % 4 * 2; }
 
+// How the sums of a thread block's rows lie on its warps. Alone, each warp has all rows of up to kWarpBlocks blocks of
+// columns and multiplies by mma.sync. Wide, a warpgroup has half of the columns and each warp of it 16 of 64 rows: the
+// sums of wgmma. Either way a lane has what mma.m16n8k16 would give it of 16 rows and 8 columns.
+template <int kRowGroups, bool kWide>
+struct Cut {
+  static_assert(!kWide || kRowGroups == kWideRowGroups, "wgmma has 64 rows");
+  static constexpr bool kIsWide = kWide;
+  static constexpr int kGroups = kWide ? 1 : kRowGroups;  // of 16 rows that a warp has
+  static constexpr int kTeams = kWide ? kWarps / kGroupWarps : kWarps;
+  static constexpr int kBlocks = kPassBlocks / kTeams;  // most blocks of columns that a warp has
+  static COFI_BOTH int team(int warp) { return kWide ? warp / kGroupWarps : warp; }
+  static COFI_BOTH int first_row(int warp) { return kWide ? warp % kGroupWarps * kBlockWidth : 0; }
+};
+
+COFI_BOTH int teams_of(bool is_wide) { return is_wide ? kWarps / kGroupWarps : kWarps; }
+
+// Within a block as wgmma takes it: 8 outputs x 8 inputs lie together, 16 bytes an output; the next 8 inputs follow,
+// then the next 8 outputs. Blocks of columns follow one another in the same steps.
+constexpr int kWideInputStep = kBlockBytes / 4;
+constexpr int kWideOutputStep = kBlockBytes / 2;
+
 // A product of `depth` blocks of inputs and `row` blocks of outputs, as it goes through the ring. Its blocks lie depth
-// by depth in memory. A stage holds several depths of all columns, or one depth of the columns of some warps.
+// by depth in memory. A stage holds several depths of all columns, or one depth of the columns of some teams, or of a
+// piece of one warpgroup's columns.
 struct Product {
   int row;
   int depth;
-  int warp_blocks;  // of columns; warp w takes those from w * warp_blocks on
-  int part_warps;   // warps that read a stage
+  int teams;
+  int team_blocks;  // of columns; team t takes those from t * team_blocks on
+  int part_teams;   // teams that read a stage
+  int pieces;       // of the first team's columns: 1, or 2 of up to kPieceBlocks
   int parts;        // stages of one depth
   int steps;        // depths of a stage
 };
 
-COFI_BOTH Product product_of(int row, int depth, int stage_blocks) {
-  Product p{row, depth, ceil_div(row, kWarps), 0, 1, 1};
-  p.part_warps = least(kWarps, most(1, stage_blocks / most(1, p.warp_blocks)));
-  if (row <= stage_blocks) {
-    p.part_warps = kWarps;
-    p.steps = least(most(1, depth), stage_blocks / most(1, row));
+// The columns of one depth that a stage has: of the teams [first_team, end_team), behind the first `skip` of each.
+struct Part {
+  int first_team;
+  int end_team;
+  int skip;
+};
+
+COFI_BOTH Product product_of(int row, int depth, const Tile& tile) {
+  Product p{row, depth, tile.teams, ceil_div(row, tile.teams), 0, 1, 1, 1};
+  p.part_teams = least(p.teams, most(1, tile.stage_blocks / most(1, p.team_blocks)));
+  if (row <= tile.stage_blocks) {
+    p.part_teams = p.teams;
+    p.steps = least(most(1, depth), tile.stage_blocks / most(1, row));
+  } else if (p.team_blocks <= tile.stage_blocks) {
+    p.parts = ceil_div(row, p.part_teams * p.team_blocks);
   } else {
-    p.parts = ceil_div(row, p.part_warps * p.warp_blocks);
+    p.pieces = ceil_div(p.team_blocks, kPieceBlocks);
+    p.parts = p.pieces + ceil_div(row - p.team_blocks, kPieceBlocks);
   }
   return p;
+}
+
+COFI_BOTH Part part_of(const Product& p, int i) {
+  if (p.pieces == 1) return {i * p.part_teams, least(p.teams, (i + 1) * p.part_teams), 0};
+  const int team = i < p.pieces ? 0 : 1;
+  return {team, team + 1, (i - team * p.pieces) * kPieceBlocks};
 }
 
 COFI_BOTH int stages_of(const Product& p) { return p.row == 0 ? 0 : p.parts * ceil_div(p.depth, p.steps); }
 
 // Stage i of a product whose first block is `base`.
 COFI_BOTH Stage stage_of(const Product& p, int base, int i) {
-  const int depth = i / p.parts * p.steps, part = i % p.parts;
-  const int first_warp = part * p.part_warps, end_warp = least(kWarps, first_warp + p.part_warps);
-  const int first = first_warp * p.warp_blocks, end = least(p.row, end_warp * p.warp_blocks);
-  const int steps = least(p.steps, p.depth - depth);
-  return {base + depth * p.row + first, steps * (end - first), p.row, static_cast<int16_t>(first_warp),
-          static_cast<int16_t>(end_warp)};
+  const int depth = i / p.parts * p.steps, steps = least(p.steps, p.depth - depth);
+  const Part part = part_of(p, i % p.parts);
+  const int first = part.first_team * p.team_blocks + part.skip, last = least(p.row, part.end_team * p.team_blocks);
+  const int end = p.pieces == 1 ? last : least(last, first + kPieceBlocks);
+  return {base + depth * p.row + first, steps * (end - first), p.row, static_cast<int16_t>(part.first_team),
+          static_cast<int16_t>(part.end_team)};
 }
 
-// The blocks of columns that a warp has of a product, [first, end).
-COFI_BOTH int warp_first(const Product& p, int warp) { return least(p.row, warp * p.warp_blocks); }
-COFI_BOTH int warp_end(const Product& p, int warp) { return least(p.row, (warp + 1) * p.warp_blocks); }
+// The blocks of columns that a team has of a product, [first, end).
+COFI_BOTH int team_first(const Product& p, int team) { return least(p.row, team * p.team_blocks); }
+COFI_BOTH int team_end(const Product& p, int team) { return least(p.row, (team + 1) * p.team_blocks); }
 
 // Products of more columns than the warps can sum at once are made in passes of kPassBlocks.
 COFI_BOTH int pass_row(int blocks, int pass) { return least(kPassBlocks, blocks - pass * kPassBlocks); }

@@ -52,6 +52,7 @@ struct Block {
   std::vector<unsigned char> shared;
   std::map<int, Barrier> barriers;
   Meeting meeting;
+  Meeting groups[kWarps / cofi::compact_encoder::kGroupWarps];
   Warp warps[kWarps];
 };
 

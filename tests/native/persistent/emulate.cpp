@@ -6,7 +6,7 @@
 namespace cofi::compact_encoder {
 namespace {
 
-template <class T, bool kBulk, int kGroups>
+template <class T, bool kBulk, class Cut>
 void run_cluster(const Arguments& a, int number, unsigned seed) {
   emulated::Cluster cluster;
   cluster.number = number;
@@ -17,7 +17,7 @@ void run_cluster(const Arguments& a, int number, unsigned seed) {
       kThreads * a.tile.cluster, seed,
       [&](int i) {
         emulated::Machine<T, kBulk> machine(cluster, i);
-        encode<kGroups>(machine, a);
+        encode<Cut>(machine, a);
       },
       [&] { return cluster.progress(); });
 }
@@ -25,8 +25,8 @@ void run_cluster(const Arguments& a, int number, unsigned seed) {
 template <class T, bool kBulk>
 void run(const Arguments& a, unsigned seed) {
   for (int i = 0; i < a.clusters; ++i) {
-    if (a.tile.row_groups == 2) run_cluster<T, kBulk, 2>(a, i, seed);
-    if (a.tile.row_groups == 4) run_cluster<T, kBulk, 4>(a, i, seed);
+    if (a.tile.row_groups == 2) run_cluster<T, kBulk, Cut<2, false>>(a, i, seed);
+    if (a.tile.row_groups == 4) run_cluster<T, kBulk, Cut<4, kBulk>>(a, i, seed);
   }
 }
 
@@ -43,6 +43,10 @@ PYBIND11_MODULE(emulated_encoder, m) {
       [](const Plan& plan, uintptr_t x, uintptr_t out, uintptr_t bounds, uintptr_t weights, uintptr_t vectors,
          uintptr_t sublayers, uintptr_t stages, int rows, int sequences, bool is_fp16, bool is_bulk, unsigned seed) {
         const Arguments a = arguments_of(plan, x, out, bounds, weights, vectors, sublayers, stages, rows, sequences);
+        if (a.tile.teams != teams_of(is_bulk && a.tile.row_groups == kWideRowGroups)) {
+          throw std::invalid_argument(
+              "the plan must be of a GPU with clusters where is_bulk is true, else of one without");
+        }
         if (is_fp16) {
           is_bulk ? run<emulated::Fp16, true>(a, seed) : run<emulated::Fp16, false>(a, seed);
         } else {

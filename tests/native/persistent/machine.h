@@ -72,6 +72,25 @@ class Machine {
     std::memcpy(sum, w.sums[lane()], 16);
   }
 
+  // wgmma of a warp's 16 rows. All is read when it is waited for: what was overwritten until then is wrong.
+  void begin_wide() {
+    if (!wide_.empty()) fail("products were begun before others had ended");
+  }
+  void multiply_add_wide(float (*sums)[2][4], const uint32_t (&a)[4], int blocks) {
+    wide_.push_back({sums, &a, blocks});
+  }
+  void end_wide() {
+    meet(block().groups[warp() / cofi::compact_encoder::kGroupWarps], cofi::compact_encoder::kGroupWarps * kLanes,
+         [] {});
+    for (const Wide& w : wide_) {
+      for (int i = 0; i < 2 * cofi::compact_encoder::kWideBlocks; ++i) {  // 8 columns each
+        const int at = w.blocks + i * cofi::compact_encoder::kWideOutputStep + lane() / 4 * 16 + lane() % 4 * 4;
+        multiply_add(w.sums[i / 2][i % 2], *w.a, load4(at), load4(at + cofi::compact_encoder::kWideInputStep));
+      }
+    }
+    wide_.clear();
+  }
+
   float shuffle_xor(float v, int mask) {
     Warp& w = my_warp();
     std::memcpy(&w.in[lane()][0], &v, 4);
@@ -221,6 +240,13 @@ class Machine {
   Cluster& cluster_;
   const int rank_;
   const int thread_;
+  struct Wide {
+    float (*sums)[2][4];
+    const uint32_t (*a)[4];
+    int blocks;
+  };
+
+  std::vector<Wide> wide_;
   std::vector<Copy> group_;
   std::vector<std::vector<Copy>> groups_;
 };
