@@ -57,14 +57,14 @@ COFI_KERNEL void for_rows(M& m, F f) {
   }
 }
 
-// One block of depth of a warp alone: `blocks` is where its first block lies, `inputs` this lane's row of the first
-// factor.
+// One block of depth of a warp alone: `blocks` is where this lane's part of its first block lies, `inputs` its row of the
+// first factor.
 template <class Cut, class M>
 COFI_KERNEL void multiply_alone(M& m, int blocks, int count, int inputs, int stride_bytes, Sums<Cut>& sums) {
   uint32_t b[Cut::kBlocks][4];
 #pragma unroll
   for (int j = 0; j < Cut::kBlocks; ++j) {
-    if (j < count) m.load16(b[j], blocks + j * kBlockBytes + m.lane() * 16);
+    if (j < count) m.load16(b[j], blocks + j * kBlockBytes);
   }
 #pragma unroll
   for (int group = 0; group < Cut::kGroups; ++group) {
@@ -139,6 +139,7 @@ COFI_KERNEL void multiply(M& m, Ring<M>& ring, const Product& p, int inputs, int
         const int count = p.pieces == 1 ? own.count : least(own.count - part.skip, kPieceBlocks);
         multiply_stage(m, blocks, p.row, part.skip, count, begin, end, sums);
       } else {
+        blocks += m.lane() * 16;
 #pragma unroll 1
         for (int from = begin; from != end; from += kBlockWidth * kElement, blocks += p.row * kBlockBytes) {
           multiply_alone(m, blocks, own.count, from, stride_bytes, sums);
