@@ -57,8 +57,8 @@ COFI_KERNEL void for_rows(M& m, F f) {
   }
 }
 
-// One block of depth of a warp alone: `blocks` is where this lane's part of its first block lies, `inputs` its row of the
-// first factor.
+// One block of depth of a warp alone: `blocks` is where this lane's part of its first block lies, `inputs` its row of
+// the first factor.
 template <class Cut, class M>
 COFI_KERNEL void multiply_alone(M& m, int blocks, int count, int inputs, int stride_bytes, Sums<Cut>& sums) {
   uint32_t b[Cut::kBlocks][4];
