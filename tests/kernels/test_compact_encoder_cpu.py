@@ -75,8 +75,8 @@ def test_every_instruction_set_and_thread_count(isa, threads):
     assert_close_to_fp64(run(x, lengths, weights), in_fp64(x, lengths, weights))
 
 
-# with tiles, fp32 products are made of pieces from 96 tokens on
-@pytest.mark.parametrize("lengths", [[63], [95], [96], [97], [1, 94], [30, 0, 66], [95, 129, 2]], ids=str)
+# with tiles, fp32 products are made of pieces from 192 tokens on
+@pytest.mark.parametrize("lengths", [[63], [191], [192], [193], [1, 190], [30, 0, 162], [191, 129, 2]], ids=str)
 def test_few_and_many_tokens(isa, lengths):
     x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(LAYOUT, HIDDEN)
     assert_close_to_fp64(run(x, lengths, weights), in_fp64(x, lengths, weights))
@@ -87,7 +87,7 @@ def test_pieces_are_for_many_tokens_alone(limit_isa):
     if not load_native().has_amx():
         pytest.skip("this processor has no amx")
     weights = weights_of(LAYOUT, HIDDEN)
-    few, many = torch.randn(95, HIDDEN), torch.randn(96, HIDDEN)
+    few, many = torch.randn(191, HIDDEN), torch.randn(192, HIDDEN)
     on_tiles = [run(x, [len(x)], weights) for x in (few, many)]
     limit_isa("avx512")
     weights = [w.clone() for w in weights]
@@ -100,7 +100,7 @@ def test_pieces_are_for_many_tokens_alone(limit_isa):
 def test_packed_weights_serve_every_instruction_set(limit_isa, packs, runs):
     """Pieces have a portable version for this alone; without them the usual products go on."""
     cases = [(LAYOUT, HIDDEN, [17, 70, 3]), (LAYOUT, HIDDEN, [5])]
-    cases += [(layout, hidden, [*lengths, 96]) for layout, hidden, lengths in map(random_case, range(20))]
+    cases += [(layout, hidden, [*lengths, 192]) for layout, hidden, lengths in map(random_case, range(20))]
     for layout, hidden, lengths in cases:
         x, weights = torch.randn(sum(lengths), hidden), weights_of(layout, hidden)
         limit_isa(packs)

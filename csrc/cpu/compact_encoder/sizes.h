@@ -19,9 +19,8 @@ constexpr int64_t kShareColumnsBelow = 32;
 
 // Tokens of a chunk from which on fp32 products are made by AMX where there is one: three pieces of a weight are half
 // as many bytes again to read, which few rows do not make good. BERT-base at 60 %, two threads, ms by AMX and by
-// AVX-512: 64 tokens 31 and 24, 128 tokens 36 and 37, 256 tokens 55 and 70; README.md has more. For each thread it would
-// be better still, but a result must not depend on threads.
-constexpr int64_t kFewestForPieces = 96;
+// AVX-512: 64 tokens 31 and 24, 128 tokens 36 and 37 or 66 and 51, 256 tokens 55 and 70; README.md has more.
+constexpr int64_t kFewestForPieces = 192;
 
 constexpr int64_t kLeastWork = 1 << 20;  // multiplications that are worth a thread
 
