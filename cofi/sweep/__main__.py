@@ -21,9 +21,9 @@ from cofi.sweep.measuring import Measurer, in_words
 from cofi.sweep.options import Options, parse
 from cofi.sweep.plan import Point
 from cofi.sweep.results import check_publishable, publish, write_documents, write_summary
-from cofi.sweep.retiming import retime
+from cofi.sweep.retiming import retime, untimed
 from cofi.sweep.running import Sweep
-from cofi.sweep.store import DONE, Store, locked
+from cofi.sweep.store import Store, locked
 from cofi.train.interrupt import Interrupted
 from cofi.train.session import pick_device, set_threads
 
@@ -72,9 +72,9 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
 
 
 def measure(options: Options, store: Store, machine: dict[str, Any], console: Console) -> None:
-    """Time every finished point that has not been timed, and with --retime those of --results from elsewhere."""
-    points = [point for point in store.found() if store.place(point).status == DONE]
-    left = [point for point in points if not store.place(point).speed.is_file()]
+    """Time every finished point that was not timed; with --retime those timed elsewhere too, here and in --results."""
+    names = {record["name"] for record in untimed(store.records([]), machine if options.retime else None)}
+    left = [point for point in store.found() if point.name in names]
     measurer = Measurer(options.settings)
     for number, point in enumerate(left, 1):
         words = in_words(point.name, measurer.measure(store.place(point)))

@@ -33,7 +33,7 @@ def retime(folder: Path, store: Store, measurer: Measurer, machine: Mapping[str,
     """
     summary = read_summary(folder)
     own = {point.name: store.place(point) for point in store.found() if store.place(point).status == DONE}
-    left = [record for record in timed_elsewhere(summary["points"], machine) if record["name"] not in own]
+    left = [record for record in untimed(summary["points"], machine) if record["name"] not in own]
     for number, record in enumerate(left, 1):
         try:
             place = _of_task(own.values(), record["task"])
@@ -48,9 +48,11 @@ def retime(folder: Path, store: Store, measurer: Measurer, machine: Mapping[str,
         console.print(f"timed {number} of {len(left)}: {words}", highlight=False, soft_wrap=True)
 
 
-def timed_elsewhere(records: Sequence[Record], machine: Mapping[str, Any]) -> list[Record]:
-    """Finished points that were timed on another machine than `machine`, or not at all."""
+def untimed(records: Sequence[Record], machine: Mapping[str, Any] | None = None) -> list[Record]:
+    """Finished points that were not timed, or with `machine` not on such a one."""
     done = [record for record in records if record["status"] == DONE]
+    if machine is None:
+        return [record for record in done if "measured_on" not in record]
     return [record for record in done if place_of(record.get("measured_on", {})) != place_of(machine)]
 
 

@@ -261,9 +261,13 @@ def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole,
     assert main(one) == 0
     assert main([*one[:2], *measure]) == 0
     assert points(results)["animals-default-s30-seed9"]["speedup"] == {"batch 1": 99.0}  # not asked for
+    speed = tmp_path / "sweep" / "points" / "animals-default-s30-seed1" / "speed.json"
+    here = json.loads(speed.read_text())["machine"]
+    speed.write_text(json.dumps(json.loads(speed.read_text()) | {"machine": elsewhere}))  # as if brought along
     capsys.readouterr()
     assert main([*one[:2], *measure, "--retime"]) == 0
     said, found = capsys.readouterr().out, points(results)
+    assert json.loads(speed.read_text())["machine"] == here == found["animals-default-s30-seed1"]["measured_on"]
     timed = found["animals-default-s30-seed9"]
     assert set(timed["speedup"]) == {"batch 1", "batch 32"} and timed["speedup"]["batch 1"] < 99.0
     assert timed["measured_on"] == found["animals-default-s30-seed1"]["measured_on"]
