@@ -132,6 +132,13 @@ def test_gates_are_set_again_in_leaps(flags, tmp_path):
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
+def test_units_are_scored_again_where_none_is_left(flags, tmp_path):
+    """Of sublayers that are cut nothing is computed, so no gradient comes from there."""
+    assert main([*flags, *PRIOR, "--gate-prior-rounds", "3", "--sparsity", "0.999"]) == 0
+    structure = json.loads((tmp_path / "run" / "result.json").read_text())["structure"]
+    assert sum(structure["heads"]) == 0 and sum(structure["intermediate"]) <= 1
+
+
 @pytest.mark.parametrize("leap", [1, 2])
 def test_a_signal_while_units_are_scored_stops_at_once(flags, tmp_path, monkeypatch, leap):
     """And they are scored once more when the run goes on, which then ends as one that was not stopped."""
