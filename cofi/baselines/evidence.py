@@ -11,7 +11,7 @@ from torch import Tensor
 from cofi.errors import UserError
 from cofi.masks import Masks, ModelShape
 
-Gradients = dict[str, Tensor]  # of the loss in the masks of heads (L, H) and intermediate dims (L, I), all of them 1
+Gradients = dict[str, Tensor]  # of losses in the masks of heads (..., L, H) and intermediate dims (..., L, I)
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Evidence:
     """A model before it is cut.
 
     sparsity:  share of the prunable weights that must go at least, by the counter of `cofi.masks.sparsity`
-    gradients: goes over training examples, one at a time
+    gradients: goes over training examples, a batch at a time, those of each on its own: (B, L, H) and (B, L, I)
     """
 
     shape: ModelShape
@@ -36,9 +36,9 @@ class Evidence:
         total: Gradients = {}
         count = 0
         for gradients in self.gradients():
-            count += 1
+            count += len(gradients["head"])
             for kind, gradient in gradients.items():
-                total[kind] = total.get(kind, torch.zeros_like(gradient)) + measure(gradient)
+                total[kind] = total.get(kind, torch.zeros_like(gradient[0])) + measure(gradient).sum(0)
         return {kind: value / count for kind, value in total.items()}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -13,9 +12,11 @@ from cofi.baselines import Evidence
 from cofi.data.batches import BatchPlan, collate
 from cofi.masks import Masks
 from cofi.models import CompactModel
+from cofi.models.probed import ProbedModel
 from cofi.train.session import Session
 
 SCORED_EXAMPLES = 1024  # of the training rows
+TOKENS_AT_ONCE = 1024  # longer products are no faster on a core, and BERT-base takes under 1 GB for them
 
 
 def evidence(session: Session, model: CompactModel, masks: Masks | None = None) -> Evidence:
@@ -24,26 +25,36 @@ def evidence(session: Session, model: CompactModel, masks: Masks | None = None) 
 
 
 def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = None) -> Iterator[dict[str, Tensor]]:
-    """Gradients of the task's own loss in the masks of heads and dims, one training example at a time, on the CPU.
+    """Gradients of the task's own loss in the masks of heads (B, L, H) and dims (B, L, I), for each of the B training
+    examples of a batch on its own, on the CPU.
 
     Of the labels: a student that equals its teacher has nothing to learn from it yet.
     masks: where they are taken, those of every kind; None is all ones. A unit that is cut has the gradient 0.
-    Raises Interrupted between two examples where a signal asks the run to stop; one process of several goes on, since
+    Raises Interrupted between two batches where a signal asks the run to stop; one process of several goes on, since
     the others may not have been asked.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
     shape, device = model.config.shape(), session.device
-    sizes = {"head": (shape.n_layers, shape.n_heads), "int": (shape.n_layers, shape.d_int)}
-    given = {} if masks is None else masks.detach().by_kind()
-    ones = {kind: torch.ones(size, device=device) for kind, size in sizes.items()}
-    z = {kind: given.get(kind, ones[kind]).clone().requires_grad_() for kind in sizes}
-    here = Masks.from_kinds({**given, **z})
+    ones = {
+        "head": torch.ones(shape.n_layers, shape.n_heads, device=device),
+        "int": torch.ones(shape.n_layers, shape.d_int, device=device),
+    }
+    probed = ProbedModel(model, Masks.from_kinds(ones | ({} if masks is None else masks.by_kind())))
     plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
-    rows = range(min(SCORED_EXAMPLES, len(session.train)))
+    rows = [plan.batch(index)[0] for index in range(min(SCORED_EXAMPLES, len(session.train)))]
     with_bar = session.interruptible if session.world.size == 1 else session.monitor.track
-    for index in with_bar("scoring heads and dims", rows):
-        batch = collate(session.train, plan.batch(index), device)
-        loss = model(batch=batch.packed, masks=here, **batch.labels).loss
-        loss = loss + 0 * sum(units.sum() for units in z.values())  # of sublayers that are cut nothing is computed
-        gradients = torch.autograd.grad(loss, list(z.values()))
-        yield {kind: gradient.cpu() for kind, gradient in zip(z, gradients, strict=True)}
+    for some in with_bar("scoring heads and dims, batch", together(rows, session.train.lengths[rows])):
+        batch = collate(session.train, some, device)
+        yield {kind: found.cpu() for kind, found in probed.gradients(batch.packed, batch.labels).items()}
+
+
+def together(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The rows in their order, as many at once as have TOKENS_AT_ONCE tokens, or one that has more."""
+    batches: list[list[int]] = []
+    left = 0
+    for row, length in zip(rows, lengths, strict=True):
+        left -= length
+        if left < 0:
+            batches.append([])
+            left = TOKENS_AT_ONCE - length
+        batches[-1].append(row)
+    return batches

@@ -74,7 +74,7 @@ def test_the_gradient_of_a_mask_is_that_of_its_weights(flags, monkeypatch):
     for index, layer in enumerate(model.layers):
         for kind, weight, rows in (("head", layer.attention.w_out, 8), ("int", layer.ffn.w_down, 1)):
             sums = (weight * weight.grad).sum(1).view(-1, rows).sum(1).detach()
-            assert torch.allclose(sums, seen["first"][kind][index], rtol=1e-4, atol=1e-7)
+            assert torch.allclose(sums, seen["first"][kind][0, index], rtol=1e-4, atol=1e-7)
 
 
 def test_an_unknown_method_and_one_out_of_reach_are_errors_of_one_line(flags, capsys):

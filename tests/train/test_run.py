@@ -15,7 +15,7 @@ import yaml
 from cofi import CompactModel
 from cofi.cli import run as run_command
 from cofi.masks import SparsityRamp, SparsityStairs
-from cofi.train import loop, prior
+from cofi.train import loop, prior, scoring
 from cofi.train.__main__ import main
 from tests.killed import killed_after
 
@@ -139,10 +139,17 @@ def test_units_are_scored_again_where_none_is_left(flags, tmp_path):
     assert sum(structure["heads"]) == 0 and sum(structure["intermediate"]) <= 1
 
 
+def test_rows_are_scored_together_up_to_a_number_of_tokens(monkeypatch):
+    monkeypatch.setattr(scoring, "TOKENS_AT_ONCE", 8)
+    assert scoring.together([4, 0, 2, 9, 1, 3], [3, 5, 1, 9, 7, 2]) == [[4, 0], [2], [9], [1], [3]]
+    assert scoring.together([], []) == []
+
+
 @pytest.mark.parametrize("leap", [1, 2])
 def test_a_signal_while_units_are_scored_stops_at_once(flags, tmp_path, monkeypatch, leap):
     """And they are scored once more when the run goes on, which then ends as one that was not stopped."""
     flags = [*flags, *PRIOR, "--gate-prior-rounds", "2"]
+    monkeypatch.setattr(scoring, "TOKENS_AT_ONCE", 16)
     assert main([*flags, "--output", str(tmp_path / "whole")]) == 0
     scored: list[int] = []
     given = prior.evidence
@@ -163,7 +170,7 @@ def test_a_signal_while_units_are_scored_stops_at_once(flags, tmp_path, monkeypa
     monkeypatch.setattr(prior, "evidence", interrupted)
     assert main([*flags, "--output", str(tmp_path / "broken")]) == 128 + signal.SIGTERM
     assert len(scored) == leap and scored[-1] == 3
-    monkeypatch.undo()
+    monkeypatch.setattr(prior, "evidence", given)
     assert main(["--output", str(tmp_path / "broken"), "--resume"]) == 0
     rows = [without_times(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "broken")]
     assert rows[0] == rows[1]
