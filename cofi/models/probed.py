@@ -2,7 +2,7 @@
 
 An op of cofi_kernels sums the gradient of a mask over all tokens, so each sequence would need a batch of its own (MRPC,
 MiniLM, one core: 4 to 6 times as slow). Here the two products of a sublayer stand apart, in plain PyTorch; the gradient
-at what a mask multiplies, summed over the tokens of a sequence, is that sequence's. Units that are off are not computed.
+at what a mask multiplies, summed over a sequence's tokens, is that sequence's. Units that are off are not computed.
 
 B sequences, T packed tokens, S padded length, L layers, H heads, D head dim, E hidden, I intermediate.
 """

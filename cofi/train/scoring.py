@@ -42,7 +42,7 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
     plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
     rows = [plan.batch(index)[0] for index in range(min(SCORED_EXAMPLES, len(session.train)))]
     with_bar = session.interruptible if session.world.size == 1 else session.monitor.track
-    for some in with_bar("scoring heads and dims, batch", together(rows, session.train.lengths[rows])):
+    for some in with_bar("scoring heads and dims, batch", together(rows, session.train.lengths[rows].tolist())):
         batch = collate(session.train, some, device)
         yield {kind: found.cpu() for kind, found in probed.gradients(batch.packed, batch.labels).items()}
 
