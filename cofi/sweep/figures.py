@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from cofi.report.frontier_figure import Curve, Mark, Ticks, frontier_figure
 from cofi.report.theme import LIGHT, to_png
 from cofi.report.values import TIMES
+from cofi.sweep.goal import SPEEDUP
 from cofi.sweep.summary import Group, Record, batch_names, group
 
 SIZE = "size.png"
@@ -47,5 +48,6 @@ def _curves(groups: Sequence[Group], place: Callable[[Group], float | None]) -> 
     for g in groups:
         x, score = place(g), g.mean("score")
         if x is not None and score is not None:
-            marks.setdefault((g.task, g.variant), []).append(Mark(x, score.value, score.deviation))
+            variant = g.variant + (", by speed" if g.goal.kind == SPEEDUP else "")
+            marks.setdefault((g.task, variant), []).append(Mark(x, score.value, score.deviation))
     return [Curve(task, variant, tuple(found)) for (task, variant), found in marks.items()]

@@ -14,6 +14,7 @@ from typing import Any
 from cofi.cli import Parser
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
+from cofi.sweep.goal import SPARSITY, SPEEDUP, Goal
 from cofi.sweep.plan import Grid, variant_settings
 from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import parse_given
@@ -23,6 +24,8 @@ from cofi.train.ranges import flag
 OWN = {
     "task": "use --tasks",
     "sparsity": "use --sparsities",
+    "target_speedup": "use --target-speedups",
+    "device_profile": "give it to the sweep itself, for all of --target-speedups",
     "seed": "use --seeds, --teacher-seed",
     "output": "all runs lie in the sweep's --output",
     "teacher": "use --teachers",
@@ -37,6 +40,7 @@ EPILOG = (
     + "; ".join(f"{name} ({', '.join(members)})" for name, members in GROUPS.items())
     + ". Without --tasks nothing is trained: the points that are there are measured (--measure), listed and drawn."
 )
+SPARSITIES = ("0.6", "0.8", "0.9", "0.95")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -69,7 +73,21 @@ def _add_grid(parser: Parser) -> None:
         "--tasks", nargs="+", action="extend", metavar="T", help=f"{', '.join(TASKS)}, or a folder of --data"
     )
     parser.add_argument(
-        "--sparsities", nargs="+", metavar="X", default=["0.6", "0.8", "0.9", "0.95"], help="default: 0.6 0.8 0.9 0.95"
+        "--sparsities",
+        nargs="+",
+        metavar="X",
+        default=[],
+        help=f"default: {' '.join(SPARSITIES)}, or none with --target-speedups",
+    )
+    parser.add_argument(
+        "--target-speedups",
+        nargs="+",
+        metavar="X",
+        default=[],
+        help="runs that are asked for a speedup instead, by --device-profile; what comes of it is measured at the end",
+    )
+    parser.add_argument(
+        "--device-profile", metavar="FILE", help="of this machine, by cofi.profile; for --target-speedups"
     )
     parser.add_argument("--seeds", nargs="+", metavar="N", default=["1"], help="of the points; default: 1")
     parser.add_argument(
@@ -166,19 +184,33 @@ def _grid(options: argparse.Namespace, settings: dict[str, Any]) -> Grid:
     teacher_seed = None if options.teacher_seed == "each" else _number("--teacher-seed", options.teacher_seed, int)
     grid = Grid(
         tasks=tasks,
-        sparsities=tuple(_number("--sparsities", text, float) for text in _items(options.sparsities)),
+        goals=_goals(options),
         seeds=seeds,
         variants=variant_settings(_items(options.variants), own),
         teachers=options.teachers or options.output / "teachers",
         settings=settings,
         task_settings=task_settings,
         teacher_seed=teacher_seed,
+        profile=options.device_profile,
     )
     _check_distinct("--tasks", grid.tasks)
-    _check_distinct("--sparsities", grid.sparsities)
     _check_distinct("--seeds", grid.seeds)
     grid.check()
     return grid
+
+
+def _goals(options: argparse.Namespace) -> tuple[Goal, ...]:
+    speedups = _distinct_numbers("--target-speedups", options.target_speedups)
+    if bool(speedups) != (options.device_profile is not None):
+        raise UserError("--target-speedups and --device-profile must be given together")
+    sparsities = _distinct_numbers("--sparsities", options.sparsities or ([] if speedups else SPARSITIES))
+    return tuple(Goal(SPARSITY, value) for value in sparsities) + tuple(Goal(SPEEDUP, value) for value in speedups)
+
+
+def _distinct_numbers(option: str, words: Sequence[str]) -> list[float]:
+    values = [_number(option, text, float) for text in _items(words)]
+    _check_distinct(option, values)
+    return values
 
 
 def _items(words: Sequence[str]) -> list[str]:

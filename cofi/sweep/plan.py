@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cofi.errors import UserError
+from cofi.sweep.goal import SPEEDUP, Goal
 from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import resolve
 from cofi.train.config import TrainConfig
@@ -24,19 +25,27 @@ TEACHER_FIELDS = (
 )
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Point:
     """One run of the grid."""
 
     task: str
     variant: str
-    sparsity: float
+    goal: Goal
     seed: int
 
     @property
     def name(self) -> str:
         """Of its directory, such as sst2-default-s80-seed1."""
-        return f"{self.task}-{self.variant}-s{round(100 * self.sparsity, 6):g}-seed{self.seed}"
+        return f"{self.task}-{self.variant}-{self.goal.label}-seed{self.seed}"
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Point:
+        return cls(fields["task"], fields["variant"], Goal.read(fields), fields["seed"])
+
+    def fields(self, prefix: str = "") -> dict[str, Any]:
+        """The inverse of `read`, which takes no prefix of the goal."""
+        return {"task": self.task, "variant": self.variant, **self.goal.fields(prefix), "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -48,21 +57,23 @@ class Grid:
     variants:      settings by name of the variant; they go before both
     teacher_seed:  of the one teacher of each task; None gives each seed a teacher of that seed
     teachers:      directory of the teachers
+    profile:       of the machine, for the goals that are speedups
     """
 
     tasks: tuple[str, ...]
-    sparsities: tuple[float, ...]
+    goals: tuple[Goal, ...]
     seeds: tuple[int, ...]
     variants: dict[str, dict[str, Any]]
     teachers: Path
     settings: dict[str, Any] = field(default_factory=dict)
     task_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_seed: int | None = None
+    profile: str | None = None
 
     def points(self) -> list[Point]:
         """In the order of running: every stretch from the start is a smaller sweep over all tasks."""
-        axes = itertools.product(self.seeds, self.variants, self.sparsities, self.tasks)
-        return [Point(task, variant, sparsity, seed) for seed, variant, sparsity, task in axes]
+        axes = itertools.product(self.seeds, self.variants, self.goals, self.tasks)
+        return [Point(task, variant, goal, seed) for seed, variant, goal, task in axes]
 
     def teacher(self, task: str, seed: int) -> TrainConfig:
         """The run that makes the teacher for the points of `seed`. It knows nothing of how they are pruned."""
@@ -78,12 +89,18 @@ class Grid:
             **self.settings,
             **self.task_settings.get(point.task, {}),
             **self.variants[point.variant],
-            **{"task": point.task, "sparsity": point.sparsity, "seed": point.seed, "output": str(directory)},
+            **{"task": point.task, "seed": point.seed, "output": str(directory)},
+            **self._asked(point.goal),
             "teacher": str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
             "measure_seconds": 0.0,
         }
         config = resolve(given)
         return dataclasses.replace(config, student_init="teacher") if config.student_init == "auto" else config
+
+    def _asked(self, goal: Goal) -> dict[str, Any]:
+        if goal.kind == SPEEDUP:
+            return {"target_speedup": goal.value, "device_profile": self.profile}
+        return {"sparsity": goal.value}
 
     def check(self) -> None:
         """Raise UserError, naming the point, where the settings of one are not valid."""

@@ -30,7 +30,7 @@ SUMMARY = "sweep.json"  # of a sweep, or of published results
 _SPEED_KEYS = ("speedup", "latency_ms", "measured")
 # settings that say where things lie on one machine, and those that a point is named by
 _OF_PLACE = {"data", "model", "teacher", "train_file", "validation_file", "device_profile", "augment_mlm"}
-_OF_POINT = {"task", "sparsity", "seed"}
+_OF_POINT = {"task", "sparsity", "target_speedup", "seed"}
 DONE, FAILED, STARTED, WAITING = "done", "failed", "started", "waiting"
 
 
@@ -71,7 +71,7 @@ class Place:
     def begin(self, point: Point) -> None:
         """Make the directory. What a process left that was killed before its run began is cleared away."""
         self.root.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.point, (json.dumps(dataclasses.asdict(point)) + "\n").encode())
+        write_atomically(self.point, (json.dumps(point.fields()) + "\n").encode())
         clear_unbegun(self.run)
 
     def finish(self, *, keep_checkpoints: bool) -> None:
@@ -94,7 +94,7 @@ class Store:
 
     def found(self) -> list[Point]:
         """The points that have been begun by this or an earlier command, in the order of their names."""
-        return [Point(**read_json(path)) for path in sorted((self.root / "points").glob("*/point.json"))]
+        return [Point.read(read_json(path)) for path in sorted((self.root / "points").glob("*/point.json"))]
 
     def record(self, point: Point) -> dict[str, Any]:
         """What is known of a point, as sweep.json holds it."""
@@ -124,8 +124,7 @@ def speed_fields(speed: dict[str, Any]) -> dict[str, Any]:
 
 def described(point: Point) -> dict[str, Any]:
     """What a record names a point by."""
-    values = {"name": point.name, **dataclasses.asdict(point)}
-    return {("target_sparsity" if name == "sparsity" else name): value for name, value in values.items()}
+    return {"name": point.name, **point.fields("target_")}
 
 
 def settings_of_variant(config: TrainConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cofi.report.values import MISSING, number, numbers, show_count, show_percent, show_ratio, show_score, show_seconds
+from cofi.sweep.goal import Goal
 from cofi.sweep.store import DONE, FAILED
 
 Record = dict[str, Any]
@@ -39,11 +40,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Group:
-    """The finished points of one task, variant and sparsity: what differs is the seed."""
+    """The finished points of one task, variant and goal: what differs is the seed."""
 
     task: str
     variant: str
-    target: float
+    goal: Goal
     records: tuple[Record, ...]
 
     def mean(self, key: str) -> Mean | None:
@@ -70,12 +71,12 @@ def place_of(machine: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def group(records: Sequence[Record]) -> list[Group]:
-    """Finished points by task, variant and sparsity, in the order in which these first appear, sparsity ascending."""
+    """Finished points by task, variant and goal, in the order in which the first two appear, goals ascending."""
     finished = [record for record in records if record["status"] == DONE]
     tasks, variants = (list(dict.fromkeys(record[key] for record in finished)) for key in ("task", "variant"))
-    found: dict[tuple[str, str, float], list[Record]] = {}
+    found: dict[tuple[str, str, Goal], list[Record]] = {}
     for record in finished:
-        found.setdefault((record["task"], record["variant"], record["target_sparsity"]), []).append(record)
+        found.setdefault((record["task"], record["variant"], Goal.read(record, "target_")), []).append(record)
     order = sorted(found, key=lambda key: (tasks.index(key[0]), variants.index(key[1]), key[2]))
     return [Group(*key, tuple(sorted(found[key], key=lambda record: int(record["seed"])))) for key in order]
 
@@ -111,16 +112,16 @@ def report(records: Sequence[Record], commands: Sequence[str], machine: dict[str
 
 
 def overview(groups: Sequence[Group]) -> str:
-    """A row a variant and sparsity, a column a task, and the mean where all tasks are there."""
+    """A row a variant and goal, a column a task, and the mean where all tasks are there."""
     tasks = list(dict.fromkeys(g.task for g in groups))
     rows = [
         ["teacher", "", *(_teacher(groups, task) for task in tasks), _plain([_teacher_value(groups, t) for t in tasks])]
     ]
-    for variant, target in dict.fromkeys((g.variant, g.target) for g in groups):
-        of = {g.task: g for g in groups if (g.variant, g.target) == (variant, target)}
+    for variant, goal in dict.fromkeys((g.variant, g.goal) for g in groups):
+        of = {g.task: g for g in groups if (g.variant, g.goal) == (variant, goal)}
         means = [of[task].mean("score") if task in of else None for task in tasks]
         values = [None if mean is None else mean.value for mean in means]
-        rows.append([variant, show_percent(target), *(MISSING if m is None else str(m) for m in means), _plain(values)])
+        rows.append([variant, str(goal), *(MISSING if m is None else str(m) for m in means), _plain(values)])
     return markdown(["variant", "asked", *tasks, "mean"], rows)
 
 
@@ -143,7 +144,7 @@ def section(task: str, groups: Sequence[Group], records: Sequence[Record]) -> st
     batches = batch_names(records)
     columns: list[tuple[str, Callable[[Group], str]]] = [
         ("variant", lambda g: g.variant),
-        ("asked", lambda g: show_percent(g.target)),
+        ("asked", lambda g: str(g.goal)),
         ("sparsity", _delivered),
         ("parameters", lambda g: show_count(g.value("params_after"))),
         ("score", lambda g: str(g.mean("score"))),

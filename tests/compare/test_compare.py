@@ -93,6 +93,17 @@ def test_what_was_not_measured_is_not_compared():
     assert rows["fast"].verdicts["size"].wins and rows["fast"].verdicts["speed, batch 1"] is None
 
 
+def test_runs_that_were_asked_for_speed_are_compared_by_speed_alone():
+    """They lie where the reference is at neither 80 nor 86: slower for their size, or better for their speed."""
+    fast = record("rte", "default", 1, 2_000_000, 84.0, 6.0)
+    del fast["target_sparsity"]
+    points = [*REFERENCE, fast | {"target_speedup": 12.0}, record("rte", "other", 1, 2_000_000, 70.0, 6.0)]
+    (row,) = compare(points, "default")["rte"]
+    assert row.verdicts["size"].reference.value == pytest.approx(83.0)
+    assert row.verdicts["speed, batch 32"].reference.value == pytest.approx(84.0)
+    assert [str(g.goal) for g in group(points) if g.variant == "default"] == ["60.0 %", "90.0 %", "12.0×"]
+
+
 def test_speeds_of_two_machines_are_not_compared():
     def on(cpu: str, point: dict) -> dict:
         return point | {"measured_on": {"device": "cpu", "cpu": cpu, "threads": 1, "date": point["name"]}}

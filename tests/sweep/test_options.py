@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cofi.errors import UserError
+from cofi.sweep.goal import SPARSITY, SPEEDUP, Goal
 from cofi.sweep.options import build_parser, parse
 from cofi.sweep.plan import Point
 from cofi.sweep.variants import VARIANTS
@@ -27,7 +28,7 @@ def test_points_of_a_seed_come_together_and_tasks_alternate():
 def test_flags_of_train_hold_for_all_runs_and_a_variant_goes_before_them():
     words = ["--prune-epochs", "4", "--batch_size", "8", "--variant", "long='--prune-epochs 9'".replace("'", "")]
     grid = parse([*BASE, *words, "--variants", "default", "long"]).grid
-    configs = {v: grid.run(Point("rte", v, 0.6, 1), Path("d")) for v in ("default", "long")}
+    configs = {v: grid.run(Point("rte", v, Goal(SPARSITY, 0.6), 1), Path("d")) for v in ("default", "long")}
     assert {v: c.prune_epochs for v, c in configs.items()} == {"default": 4.0, "long": 9.0}
     assert {c.batch_size for c in configs.values()} == {8}
     assert all(c.student_init == "teacher" for c in configs.values())
@@ -36,9 +37,9 @@ def test_flags_of_train_hold_for_all_runs_and_a_variant_goes_before_them():
 
 def test_flags_of_a_task_reach_its_runs_and_its_teacher_alone():
     grid = parse([*BASE, "--task-flags", "rte=--max-train-samples 100"]).grid
-    assert grid.run(Point("rte", "default", 0.6, 1), Path("d")).max_train_samples == 100
+    assert grid.run(Point("rte", "default", Goal(SPARSITY, 0.6), 1), Path("d")).max_train_samples == 100
     assert grid.teacher("rte", 1).max_train_samples == 100
-    assert grid.run(Point("mrpc", "default", 0.6, 1), Path("d")).max_train_samples is None
+    assert grid.run(Point("mrpc", "default", Goal(SPARSITY, 0.6), 1), Path("d")).max_train_samples is None
 
 
 def test_a_teacher_does_not_depend_on_how_its_students_are_pruned():
@@ -46,6 +47,27 @@ def test_a_teacher_does_not_depend_on_how_its_students_are_pruned():
     other = parse([*BASE, "--variants", "official", "--mask-kinds", "head"]).grid
     assert one.teacher("rte", 1) == other.teacher("rte", 1)
     assert parse([*BASE, "--teacher-epochs", "1"]).grid.teacher("rte", 1) != one.teacher("rte", 1)
+
+
+def test_speedups_are_goals_beside_sparsities_or_instead_of_them():
+    speed = ["--target-speedups", "4", "12.5", "--device-profile", "cpu.json"]
+    grid = parse([*BASE, *speed]).grid
+    points = {p.name: p for p in grid.points() if (p.task, p.seed) == ("rte", 1)}
+    names = [f"rte-default-{goal}-seed1" for goal in ("s60", "s95", "x4", "x12.5")]
+    assert [*points] == names
+    by_size, by_speed = (grid.run(points[names[i]], Path("d")) for i in (0, 3))
+    assert (by_size.sparsity, by_size.target_speedup, by_size.device_profile) == (0.6, None, None)
+    assert (by_speed.target_speedup, by_speed.device_profile) == (12.5, "cpu.json")
+    alone = parse(["--output", "s", "--tasks", "rte", *speed]).grid
+    assert [p.name for p in alone.points()] == names[2:]
+    assert [goal.value for goal in parse(["--output", "s", "--tasks", "rte"]).grid.goals] == [0.6, 0.8, 0.9, 0.95]
+
+
+@pytest.mark.parametrize("goal", [Goal(SPARSITY, 0.95), Goal(SPEEDUP, 12.5)])
+def test_a_point_is_read_as_it_was_written(goal):
+    point = Point("rte", "default", goal, 3)
+    assert Point.read(point.fields()) == point
+    assert Goal.read(point.fields("target_"), "target_") == goal
 
 
 @pytest.mark.parametrize(
@@ -59,12 +81,13 @@ def test_seed_of_the_teachers(given, seeds):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_built_in_variant_is_a_valid_run(name):
     grid = parse([*BASE, "--variants", name]).grid
-    config = grid.run(Point("mrpc", name, 0.95, 1), Path("d"))
+    config = grid.run(Point("mrpc", name, Goal(SPARSITY, 0.95), 1), Path("d"))
     assert all(getattr(config, field) == value for field, value in VARIANTS[name].settings.items())
 
 
 def test_official_keeps_its_own_epochs_and_start():
-    config = parse([*BASE, "--variants", "official"]).grid.run(Point("rte", "official", 0.6, 1), Path("d"))
+    grid = parse([*BASE, "--variants", "official"]).grid
+    config = grid.run(Point("rte", "official", Goal(SPARSITY, 0.6), 1), Path("d"))
     assert (config.prune_epochs, config.resolved_distil_epochs, config.student_init) == (96.0, 4.0, "model")
 
 
@@ -82,6 +105,14 @@ def test_official_keeps_its_own_epochs_and_start():
         (["--variant", "slow=--prune-epoch 3"], "--variant slow: .*--prune-epoch"),
         (["--task-flags", "cola=--batch-size 3"], "--task-flags must be for one of --tasks mrpc rte, got 'cola'"),
         (["--prune-epochs", "0.5"], "mrpc-default-s60-seed1: --sparsity-warmup-epochs must not exceed --prune-epochs"),
+        (["--target-speedup", "4"], "use --target-speedups"),
+        (["--target-speedups", "4"], "--target-speedups and --device-profile must be given together"),
+        (["--device-profile", "f"], "--target-speedups and --device-profile must be given together"),
+        (["--variant", "v=--device-profile f"], "--variant v: --device-profile is set .* give it to the sweep itself"),
+        (
+            ["--target-speedups", "4", "--device-profile", "f", "--variants", "fisher"],
+            "mrpc-fisher-x4-seed1: --target-speedup is for --method cofi, got --method fisher",
+        ),
         (["--tasks", "rte"], "--tasks must name each only once, got rte twice"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",

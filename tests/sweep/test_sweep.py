@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -16,57 +14,7 @@ from cofi.sweep import running
 from cofi.sweep.__main__ import main
 from cofi.sweep.results import read_summary
 from cofi.train import loop
-
-
-@pytest.fixture(scope="module")
-def two_tasks(data: Path, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    for name in ("animals", "beasts"):
-        shutil.copytree(data / "animals", folder / name)
-    return folder
-
-
-def tiny(checkpoint: Path, two_tasks: Path, output: Path) -> list[str]:
-    flags = {
-        "output": output,
-        "data": two_tasks,
-        "model": checkpoint,
-        "tasks": "animals,beasts",
-        "sparsities": "0.3",
-        "batch-size": 16,
-        "teacher-epochs": 1,
-        "prune-epochs": 2,
-        "sparsity-warmup-epochs": 1,
-        "finetune-epochs": 1,
-        "reg-learning-rate": 0.2,
-        "device": "cpu",
-    }
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-
-
-@pytest.fixture
-def words(checkpoint, two_tasks, tmp_path, monkeypatch) -> list[str]:
-    """A sweep of two points in tmp_path/sweep, without the pages of its runs: those take longer than the runs."""
-    monkeypatch.setattr(running, "write_report", lambda run: None)
-    return tiny(checkpoint, two_tasks, tmp_path / "sweep")
-
-
-@pytest.fixture
-def one(words) -> list[str]:
-    """The same with one point."""
-    return [word.replace("animals,beasts", "animals") for word in words]
-
-
-@pytest.fixture(scope="module")
-def whole(checkpoint, two_tasks, tmp_path_factory) -> Path:
-    """The sweep of two points, run through."""
-    folder = tmp_path_factory.mktemp("whole") / "sweep"
-    assert main(tiny(checkpoint, two_tasks, folder)) == 0
-    return folder
-
-
-def points(folder: Path) -> dict[str, dict]:
-    return {point["name"]: point for point in read_summary(folder)["points"]}
+from tests.tiny_sweep import points, tiny_sweep
 
 
 def count_steps(monkeypatch) -> list[str]:
@@ -83,7 +31,7 @@ def count_steps(monkeypatch) -> list[str]:
 
 
 def test_a_sweep_leaves_table_plots_and_small_run_directories(checkpoint, two_tasks, tmp_path, capsys):
-    words = tiny(checkpoint, two_tasks, tmp_path / "sweep")
+    words = tiny_sweep(checkpoint, two_tasks, tmp_path / "sweep")
     results = tmp_path / "docs" / "tiny"
     assert main([*words, "--seeds", "1", "2", "--results", str(results)]) == 0
     found = points(tmp_path / "sweep")
@@ -227,61 +175,6 @@ def test_teachers_are_shared_between_sweeps(one, whole, monkeypatch):
     taken = count_steps(monkeypatch)
     assert main([*one, "--teachers", str(whole / "teachers"), "--learning-rate", "1e-3"]) == 0
     assert set(taken) == {"prune", "finetune"}
-
-
-def test_measuring_comes_last_and_once(one, tmp_path, capsys):
-    assert main(one) == 0
-    output = one[:2]
-    assert main([*output, "--measure", "--measure-seconds", "0.1", "--device", "cpu"]) == 0
-    found = points(tmp_path / "sweep")
-    for point in found.values():
-        assert set(point["speedup"]) == {"batch 1", "batch 32"}
-        assert point["measured_on"]["device"] == "cpu"
-        assert 2 <= point["measured"]["lengths"]["median"] <= 11
-    assert (tmp_path / "sweep" / "speed-batch-1.png").exists()
-    assert "batch 32" in (tmp_path / "sweep" / "table.md").read_text()
-    capsys.readouterr()
-    assert main([*output, "--measure", "--device", "cpu"]) == 0
-    assert "measured" not in capsys.readouterr().out.split("# Results")[0]
-
-
-def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole, tmp_path, capsys):
-    results = tmp_path / "results"
-    assert main(["--output", str(whole), "--results", str(results)]) == 0
-    summary = read_summary(results)
-    elsewhere = {"device": "cpu", "cpu": "another", "threads": 1, "commit": "abc", "date": "2026-01-01"}
-    for record in summary["points"]:  # as two other seeds from elsewhere, whose models are not here
-        record["name"] = record["name"].replace("seed1", "seed9")
-        record |= {"seed": 9, "speedup": {"batch 1": 99.0}, "measured_on": elsewhere}
-    of_another_teacher = {**summary["points"][0], "name": "animals-default-s30-seed10", "total_params_after": 1}
-    summary["points"].append(of_another_teacher)
-    (results / "sweep.json").write_text(json.dumps(summary))
-
-    measure = ["--measure", "--measure-seconds", "0.1", "--device", "cpu", "--results", str(results)]
-    assert main(one) == 0
-    assert main([*one[:2], *measure]) == 0
-    assert points(results)["animals-default-s30-seed9"]["speedup"] == {"batch 1": 99.0}  # not asked for
-    speed = tmp_path / "sweep" / "points" / "animals-default-s30-seed1" / "speed.json"
-    here = json.loads(speed.read_text())["machine"]
-    speed.write_text(json.dumps(json.loads(speed.read_text()) | {"machine": elsewhere}))  # as if brought along
-    capsys.readouterr()
-    assert main([*one[:2], *measure, "--retime"]) == 0
-    said, found = capsys.readouterr().out, points(results)
-    assert json.loads(speed.read_text())["machine"] == here == found["animals-default-s30-seed1"]["measured_on"]
-    timed = found["animals-default-s30-seed9"]
-    assert set(timed["speedup"]) == {"batch 1", "batch 32"} and timed["speedup"]["batch 1"] < 99.0
-    assert timed["measured_on"] == found["animals-default-s30-seed1"]["measured_on"]
-    assert "not timed: beasts-default-s30-seed9: --output holds no finished point of beasts" in said
-    assert "not timed: animals-default-s30-seed10: its structure makes" in said
-    for name in ("beasts-default-s30-seed9", "animals-default-s30-seed10"):
-        assert found[name]["speedup"] == {"batch 1": 99.0} and found[name]["measured_on"] == elsewhere
-    assert main([*one[:2], *measure, "--retime"]) == 0
-    assert "\ntimed" not in capsys.readouterr().out  # of this machine by now
-
-
-def test_retiming_needs_a_folder(one):
-    with pytest.raises(UserError, match="--retime needs --measure and --results"):
-        main([*one, "--measure", "--retime"])
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(words, tmp_path, capsys):

@@ -1,0 +1,79 @@
+"""Speed in a sweep: measured at the end, of another machine's points as well, and asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cofi.errors import UserError
+from cofi.sweep.__main__ import main
+from cofi.sweep.results import read_summary
+from tests.tiny_profile import write_profile
+from tests.tiny_sweep import points
+
+
+def test_measuring_comes_last_and_once(one, tmp_path, capsys):
+    assert main(one) == 0
+    output = one[:2]
+    assert main([*output, "--measure", "--measure-seconds", "0.1", "--device", "cpu"]) == 0
+    found = points(tmp_path / "sweep")
+    for point in found.values():
+        assert set(point["speedup"]) == {"batch 1", "batch 32"}
+        assert point["measured_on"]["device"] == "cpu"
+        assert 2 <= point["measured"]["lengths"]["median"] <= 11
+    assert (tmp_path / "sweep" / "speed-batch-1.png").exists()
+    assert "batch 32" in (tmp_path / "sweep" / "table.md").read_text()
+    capsys.readouterr()
+    assert main([*output, "--measure", "--device", "cpu"]) == 0
+    assert "measured" not in capsys.readouterr().out.split("# Results")[0]
+
+
+def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert main(["--output", str(whole), "--results", str(results)]) == 0
+    summary = read_summary(results)
+    elsewhere = {"device": "cpu", "cpu": "another", "threads": 1, "commit": "abc", "date": "2026-01-01"}
+    for record in summary["points"]:  # as two other seeds from elsewhere, whose models are not here
+        record["name"] = record["name"].replace("seed1", "seed9")
+        record |= {"seed": 9, "speedup": {"batch 1": 99.0}, "measured_on": elsewhere}
+    of_another_teacher = {**summary["points"][0], "name": "animals-default-s30-seed10", "total_params_after": 1}
+    summary["points"].append(of_another_teacher)
+    (results / "sweep.json").write_text(json.dumps(summary))
+
+    measure = ["--measure", "--measure-seconds", "0.1", "--device", "cpu", "--results", str(results)]
+    assert main(one) == 0
+    assert main([*one[:2], *measure]) == 0
+    assert points(results)["animals-default-s30-seed9"]["speedup"] == {"batch 1": 99.0}  # not asked for
+    speed = tmp_path / "sweep" / "points" / "animals-default-s30-seed1" / "speed.json"
+    here = json.loads(speed.read_text())["machine"]
+    speed.write_text(json.dumps(json.loads(speed.read_text()) | {"machine": elsewhere}))  # as if brought along
+    capsys.readouterr()
+    assert main([*one[:2], *measure, "--retime"]) == 0
+    said, found = capsys.readouterr().out, points(results)
+    assert json.loads(speed.read_text())["machine"] == here == found["animals-default-s30-seed1"]["measured_on"]
+    timed = found["animals-default-s30-seed9"]
+    assert set(timed["speedup"]) == {"batch 1", "batch 32"} and timed["speedup"]["batch 1"] < 99.0
+    assert timed["measured_on"] == found["animals-default-s30-seed1"]["measured_on"]
+    assert "not timed: beasts-default-s30-seed9: --output holds no finished point of beasts" in said
+    assert "not timed: animals-default-s30-seed10: its structure makes" in said
+    for name in ("beasts-default-s30-seed9", "animals-default-s30-seed10"):
+        assert found[name]["speedup"] == {"batch 1": 99.0} and found[name]["measured_on"] == elsewhere
+    assert main([*one[:2], *measure, "--retime"]) == 0
+    assert "\ntimed" not in capsys.readouterr().out  # of this machine by now
+
+
+def test_retiming_needs_a_folder(one):
+    with pytest.raises(UserError, match="--retime needs --measure and --results"):
+        main([*one, "--measure", "--retime"])
+
+
+def test_a_sweep_by_speedup(one, tmp_path):
+    words = [*one[: one.index("--sparsities")], *one[one.index("--sparsities") + 2 :], "--target-speedups", "1.5"]
+    profile = str(write_profile(tmp_path))
+    assert main([*words, "--device-profile", profile, "--gate-prior", "none"]) == 0
+    (record,) = points(tmp_path / "sweep").values()
+    assert record["name"] == "animals-default-x1.5-seed1" and record["status"] == "done"
+    assert record["target_speedup"] == 1.5 and "target_sparsity" not in record
+    assert "| default | 1.50× |" in (tmp_path / "sweep" / "table.md").read_text()
+    assert main(["--output", str(tmp_path / "sweep")]) == 0  # read again
