@@ -104,7 +104,6 @@ class PersistentEncoder:
         self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, heads: int, is_wide: bool
     ) -> None:
         self._order = (layout, n_hidden, heads, is_wide)
-        self._layout = layout
         self._fragments = pack_fragments(weights, *self._order)
         self._tables: dict[tuple[bytes, bytes], tuple[Tensor, Tensor]] = {}  # never dropped: captured graphs read them
 
@@ -117,7 +116,8 @@ class PersistentEncoder:
     def __call__(self, x: Tensor, cu_seqlens: Tensor, plan: Any) -> Tensor:
         """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""
         n_rows, n_sequences = x.shape[0], cu_seqlens.numel() - 1
-        if n_rows == 0 or n_sequences == 0 or not (any(self._layout.mha) or any(self._layout.ffn)):
+        layout = self._order[0]
+        if n_rows == 0 or n_sequences == 0 or not (any(layout.mha) or any(layout.ffn)):
             return x.clone()
         x, cu_seqlens = x.contiguous(), cu_seqlens.contiguous()
         out = torch.empty_like(x)

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads, 1) encoder_kernel(const __grid_const
   extern __shared__ __align__(128) unsigned char shared[];
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   ClusterOfBlocks<T> machine(shared);
-  encode<Cut<kRowGroups, kRowGroups == kWideRowGroups>>(machine, a);
+  encode<Cut<kRowGroups, is_wide(kRowGroups, true)>>(machine, a);
 #else
   SingleBlock<T> machine(shared);
   encode<Cut<kRowGroups, false>>(machine, a);
@@ -119,8 +119,8 @@ cudaError_t launch_encoder(const Arguments& a, bool is_fp16, cudaStream_t stream
   Device device;
   const cudaError_t status = current_device(&device);
   if (status != cudaSuccess) return status;
-  const bool is_wide = device.has_clusters && a.tile.row_groups == kWideRowGroups;  // as the kernel was compiled
-  if (kernel == nullptr || (a.tile.cluster > 1 && !device.has_clusters) || a.tile.teams != teams_of(is_wide)) {
+  const bool wide = is_wide(a.tile.row_groups, device.has_clusters);  // as the kernel was compiled
+  if (kernel == nullptr || (a.tile.cluster > 1 && !device.has_clusters) || a.tile.teams != teams_of(wide)) {
     return cudaErrorInvalidValue;
   }
   cudaLaunchAttribute attribute;

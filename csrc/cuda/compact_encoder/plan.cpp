@@ -99,7 +99,7 @@ Plan draft(const Shape& shape, const Gpu& gpu, const Batch& batch, int row_group
   Tile& tile = plan.tile;
   tile.row_groups = row_groups;
   tile.cluster = cluster;
-  tile.teams = teams_of(row_groups == kWideRowGroups && gpu.max_cluster > 1);
+  tile.teams = teams_of(is_wide(row_groups, gpu.max_cluster > 1));
   tile.heads = heads;
   // Each has its share of the tiles from the start: one that had to wait for another's end would double the time.
   const int resident = resident_clusters(gpu, cluster);

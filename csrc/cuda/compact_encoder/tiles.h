@@ -30,21 +30,23 @@ COFI_BOTH int tile_rows(const Tile& tile) { return rows_of(tile) * tile.cluster;
 COFI_BOTH int fragment_row(int lane) { return lane / 4; }
 COFI_BOTH int fragment_column(int lane) { return lane % 4 * 2; }
 
+// Whether warpgroups multiply, by wgmma: from 64 rows on, on the GPUs that have clusters.
+constexpr bool is_wide(int row_groups, bool has_clusters) { return row_groups == kWideRowGroups && has_clusters; }
+constexpr int teams_of(bool wide) { return wide ? kWarps / kGroupWarps : kWarps; }
+
 // How the sums of a thread block's rows lie on its warps. Alone, each warp has all rows of up to kWarpBlocks blocks of
 // columns and multiplies by mma.sync. Wide, a warpgroup has half of the columns and each warp of it 16 of 64 rows: the
 // sums of wgmma. Either way a lane has what mma.m16n8k16 would give it of 16 rows and 8 columns.
 template <int kRowGroups, bool kWide>
 struct Cut {
-  static_assert(!kWide || kRowGroups == kWideRowGroups, "wgmma has 64 rows");
+  static_assert(!kWide || is_wide(kRowGroups, true), "wgmma has 64 rows");
   static constexpr bool kIsWide = kWide;
   static constexpr int kGroups = kWide ? 1 : kRowGroups;  // of 16 rows that a warp has
-  static constexpr int kTeams = kWide ? kWarps / kGroupWarps : kWarps;
+  static constexpr int kTeams = teams_of(kWide);
   static constexpr int kBlocks = kPassBlocks / kTeams;  // most blocks of columns that a warp has
   static COFI_BOTH int team(int warp) { return kWide ? warp / kGroupWarps : warp; }
   static COFI_BOTH int first_row(int warp) { return kWide ? warp % kGroupWarps * kBlockWidth : 0; }
 };
-
-COFI_BOTH int teams_of(bool is_wide) { return is_wide ? kWarps / kGroupWarps : kWarps; }
 
 // Within a block as wgmma takes it: 8 outputs x 8 inputs lie together, 16 bytes an output; the next 8 inputs follow,
 // then the next 8 outputs. Blocks of columns follow one another in the same steps.

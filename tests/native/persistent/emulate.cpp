@@ -43,7 +43,7 @@ PYBIND11_MODULE(emulated_encoder, m) {
       [](const Plan& plan, uintptr_t x, uintptr_t out, uintptr_t bounds, uintptr_t weights, uintptr_t vectors,
          uintptr_t sublayers, uintptr_t stages, int rows, int sequences, bool is_fp16, bool is_bulk, unsigned seed) {
         const Arguments a = arguments_of(plan, x, out, bounds, weights, vectors, sublayers, stages, rows, sequences);
-        if (a.tile.teams != teams_of(is_bulk && a.tile.row_groups == kWideRowGroups)) {
+        if (a.tile.teams != teams_of(is_wide(a.tile.row_groups, is_bulk))) {
           throw std::invalid_argument(
               "the plan must be of a GPU with clusters where is_bulk is true, else of one without");
         }
