@@ -31,8 +31,10 @@ COFI_BOTH int fragment_row(int lane) { return lane / 4; }
 COFI_BOTH int fragment_column(int lane) { return lane % 4 * 2; }
 
 // Whether warpgroups multiply, by wgmma: from 64 rows on, on the GPUs that have clusters.
-constexpr bool is_wide(int row_groups, bool has_clusters) { return row_groups == kWideRowGroups && has_clusters; }
-constexpr int teams_of(bool wide) { return wide ? kWarps / kGroupWarps : kWarps; }
+COFI_BOTH constexpr bool is_wide(int row_groups, bool has_clusters) {
+  return row_groups == kWideRowGroups && has_clusters;
+}
+COFI_BOTH constexpr int teams_of(bool wide) { return wide ? kWarps / kGroupWarps : kWarps; }
 
 // How the sums of a thread block's rows lie on its warps. Alone, each warp has all rows of up to kWarpBlocks blocks of
 // columns and multiplies by mma.sync. Wide, a warpgroup has half of the columns and each warp of it 16 of 64 rows: the
