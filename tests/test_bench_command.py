@@ -246,10 +246,22 @@ class TestCommand:
         assert main([str(tmp_path), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0
         assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
 
-    def test_a_rival_that_computes_something_else_is_not_timed(self, run_dir, hf_dir, monkeypatch):
+    def test_a_rival_that_computes_something_else_is_not_timed(self, run_dir, hf_dir, monkeypatch, capsys):
         monkeypatch.setattr(subjects, "relative_difference", lambda found, expected: 0.01)
-        with pytest.raises(RuntimeError, match="differs from our engine by 1.0e-02"):
-            main([str(run_dir), *FEW, "--dense", str(hf_dir)])
+        assert main([str(run_dir), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0
+        printed = capsys.readouterr()
+        assert {*json.loads(printed.out)["rows"][0]["rivals"]} == {"compact, bf16", "compact, int8", "dense"}
+        said = " ".join(printed.err.split())
+        assert f"No {subjects.HUGGING_FACE} at 1 x 6: " in said and "differs from our engine by 1.0e-02" in said
+
+    def test_a_precision_that_is_off_is_left_out_but_fp32_may_not_be(self, run_dir, monkeypatch, capsys):
+        monkeypatch.setitem(speedup.TOLERANCES, "int8", -1.0)
+        assert main([str(run_dir), *FEW]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "No compact, int8 at 1 x 6: CompactModel differs from its definition by" in said
+        monkeypatch.setitem(speedup.TOLERANCES, "fp32", -1.0)
+        with pytest.raises(RuntimeError, match="differs from its definition"):
+            main([str(run_dir), *FEW])
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

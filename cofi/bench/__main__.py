@@ -12,7 +12,8 @@ from rich.console import Console
 
 from cofi.bench.explain import Explanation, explain, sublayer_table, total_table
 from cofi.bench.results import Case, to_rows, to_table
-from cofi.bench.subjects import Inputs, Models, Subject, find_subjects, load_models
+from cofi.bench.speedup import Differs
+from cofi.bench.subjects import COMPACT, Inputs, Models, Subject, find_subjects, load_models
 from cofi.bench.timing import RIVAL_PAUSE_S, interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
@@ -43,9 +44,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(
-    options: argparse.Namespace, models: Models, subjects: list[Subject], device: torch.device
+    options: argparse.Namespace, models: Models, subjects: list[Subject], notes: list[str], device: torch.device
 ) -> tuple[list[Case], list[Explanation]]:
-    """Every subject on every batch shape: outputs are compared before anything is timed; then the sublayers."""
+    """Every subject on every batch shape: outputs are compared before anything is timed; then the sublayers.
+
+    A subject other than the compact model whose output differs is left out there, and `notes` say so.
+    """
     generator = torch.Generator().manual_seed(0)
     cases, explanations = [], []
     with torch.inference_mode():
@@ -53,19 +57,30 @@ def measure(
             for size in options.batch_size:
                 ids = _token_ids(models, (size, length), generator).to(device)
                 inputs = Inputs(ids, torch.ones_like(ids))
-                for subject in subjects:
-                    subject.check(inputs)
+                right = [subject for subject in subjects if _is_right(subject, inputs, notes)]
                 timings = interleaved(
-                    {subject.name: subject.prepare(inputs) for subject in subjects},
+                    {subject.name: subject.prepare(inputs) for subject in right},
                     options.rounds,
                     seconds=options.seconds,
                     synchronize=synchronizer(device),
                     pause_s=RIVAL_PAUSE_S,
                 )
-                case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in subjects})
+                case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in right})
                 cases.append(case)
                 explanations.append(explain(models.compact, from_lists(ids.tolist()).to(device), case.name))
     return cases, explanations
+
+
+def _is_right(subject: Subject, inputs: Inputs, notes: list[str]) -> bool:
+    try:
+        subject.check(inputs)
+    except Differs as difference:
+        if subject.name == COMPACT:
+            raise
+        size, length = inputs.input_ids.shape
+        notes.append(f"No {subject.name} at {size} x {length}: {difference}.")
+        return False
+    return True
 
 
 def _token_ids(models: Models, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
@@ -101,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=options.json == "-")
     machine: dict[str, Any] = machine_info(device) | {"sgemm_gflops": round(sgemm_gflops(device), 1)}
     with console.status("measuring"):
-        cases, explanations = measure(options, models, subjects, device)
+        cases, explanations = measure(options, models, subjects, notes, device)
     console.print(to_table(cases, options.directory, "\n".join([_caption(machine), *notes])))
     console.print(sublayer_table(explanations[-1]))
     console.print(total_table(explanations))

@@ -161,17 +161,21 @@ def main_output(output: CompactOutput) -> Tensor:
     raise ValueError("the model has returned neither logits nor states")
 
 
+class Differs(RuntimeError):
+    """An engine computes something else than it should."""
+
+
 def check_against_definition(model: CompactModel, **inputs: Any) -> None:
-    """Raise RuntimeError where the model gives something else on `inputs` than with the reference backends."""
+    """Raise Differs where the model gives something else on `inputs` than with the reference backends."""
     found = main_output(model(**inputs))
     with force_backend("reference"):
         expected = main_output(model(**inputs))
     difference = relative_difference(found, expected)
     tolerance = TOLERANCES[model.config.inference_precision]
     if not difference <= tolerance:
-        raise RuntimeError(
+        raise Differs(
             f"{type(model).__name__} differs from its definition by {difference:.1e} of its largest output, allowed is "
-            f"{tolerance:.0e}: nothing was timed; see cofi_kernels.backends()"
+            f"{tolerance:.0e}: not timed; see cofi_kernels.backends()"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cofi.bench.speedup import check_against_definition, relative_difference
+from cofi.bench.speedup import Differs, check_against_definition, relative_difference
 from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
@@ -43,7 +43,7 @@ class Subject:
     """One engine with one model.
 
     prepare: makes what is timed for one batch; everything that is done once for a model is done before
-    check:   raises RuntimeError where the engine's output on a batch is not that of the model
+    check:   raises Differs where the engine's output on a batch is not that of the model
     gflop:   work of one batch of B sequences of S tokens in 1e9 floating point operations, as gflop(B, S)
     """
 
@@ -194,9 +194,9 @@ def onnx_subject(compact: CompactModel) -> Subject:
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:
     difference = relative_difference(found, expected)
     if not difference <= TOLERANCE:
-        raise RuntimeError(
+        raise Differs(
             f"{name} differs from our engine by {difference:.1e} of the largest output, allowed is {TOLERANCE:.0e}: "
-            "nothing was timed"
+            "not timed"
         )
 
 
