@@ -10,7 +10,6 @@ B sequences, T packed tokens, S padded length, L layers, H heads, D head dim, E 
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,9 +20,10 @@ import cofi_kernels
 from cofi.models.layers import Attention, FeedForward, is_skipped
 from cofi.models.model import CompactModel
 from cofi.models.packed import PackedBatch
+from cofi_kernels.masked_attention.reference import scores_of
 from cofi_kernels.masked_ffn.activations import get_activation
 from cofi_kernels.masking import times
-from cofi_kernels.packing import pad, token_index, unpad, valid_positions
+from cofi_kernels.packing import pad, token_index, unpad
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,11 +73,9 @@ class _ProbedAttention(nn.Module):
         if is_skipped(masks.z_mha):
             return x
         qkv = F.linear(x, self.w_qkv, self.b_qkv).view(x.shape[0], 3, -1, self.head_dim)
-        sequences = (batch.cu_seqlens, batch.max_seqlen)
-        q, k, v = (pad(part, *sequences).transpose(1, 2) for part in qkv.unbind(1))  # (B, H, S, D)
-        is_token = valid_positions(*sequences)[:, None, None, :]
-        scores = (q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)).masked_fill(~is_token, -math.inf)
-        context = unpad((scores.softmax(-1) @ v).transpose(1, 2), batch.cu_seqlens, x.shape[0])
+        q, k, v = (pad(part, batch.cu_seqlens, batch.max_seqlen).transpose(1, 2) for part in qkv.unbind(1))
+        p = scores_of(q, k, batch.cu_seqlens).softmax(-1)  # (B, H, S, S)
+        context = unpad((p @ v).transpose(1, 2), batch.cu_seqlens, x.shape[0])
         y = self.probe.masked(context).flatten(1) @ self.w_out + self.b_out
         return _normed(self, times(y, masks.z_mha, masks.z_hidden), x, masks.z_mha, masks.z_hidden)
 

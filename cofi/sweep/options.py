@@ -72,6 +72,25 @@ def _add_grid(parser: Parser) -> None:
     parser.add_argument(
         "--tasks", nargs="+", action="extend", metavar="T", help=f"{', '.join(TASKS)}, or a folder of --data"
     )
+    _add_goals(parser)
+    parser.add_argument("--seeds", nargs="+", metavar="N", default=["1"], help="of the points; default: 1")
+    _add_variants(parser)
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        metavar="DIR",
+        help="where teachers are and new ones are put, so that sweeps can share them; default: teachers/ of --output",
+    )
+    parser.add_argument(
+        "--teacher-seed",
+        metavar="N|each",
+        default="57",
+        help="seed of the one teacher of each task; each: a teacher for every seed; default: 57",
+    )
+
+
+def _add_goals(parser: Parser) -> None:
+    """What runs are asked for."""
     parser.add_argument(
         "--sparsities",
         nargs="+",
@@ -89,7 +108,10 @@ def _add_grid(parser: Parser) -> None:
     parser.add_argument(
         "--device-profile", metavar="FILE", help="of this machine, by cofi.profile; for --target-speedups"
     )
-    parser.add_argument("--seeds", nargs="+", metavar="N", default=["1"], help="of the points; default: 1")
+
+
+def _add_variants(parser: Parser) -> None:
+    """How they are pruned, beside the recipe."""
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -110,18 +132,6 @@ def _add_grid(parser: Parser) -> None:
         metavar="TASK=FLAGS",
         default=[],
         help="flags for the runs of one task and its teacher; may be repeated",
-    )
-    parser.add_argument(
-        "--teachers",
-        type=Path,
-        metavar="DIR",
-        help="where teachers are and new ones are put, so that sweeps can share them; default: teachers/ of --output",
-    )
-    parser.add_argument(
-        "--teacher-seed",
-        metavar="N|each",
-        default="57",
-        help="seed of the one teacher of each task; each: a teacher for every seed; default: 57",
     )
 
 

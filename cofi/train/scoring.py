@@ -39,8 +39,7 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
         "int": torch.ones(shape.n_layers, shape.d_int, device=device),
     }
     probed = ProbedModel(model, Masks.from_kinds(ones | ({} if masks is None else masks.by_kind())))
-    plan = BatchPlan(session.train.lengths, 1, seed=session.config.seed, epoch=0)
-    rows = [plan.batch(index)[0] for index in range(min(SCORED_EXAMPLES, len(session.train)))]
+    rows = BatchPlan(session.train.lengths, SCORED_EXAMPLES, seed=session.config.seed, epoch=0).batch(0)
     with_bar = session.interruptible if session.world.size == 1 else session.monitor.track
     for some in with_bar("scoring heads and dims, batch", together(rows, session.train.lengths[rows].tolist())):
         batch = collate(session.train, some, device)

@@ -47,7 +47,7 @@ def forward(
     n_tokens, n_heads = x.shape[0], w_out.shape[0] // head_dim
     qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(n_tokens, 3, n_heads, head_dim)
     q, k, v = (pad(part, cu_seqlens, max_seqlen).transpose(1, 2) for part in qkv.unbind(1))  # (B, H, S, D)
-    scores = _scores(q, k, cu_seqlens)
+    scores = scores_of(q, k, cu_seqlens)
     lse = scores.logsumexp(-1)  # (B, H, S)
     p = times(_probabilities(scores, lse), _kept(cu_seqlens, n_tokens, n_heads, max_seqlen, dropout_p, dropout_state))
     context = unpad((p.to(v.dtype) @ v).transpose(1, 2), cu_seqlens, n_tokens)  # (T, H, D)
@@ -141,7 +141,7 @@ def _attention_backward(
     rows = (*qkv.unbind(1), dcontext)
     q, k, v, do = (pad(part, cu_seqlens, max_seqlen).transpose(1, 2) for part in rows)  # (B, H, S, D)
     lse, delta = (pad(part, cu_seqlens, max_seqlen).transpose(1, 2) for part in (lse.t(), delta))  # (B, H, S)
-    p = _probabilities(_scores(q, k, cu_seqlens), lse)
+    p = _probabilities(scores_of(q, k, cu_seqlens), lse)
     dv = times(p, kept).to(v.dtype).transpose(-1, -2) @ do
     dp = times((do @ v.transpose(-1, -2)).to(p.dtype), kept)
     ds = (p * (dp - delta[..., None]) / math.sqrt(q.shape[-1])).to(q.dtype)
@@ -149,7 +149,7 @@ def _attention_backward(
     return torch.stack([unpad(grad.transpose(1, 2), cu_seqlens, n_tokens) for grad in grads], dim=1)
 
 
-def _scores(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> Tensor:
+def scores_of(q: Tensor, k: Tensor, cu_seqlens: Tensor) -> Tensor:
     """q k^T / sqrt(D), (B, H, S, S) in fp32 or wider; -inf for keys past a sequence's end."""
     scores = (q @ k.transpose(-1, -2)).to(accumulation_dtype(q.dtype)) / math.sqrt(q.shape[-1])
     valid = valid_positions(cu_seqlens, q.shape[-2])
