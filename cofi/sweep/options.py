@@ -103,7 +103,8 @@ def _add_goals(parser: Parser) -> None:
         nargs="+",
         metavar="X",
         default=[],
-        help="runs that are asked for a speedup instead, by --device-profile; what comes of it is measured at the end",
+        help="runs that are asked for a speedup instead, by --device-profile; each measures and corrects it, for "
+        "--measure-seconds, before it fine-tunes: wants quiet cores",
     )
     parser.add_argument(
         "--device-profile", metavar="FILE", help="of this machine, by cofi.profile; for --target-speedups"

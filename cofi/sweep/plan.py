@@ -84,7 +84,11 @@ class Grid:
         return TrainConfig(**{**kept, "recipe": "default", "seed": own_seed, "output": place, "teacher_only": True})
 
     def run(self, point: Point, directory: Path) -> TrainConfig:
-        """The settings of a point whose run is to be in `directory`. Speed is measured later, on quiet cores."""
+        """The settings of a point whose run is to be in `directory`.
+
+        Speeds of all points are measured later, on quiet cores. A run that is asked for a speedup measures as well, or
+        nothing would correct what the profile says of it.
+        """
         given = {
             **self.settings,
             **self.task_settings.get(point.task, {}),
@@ -92,8 +96,9 @@ class Grid:
             **{"task": point.task, "seed": point.seed, "output": str(directory)},
             **self._asked(point.goal),
             "teacher": str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
-            "measure_seconds": 0.0,
         }
+        if point.goal.kind != SPEEDUP:
+            given["measure_seconds"] = 0.0
         config = resolve(given)
         return dataclasses.replace(config, student_init="teacher") if config.student_init == "auto" else config
 

@@ -108,6 +108,8 @@ class Store:
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
         record["settings"] = settings_of_variant(place.run.read_config())
         record["score"] = result["compact_score"]
+        delivered = result.get("target_speedup", {}).get("measured")
+        record |= {} if delivered is None else {"delivered_speedup": delivered}
         if place.speed.is_file():
             record |= speed_fields(read_json(place.speed))
         return record

@@ -142,9 +142,11 @@ def _plain(values: Sequence[float | None]) -> str:
 def section(task: str, groups: Sequence[Group], records: Sequence[Record]) -> str:
     """Heading and table of one task."""
     batches = batch_names(records)
+    by_speed = any(g.value("delivered_speedup") is not None for g in groups)
     columns: list[tuple[str, Callable[[Group], str]]] = [
         ("variant", lambda g: g.variant),
         ("asked", lambda g: str(g.goal)),
+        *([("delivered", lambda g: show_ratio(g.value("delivered_speedup")))] if by_speed else []),
         ("sparsity", _delivered),
         ("parameters", lambda g: show_count(g.value("params_after"))),
         ("score", lambda g: str(g.mean("score"))),

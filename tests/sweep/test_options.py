@@ -58,6 +58,7 @@ def test_speedups_are_goals_beside_sparsities_or_instead_of_them():
     by_size, by_speed = (grid.run(points[names[i]], Path("d")) for i in (0, 3))
     assert (by_size.sparsity, by_size.target_speedup, by_size.device_profile) == (0.6, None, None)
     assert (by_speed.target_speedup, by_speed.device_profile) == (12.5, "cpu.json")
+    assert by_size.measure_seconds == 0 and by_speed.measure_seconds > 0  # a speedup is corrected by measuring
     alone = parse(["--output", "s", "--tasks", "rte", *speed]).grid
     assert [p.name for p in alone.points()] == names[2:]
     assert [goal.value for goal in parse(["--output", "s", "--tasks", "rte"]).grid.goals] == [0.6, 0.8, 0.9, 0.95]

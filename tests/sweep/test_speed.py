@@ -7,6 +7,7 @@ import json
 import pytest
 
 from cofi.errors import UserError
+from cofi.report.values import show_ratio
 from cofi.sweep.__main__ import main
 from cofi.sweep.results import read_summary
 from tests.tiny_profile import write_profile
@@ -71,9 +72,14 @@ def test_retiming_needs_a_folder(one):
 def test_a_sweep_by_speedup(one, tmp_path):
     words = [*one[: one.index("--sparsities")], *one[one.index("--sparsities") + 2 :], "--target-speedups", "1.5"]
     profile = str(write_profile(tmp_path))
-    assert main([*words, "--device-profile", profile, "--gate-prior", "none"]) == 0
+    flags = ["--device-profile", profile, "--gate-prior", "none", "--measure-seconds", "0.4"]
+    assert main([*words, *flags]) == 0
     (record,) = points(tmp_path / "sweep").values()
     assert record["name"] == "animals-default-x1.5-seed1" and record["status"] == "done"
     assert record["target_speedup"] == 1.5 and "target_sparsity" not in record
-    assert "| default | 1.50× |" in (tmp_path / "sweep" / "table.md").read_text()
+    result = json.loads((tmp_path / "sweep" / "points" / record["name"] / "run" / "result.json").read_text())
+    delivered = result["target_speedup"]["measured"]
+    assert record["delivered_speedup"] == delivered and result["target_speedup"]["calibration"]["rounds"]
+    table = (tmp_path / "sweep" / "table.md").read_text()
+    assert "| variant | asked | delivered |" in table and f"| default | 1.50× | {show_ratio(delivered)} |" in table
     assert main(["--output", str(tmp_path / "sweep")]) == 0  # read again
