@@ -11,6 +11,7 @@
 
 #include "common/bind.h"
 #include "cuda/compact_encoder/plan.h"
+#include "cuda/compact_encoder/tiles.h"
 
 namespace cofi::compact_encoder {
 
@@ -46,7 +47,7 @@ inline Plan plan_encoder(int hidden, int head_dim, float eps, int activation, co
 
 inline Arguments arguments_of(const Plan& plan, uintptr_t x, uintptr_t out, uintptr_t bounds, uintptr_t weights,
                               uintptr_t vectors, uintptr_t sublayers, uintptr_t stages, int rows, int sequences) {
-  const bool is_wide = plan.program.model.hidden % 4 == 0 && x % 8 == 0 && out % 8 == 0;
+  const bool by_four = plan.program.model.hidden % 4 == 0 && x % 8 == 0 && out % 8 == 0;
   return {as<const void>(x),
           as<void>(out),
           as<const int32_t>(bounds),
@@ -57,7 +58,7 @@ inline Arguments arguments_of(const Plan& plan, uintptr_t x, uintptr_t out, uint
           rows,
           sequences,
           plan.clusters,
-          is_wide ? 4 : 1,
+          by_four ? 4 : 1,
           plan.program.model,
           plan.tile};
 }
@@ -70,7 +71,7 @@ inline void define_plan(pybind11::module_& m) {
       .def_readonly("predicted_us", &Plan::predicted_us)
       .def_property_readonly("rows", [](const Plan& p) { return p.tile.row_groups * kBlockWidth; })
       .def_property_readonly("cluster", [](const Plan& p) { return p.tile.cluster; })
-      .def_property_readonly("is_wide", [](const Plan& p) { return p.tile.teams != kWarps; })
+      .def_property_readonly("is_wide", [](const Plan& p) { return is_wide(p.tile); })
       .def_property_readonly("heads", [](const Plan& p) { return p.tile.heads; })
       .def_property_readonly("stage_blocks", [](const Plan& p) { return p.tile.stage_blocks; })
       .def_property_readonly("shared_bytes", [](const Plan& p) { return p.tile.bytes; })

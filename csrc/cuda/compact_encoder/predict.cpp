@@ -24,12 +24,11 @@ constexpr double kRowBytesPerUs = 40e3;  // states of a tile in and out
 
 // Bytes that go through shared memory: every team reads all rows' inputs, and a block of weights is written and read.
 double product_us(const Tile& tile, double row, double depth, double bytes_per_us) {
-  const bool is_wide = tile.teams != kWarps;
-  const double rows = rows_of(tile), teams = std::min<double>(tile.teams, row), step = is_wide ? kWideBlocks : 1;
+  const bool wide = is_wide(tile);
+  const double rows = rows_of(tile), teams = std::min<double>(tile.teams, row), step = wide ? kWideBlocks : 1;
   // All wait for the team that has most blocks of columns, of which wgmma takes several at once.
   const double slowest = std::ceil(std::ceil(row / tile.teams) / step) * step * tile.teams;
-  const double us =
-      2.0 * rows * slowest * depth * kBlockWidth * kBlockWidth / (is_wide ? kWideFlopsPerUs : kFlopsPerUs);
+  const double us = 2.0 * rows * slowest * depth * kBlockWidth * kBlockWidth / (wide ? kWideFlopsPerUs : kFlopsPerUs);
   const double shared = depth * (teams * rows * kBlockWidth * kElement + 2 * row * kBlockBytes);
   return std::max({us, shared / kSharedBytesPerUs, row * depth * kBlockBytes / bytes_per_us});
 }

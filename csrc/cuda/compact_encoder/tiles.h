@@ -35,6 +35,7 @@ COFI_BOTH constexpr bool is_wide(int row_groups, bool has_clusters) {
   return row_groups == kWideRowGroups && has_clusters;
 }
 COFI_BOTH constexpr int teams_of(bool wide) { return wide ? kWarps / kGroupWarps : kWarps; }
+COFI_BOTH bool is_wide(const Tile& tile) { return tile.teams == teams_of(true); }
 
 // How the sums of a thread block's rows lie on its warps. Alone, each warp has all rows of up to kWarpBlocks blocks of
 // columns and multiplies by mma.sync. Wide, a warpgroup has half of the columns and each warp of it 16 of 64 rows: the
