@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "common/cpu_features.h"
 #include "common/parallel.h"
 
 namespace cofi::gemm {
@@ -12,14 +11,6 @@ constexpr int64_t kRowsAtATime = 96;    // of C to a thread: a multiple of every
 constexpr int64_t kPanelsAtATime = 12;  // of B to a thread
 
 }  // namespace
-
-const Kernels& kernels() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return kAvx512;
-  if (isa() == Isa::avx2) return kAvx2;
-#endif
-  return kPortable;
-}
 
 void pack_rows(const Source& b, int64_t k, int64_t n, float* panels, int threads) {
   const Kernels& use = kernels();
