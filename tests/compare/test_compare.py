@@ -13,6 +13,7 @@ from cofi.compare.__main__ import main
 from cofi.compare.frontier import Frontier, Verdict
 from cofi.compare.table import compare, report
 from cofi.report.frontier_figure import log_ticks
+from cofi.sweep.figures import ablations, draw
 from cofi.sweep.summary import Mean, group
 
 DENSE = 10_000_000
@@ -151,6 +152,17 @@ def test_the_command_reads_sweeps_and_draws(tmp_path, capsys):
     assert (tmp_path / "out" / "compare.md").read_text() in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"compare.md", "size.png", "speed-batch-1.png", "speed-batch-32.png"}
+
+
+def test_ablations_and_trials_at_one_goal_have_a_figure_of_their_own():
+    trial = [record("rte", "slow", 1, 1_000_000, 81.0, 8.0)]
+    often = [record("rte", "often", 1, params, 70.0, 8.0) for params in (1_000_000, 4_000_000)]
+    ablation = [record("rte", "no-layer", 1, params, 70.0, 8.0) for params in (1_000_000, 4_000_000)]
+    baseline = [record("rte", "drop-top-layers", 1, 1_000_000, 60.0, 8.0)]
+    everything = group([*REFERENCE, *trial, *often, *ablation, *baseline])
+    assert ablations(everything) == {"slow", "no-layer"}
+    assert ablations(group([*trial, *REFERENCE])) == set()  # it comes first: the others are held against it
+    assert "ablations.png" in draw([*REFERENCE, *trial]) and "ablations.png" not in draw([*REFERENCE, *often])
 
 
 @pytest.mark.parametrize(
