@@ -155,9 +155,7 @@ def _run(
     student.compute_dtype = compute_dtype(config.precision, session.device)
     optimizers = _optimizers(config, student, length.steps, lr, decay)
     evaluator = Evaluator(session, phase, student, length.steps_per_epoch)
-    position = Position(0, session.global_step)
-    before = session.seconds.get(phase, 0.0)
-    started = session.monitor.seconds
+    before, started = session.seconds.get(phase, 0.0), session.monitor.seconds
 
     def save(position: Position) -> None:
         session.global_step = position.global_step
@@ -165,29 +163,29 @@ def _run(
         state = {**student_state(student), "optimizers": optimizers.state_dict(), "phase_step": position.phase_step}
         session.save(phase, {**state, "best_score": evaluator.best.score, "last_score": evaluator.last_score})
 
-    restored = session.restored(phase)
-    if restored is not None:
-        load_student_state(student, restored)
-        optimizers.load_state_dict(restored["optimizers"])
-        evaluator.restore(restored)
-        position = Position(restored["phase_step"], restored["global_step"])
-        session.resumed = None
-    elif phase == "finetune" or length.steps == 0:
-        evaluator(position)  # the cut model before any training is a candidate too
+    position = _begin(session, phase, student, optimizers, evaluator, length.steps)
     objective = Objective(phase, session.task.kind, config, teacher, session.world)
-    loop = PhaseLoop(
-        phase,
-        config,
-        session.shown,
-        length,
-        session.monitor,
-        session.guard,
-        evaluate=evaluator,
-        save=save,
-        world=session.world,
-    )
+    tools = config, session.shown, length, session.monitor, session.guard
+    loop = PhaseLoop(phase, *tools, evaluate=evaluator, save=save, world=session.world)
     loop.run(student, objective, optimizers, position)
     if length.steps == 0:
         save(position)
     session.scores[phase] = evaluator.best.score
     return evaluator
+
+
+def _begin(
+    session: Session, phase: str, student: Student, optimizers: PhaseOptimizers, evaluator: Evaluator, steps: int
+) -> Position:
+    """Where the phase starts: at the checkpoint, with all that is in it, or at its first step."""
+    restored = session.restored(phase)
+    if restored is None:
+        position = Position(0, session.global_step)
+        if phase == "finetune" or steps == 0:
+            evaluator(position)  # the cut model before any training is a candidate too
+        return position
+    load_student_state(student, restored)
+    optimizers.load_state_dict(restored["optimizers"])
+    evaluator.restore(restored)
+    session.resumed = None
+    return Position(restored["phase_step"], restored["global_step"])
