@@ -1,7 +1,7 @@
 """Gates that start near a structure on target, chosen by what the dense model's units are worth.
 
 Gates that start alike are pushed down together, and chance decides which shut first: whole sublayers among them, which
-take everything with them. Scores know better (CoLA at 80 %: docs/experiments.md), and learning then moves the border.
+take everything with them. Scores know better (CoLA at 80 %: docs/tried.md), and learning then moves the border.
 """
 
 from __future__ import annotations

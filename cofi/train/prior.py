@@ -1,7 +1,7 @@
 """Gates that are set by what units are worth: once, or again as the target comes closer and the model has changed.
 
 In one go to 5 % of the weights a model says one class for epochs, and its gates with it. In a few leaps it learns in
-between, and each looks at the model that the one before has left (docs/experiments.md: CoLA at 95 %).
+between, and each looks at the model that the one before has left (docs/tried.md: CoLA at 95 %).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The student starts from the teacher unless a --teacher is given beside --model. Gates are set by Fisher scores in four
 leaps, so learning only has to mend each structure and most of the epochs are left for the model that was cut. The
-recipe gradual, whose gates learn all of it in as many epochs, is behind by some points (docs/experiments.md).
+recipe gradual, whose gates learn all of it in as many epochs, is behind by some points (docs/tried.md).
 """
 
 from __future__ import annotations

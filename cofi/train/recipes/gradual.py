@@ -2,7 +2,7 @@
 
 The gates' learning rate is raised so that log-odds can cross their whole range (9.2) within the ramp. The size that is
 held to the target is that of the exported masks. The ramp is cubic: a linear one cuts the last third of the weights,
-those that count, as fast as the first (CoLA at 95 %: 6 instead of 17; docs/experiments.md). Fine-tuning of the cut
+those that count, as fast as the first (CoLA at 95 %: 6 instead of 17; docs/tried.md). Fine-tuning of the cut
 model is cheap and gains most: on the demo's task it brought back 7.6 points of accuracy at 92 % sparsity.
 """
 
