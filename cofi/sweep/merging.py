@@ -15,7 +15,7 @@ def merged(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, 
 
     Of a point that both have, that of `summary` counts where it is finished there. A point that does not say on which
     machine it ran takes that of its summary. Raises UserError where points of one task and variant were made with
-    different settings: their mean would say nothing.
+    different settings, or of models of different size: their mean would say nothing.
     """
     points = {record["name"]: _placed(record, earlier) for record in earlier["points"]}
     for record in summary["points"]:
@@ -31,20 +31,21 @@ def _placed(record: Record, summary: Mapping[str, Any]) -> Record:
 
 
 def check_one_setting(records: Sequence[Record]) -> None:
-    """Raise UserError where two records of one task and variant have different settings.
+    """Raise UserError where two records of one task and variant have different settings, or are of unlike models.
 
-    Records of older sweeps name no settings; nothing can be said of these.
+    Of a record that does not name one of the two (older sweeps, points that are not finished) nothing can be said.
     """
-    first: dict[tuple[str, str], Record] = {}
-    for record in records:
-        if "settings" not in record:
-            continue
-        other = first.setdefault((record["task"], record["variant"]), record)
-        if record["settings"] != other["settings"]:
-            raise UserError(
-                f"--results holds {other['name']} with {_difference(other, record)}, but {record['name']} has "
-                f"{_difference(record, other)}: give one of the two variants another name, or name another folder"
-            )
+    for key, in_words in (("settings", _difference), ("dense_structure", _of_size)):
+        first: dict[tuple[str, str], Record] = {}
+        for record in records:
+            if key not in record:
+                continue
+            other = first.setdefault((record["task"], record["variant"]), record)
+            if record[key] != other[key]:
+                raise UserError(
+                    f"--results holds {other['name']} with {in_words(other, record)}, but {record['name']} has "
+                    f"{in_words(record, other)}: give one of the two variants another name, or name another folder"
+                )
 
 
 def _difference(record: Record, other: Record) -> str:
@@ -52,3 +53,9 @@ def _difference(record: Record, other: Record) -> str:
     mine, theirs = record["settings"], other["settings"]
     found = [f"{name} {value}" for name, value in mine.items() if name not in theirs or theirs[name] != value]
     return ", ".join(found) or "the defaults"
+
+
+def _of_size(record: Record, other: Record) -> str:
+    """What the model was before pruning."""
+    dense = record["dense_structure"]
+    return f"{len(dense['heads'])} layers of {dense['hidden']} hidden dims before pruning"

@@ -63,3 +63,17 @@ def test_one_variant_has_one_setting():
         merged(first, second)
     with pytest.raises(UserError, match="-s95-seed1 has the defaults: give one of the two variants another name"):
         merged(first, summary(THERE, "two", point("cola-default-s95-seed1", settings={})))
+
+
+def test_one_variant_is_of_models_of_one_size():
+    def of(name: str, layers: int, hidden: int) -> dict:
+        return point(name, dense_structure={"heads": [12] * layers, "intermediate": [64] * layers, "hidden": hidden})
+
+    first = summary(HERE, "one", of("cola-default-s80-seed1", 6, 384))
+    same = of("cola-default-s95-seed1", 6, 384)
+    unknown, other_task = point("cola-default-s95-seed2"), of("rte-default-s80-seed1", 12, 768)
+    assert len(merged(first, summary(THERE, "two", same, unknown, other_task))["points"]) == 4
+    with pytest.raises(
+        UserError, match="6 layers of 384 hidden dims before pruning, but cola-default-s95-seed3 has 12"
+    ):
+        merged(first, summary(THERE, "two", of("cola-default-s95-seed3", 12, 768)))
