@@ -9,6 +9,7 @@ from cofi.compare.frontier import Frontier, Place, Verdict
 from cofi.report.values import MISSING, show_change, show_count, show_percent, show_ratio, show_score
 from cofi.sweep.goal import SPARSITY
 from cofi.sweep.summary import Group, Mean, Record, batch_names, group, markdown
+from cofi.sweep.variants import GROUPS
 
 NOTE = (
     "Each row is a model of another method, and beside it what {reference} scores at the same size and at the same "
@@ -17,6 +18,8 @@ NOTE = (
     "{reference} was not measured at that size or speed, or not on the same machine. Scores are means over the seeds "
     "of the best evaluation on the validation rows."
 )
+ABLATIONS = frozenset(GROUPS["ablations"])
+ABLATION_NOTE = "The score without a part of the method, and what {reference} gains over it at the same size."
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ def _verdict(g: Group, axis: Axis, frontier: Frontier) -> Verdict | None:
 def report(records: Sequence[Record], reference: str) -> str:
     """All of it as Markdown."""
     compared, axes = compare(records, reference), axes_of(records)
-    rows = [row for own in compared.values() for row in own]
+    everything = [row for own in compared.values() for row in own]
+    ablated = [row for row in everything if row.group.variant in ABLATIONS]
+    rows = [row for row in everything if row.group.variant not in ABLATIONS]
     parts = [f"# {reference} against the other methods", NOTE.format(reference=reference)]
-    parts += [f"## {task}\n\n{_table(own, axes)}" for task, own in compared.items() if own]
+    for task in compared:
+        own = [row for row in rows if row.group.task == task]
+        parts += [f"## {task}\n\n{_table(own, axes)}"] if own else []
     parts += ["## Tally", _tally(rows, axes), f"## Where {reference} does not win", _not_won(rows, axes)]
+    if ablated:
+        parts += ["## Ablations", ABLATION_NOTE.format(reference=reference), _ablations(ablated)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,6 +111,22 @@ def _table(rows: Sequence[Row], axes: Sequence[Axis]) -> str:
             cells += [axis.show(axis.place(row.group)), *_cells(row.verdicts[axis.name])]
         lines.append(cells)
     return markdown(head, lines)
+
+
+def _ablations(rows: Sequence[Row]) -> str:
+    """A row a variant and goal, a column a task."""
+    tasks = list(dict.fromkeys(row.group.task for row in rows))
+    lines = []
+    for variant, goal in dict.fromkeys((row.group.variant, row.group.goal) for row in rows):
+        of = {row.group.task: row for row in rows if (row.group.variant, row.group.goal) == (variant, goal)}
+        lines.append([variant, str(goal), *(_against(of[task]) if task in of else MISSING for task in tasks)])
+    return markdown(["without", "asked", *tasks], lines)
+
+
+def _against(row: Row) -> str:
+    """`27.90, gain +0.13 =`"""
+    verdict = row.verdicts["size"]
+    return f"{row.group.mean('score')}" + ("" if verdict is None else f", gain {_cells(verdict)[1]}")
 
 
 def _cells(verdict: Verdict | None) -> list[str]:

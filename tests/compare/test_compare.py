@@ -134,6 +134,15 @@ def test_the_report_names_where_the_reference_does_not_win():
     assert "Nowhere, as far as the two can be compared." in won
 
 
+def test_ablations_are_told_apart_from_what_one_could_do_instead():
+    points = [record("rte", "no-layer", 1, 1_000_000, 70.0, 8.0), record("rte", "fisher", 1, 2_000_000, 60.0, 4.0)]
+    text = report([*REFERENCE, *points], "default")
+    methods, ablations = text.split("## Ablations")
+    assert "no-layer" not in methods and "fisher" in methods
+    assert "| without | asked | rte |" in ablations and "| no-layer | 90.0 % | 70.00, gain +10.00 |" in ablations
+    assert "## Ablations" not in report([*REFERENCE, points[1]], "default")
+
+
 def test_a_task_the_reference_has_no_result_in_is_left_out():
     assert set(compare([*REFERENCE, record("cola", "x", 1, 1_000_000, 10.0)], "default")) == {"rte"}
 
