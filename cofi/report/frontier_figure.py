@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cofi.report.theme import Theme
+from cofi.report.theme import Theme, grid
 
 WIDTH_IN, PANEL_IN = 9.0, 2.5
 COLUMNS = 3
@@ -56,7 +56,7 @@ def frontier_figure(
     """
     tasks = list(dict.fromkeys(curve.task for curve in curves))
     names = list(dict.fromkeys(curve.name for curve in curves))
-    n_rows, n_columns = -(-len(tasks) // COLUMNS), min(COLUMNS, len(tasks))
+    n_rows, n_columns = grid(len(tasks), COLUMNS)
     legend_in = 0.3 * -(-(len(names) + 1) // LEGEND_COLUMNS)
     figure = Figure(figsize=(WIDTH_IN, n_rows * PANEL_IN + legend_in + 0.1), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()

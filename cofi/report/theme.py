@@ -88,6 +88,12 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def grid(panels: int, most: int) -> tuple[int, int]:
+    """Rows and columns, at most `most`, for so many panels: four stand two by two, not three and one."""
+    rows = -(-panels // most)
+    return rows, -(-panels // rows)
+
+
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions moved as little as needed to be `gap` apart, in their order, inside [low, high] where they fit."""
     order = sorted(range(len(positions)), key=lambda index: positions[index])

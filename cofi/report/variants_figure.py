@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cofi.report.theme import Theme
+from cofi.report.theme import Theme, grid
 
 WIDTH_IN, ROW_IN, MARGIN_IN = 9.0, 0.22, 0.8
 COLUMNS = 3
@@ -25,7 +25,7 @@ def variants_figure(scores: Scores, teachers: Mapping[str, float], titles: Mappi
     teachers, titles: score of the teacher, a dashed line, and heading, by task
     """
     names = ordered(scores)
-    n_rows, n_columns = -(-len(scores) // COLUMNS), min(COLUMNS, len(scores))
+    n_rows, n_columns = grid(len(scores), COLUMNS)
     height = n_rows * (ROW_IN * len(names) + MARGIN_IN)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()

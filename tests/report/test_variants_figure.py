@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cofi.report.theme import LIGHT, to_png
+from cofi.report.theme import LIGHT, grid, to_png
 from cofi.report.variants_figure import ordered, variants_figure
 
 SCORES = {
@@ -37,3 +37,7 @@ def test_a_dot_for_every_seed_and_a_bar_at_the_mean_of_several():
     assert [list(line.get_xdata()) for line in rte.lines if line.get_marker() == "o" and len(line.get_xdata())] == [
         [55.0]
     ]
+
+
+def test_panels_fill_their_rows():
+    assert [grid(n, 3) for n in (1, 2, 3, 4, 5, 6, 7)] == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (2, 3), (3, 3)]
