@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cofi.compare.frontier import Frontier, Place, Verdict
 from cofi.report.values import MISSING, show_change, show_count, show_percent, show_ratio, show_score
 from cofi.sweep.goal import SPARSITY
-from cofi.sweep.summary import Group, Mean, Record, batch_names, group, markdown
+from cofi.sweep.summary import Group, Mean, Record, batch_names, by_variant, group, markdown
 from cofi.sweep.variants import GROUPS
 
 NOTE = (
@@ -18,7 +18,6 @@ NOTE = (
     "{reference} was not measured at that size or speed, or not on the same machine. Scores are means over the seeds "
     "of the best evaluation on the validation rows."
 )
-ABLATIONS = frozenset(GROUPS["ablations"])
 ABLATION_NOTE = "The score without a part of the method, and what {reference} gains over it at the same size."
 
 
@@ -39,6 +38,10 @@ class Row:
 
     group: Group
     verdicts: dict[str, Verdict | None]
+
+    @property
+    def is_ablation(self) -> bool:
+        return self.group.variant in GROUPS["ablations"]
 
 
 def axes_of(records: Sequence[Record]) -> list[Axis]:
@@ -87,13 +90,11 @@ def _verdict(g: Group, axis: Axis, frontier: Frontier) -> Verdict | None:
 def report(records: Sequence[Record], reference: str) -> str:
     """All of it as Markdown."""
     compared, axes = compare(records, reference), axes_of(records)
-    everything = [row for own in compared.values() for row in own]
-    ablated = [row for row in everything if row.group.variant in ABLATIONS]
-    rows = [row for row in everything if row.group.variant not in ABLATIONS]
+    methods = {task: [row for row in own if not row.is_ablation] for task, own in compared.items()}
+    rows = [row for own in methods.values() for row in own]
+    ablated = [row for own in compared.values() for row in own if row.is_ablation]
     parts = [f"# {reference} against the other methods", NOTE.format(reference=reference)]
-    for task in compared:
-        own = [row for row in rows if row.group.task == task]
-        parts += [f"## {task}\n\n{_table(own, axes)}"] if own else []
+    parts += [f"## {task}\n\n{_table(own, axes)}" for task, own in methods.items() if own]
     parts += ["## Tally", _tally(rows, axes), f"## Where {reference} does not win", _not_won(rows, axes)]
     if ablated:
         parts += ["## Ablations", ABLATION_NOTE.format(reference=reference), _ablations(ablated)]
@@ -116,10 +117,10 @@ def _table(rows: Sequence[Row], axes: Sequence[Axis]) -> str:
 def _ablations(rows: Sequence[Row]) -> str:
     """A row a variant and goal, a column a task."""
     tasks = list(dict.fromkeys(row.group.task for row in rows))
-    lines = []
-    for variant, goal in dict.fromkeys((row.group.variant, row.group.goal) for row in rows):
-        of = {row.group.task: row for row in rows if (row.group.variant, row.group.goal) == (variant, goal)}
-        lines.append([variant, str(goal), *(_against(of[task]) if task in of else MISSING for task in tasks)])
+    lines = [
+        [variant, str(goal), *(_against(of[task]) if task in of else MISSING for task in tasks)]
+        for (variant, goal), of in by_variant((row.group, row) for row in rows).items()
+    ]
     return markdown(["without", "asked", *tasks], lines)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cofi.report.theme import Theme, grid
+from cofi.report.theme import Theme, grid, panels
 
 WIDTH_IN, PANEL_IN = 9.0, 2.5
 COLUMNS = 3
@@ -56,21 +56,18 @@ def frontier_figure(
     """
     tasks = list(dict.fromkeys(curve.task for curve in curves))
     names = list(dict.fromkeys(curve.name for curve in curves))
-    n_rows, n_columns = grid(len(tasks), COLUMNS)
+    shape = grid(len(tasks), COLUMNS)
     legend_in = 0.3 * -(-(len(names) + 1) // LEGEND_COLUMNS)
-    figure = Figure(figsize=(WIDTH_IN, n_rows * PANEL_IN + legend_in + 0.1), layout="constrained")
-    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for axes in panels[len(tasks) :]:
-        axes.remove()
-    for axes, task in zip(panels, tasks, strict=False):
+    figure = Figure(figsize=(WIDTH_IN, shape[0] * PANEL_IN + legend_in + 0.1), layout="constrained")
+    for axes, task in zip(panels(figure, len(tasks), shape), tasks, strict=True):
         own = {curve.name: curve for curve in curves if curve.task == task}
         axes.set_title(f"{task} ({metrics[task]})")
         _panel(axes, [own.get(name) for name in names], theme)
-        axes.axhline(teachers[task], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1)
+        axes.axhline(teachers[task], **theme.teacher_line)
         axes.margins(y=0.1)
         _scale(axes, [mark.x for curve in own.values() for mark in curve.marks], ticks)
     handles = [Line2D([], [], **_style(index, theme), label=name) for index, name in enumerate(names)]
-    handles.append(Line2D([], [], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1, label="teacher"))
+    handles.append(Line2D([], [], **theme.teacher_line, label="teacher"))
     figure.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=8.5)
     return figure
 

@@ -29,6 +29,11 @@ class Theme:
     second: str
     third: str
 
+    @property
+    def teacher_line(self) -> dict[str, Any]:
+        """How the score of the teacher is drawn: arguments of matplotlib's lines."""
+        return {"color": self.ink, "linestyle": (0, (4, 3)), "linewidth": 1}
+
     def applied(self) -> AbstractContextManager[Any]:
         """matplotlib's settings for a figure built, and saved, inside the block."""
         # parse_math off: text of the run may hold dollar signs. svg.fonttype none: text stays text in the page's font.
@@ -92,6 +97,14 @@ def grid(panels: int, most: int) -> tuple[int, int]:
     """Rows and columns, at most `most`, for so many panels: four stand two by two, not three and one."""
     rows = -(-panels // most)
     return rows, -(-panels // rows)
+
+
+def panels(figure: Figure, count: int, shape: tuple[int, int], **options: Any) -> list[Axes]:
+    """The first `count` axes of a grid of `shape`, row by row, without the rest. options: of Figure.subplots"""
+    found = figure.subplots(*shape, squeeze=False, **options).ravel()
+    for spare in found[count:]:
+        spare.remove()
+    return list(found[:count])
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

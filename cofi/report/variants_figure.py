@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cofi.report.theme import Theme, grid
+from cofi.report.theme import Theme, grid, panels
 
 WIDTH_IN, ROW_IN, MARGIN_IN = 9.0, 0.22, 0.8
 COLUMNS = 3
@@ -25,20 +25,18 @@ def variants_figure(scores: Scores, teachers: Mapping[str, float], titles: Mappi
     teachers, titles: score of the teacher, a dashed line, and heading, by task
     """
     names = ordered(scores)
-    n_rows, n_columns = grid(len(scores), COLUMNS)
-    height = n_rows * (ROW_IN * len(names) + MARGIN_IN)
+    shape = grid(len(scores), COLUMNS)
+    height = shape[0] * (ROW_IN * len(names) + MARGIN_IN)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
-    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
-    for axes in panels[len(scores) :]:
-        axes.remove()
-    for axes, (task, own) in zip(panels, scores.items(), strict=False):
+    drawn = panels(figure, len(scores), shape, sharey=True)
+    for axes, (task, own) in zip(drawn, scores.items(), strict=True):
         axes.set_title(titles[task])
         _panel(axes, names, own, theme)
-        axes.axvline(teachers[task], color=theme.ink, linestyle=(0, (4, 3)), linewidth=1)
+        axes.axvline(teachers[task], **theme.teacher_line)
         axes.annotate("teacher", (teachers[task], 1), (-3, -2), xycoords=("data", "axes fraction"),
                       textcoords="offset points", ha="right", va="top", fontsize=8, color=theme.muted)  # fmt: skip
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.5, -1.2)  # the first row on top, and room for a word above it
+    drawn[0].set_yticks(range(len(names)), names)
+    drawn[0].set_ylim(len(names) - 0.5, -1.2)  # the first row on top, and room for a word above it
     return figure
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from cofi.report.frontier_figure import Curve, Mark, Ticks, frontier_figure
 from cofi.report.theme import LIGHT, to_png
 from cofi.report.values import TIMES, number
 from cofi.report.variants_figure import variants_figure
-from cofi.sweep.goal import SPEEDUP, Goal
+from cofi.sweep.goal import SPEEDUP
 from cofi.sweep.summary import Group, Record, batch_names, group
 from cofi.sweep.variants import GROUPS, VARIANTS
 
@@ -65,19 +65,15 @@ def _draw(groups: Sequence[Group], place: Callable[[Group], float | None], ticks
 
 def _draw_ablations(groups: Sequence[Group], ablated: set[str]) -> bytes:
     """Of the goal that most of them were run at, beside the first variant."""
-    goal = _commonest(g.goal for g in groups if g.variant in ablated)
-    tasks = {g.task for g in groups if g.goal == goal and g.variant in ablated}
-    variants = {groups[0].variant, *ablated}
-    shown = [g for g in groups if g.goal == goal and g.task in tasks and g.variant in variants]
+    ((goal, _),) = Counter(g.goal for g in groups if g.variant in ablated).most_common(1)
+    there = [g for g in groups if g.goal == goal and g.variant in {groups[0].variant, *ablated}]
+    tasks = {g.task for g in there if g.variant in ablated}
+    shown = [g for g in there if g.task in tasks]
     teachers, metrics = _teachers(shown)
     scores = {task: {g.variant: _scores(g) for g in shown if g.task == task} for task in teachers}
     titles = {task: f"{task} ({metric}), {goal}" for task, metric in metrics.items()}
     with LIGHT.applied():
         return to_png(variants_figure(scores, teachers, titles, LIGHT))
-
-
-def _commonest(goals: Iterable[Goal]) -> Goal:
-    return Counter(goals).most_common(1)[0][0]
 
 
 def _scores(g: Group) -> list[float]:

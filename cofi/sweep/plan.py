@@ -84,11 +84,7 @@ class Grid:
         return TrainConfig(**{**kept, "recipe": "default", "seed": own_seed, "output": place, "teacher_only": True})
 
     def run(self, point: Point, directory: Path) -> TrainConfig:
-        """The settings of a point whose run is to be in `directory`.
-
-        Speeds of all points are measured later, on quiet cores. A run that is asked for a speedup measures as well, or
-        nothing would correct what the profile says of it.
-        """
+        """The settings of a point whose run is to be in `directory`."""
         given = {
             **self.settings,
             **self.task_settings.get(point.task, {}),
@@ -97,15 +93,15 @@ class Grid:
             **self._asked(point.goal),
             "teacher": str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
         }
-        if point.goal.kind != SPEEDUP:
-            given["measure_seconds"] = 0.0
         config = resolve(given)
         return dataclasses.replace(config, student_init="teacher") if config.student_init == "auto" else config
 
     def _asked(self, goal: Goal) -> dict[str, Any]:
+        """Speeds of all points are measured later, on quiet cores. A run that is asked for one measures as well, or
+        nothing would correct what the profile says of it."""
         if goal.kind == SPEEDUP:
             return {"target_speedup": goal.value, "device_profile": self.profile}
-        return {"sparsity": goal.value}
+        return {"sparsity": goal.value, "measure_seconds": 0.0}
 
     def check(self) -> None:
         """Raise UserError, naming the point, where the settings of one are not valid."""

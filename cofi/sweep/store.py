@@ -108,8 +108,8 @@ class Store:
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
         record["settings"] = settings_of_variant(place.run.read_config())
         record["score"] = result["compact_score"]
-        delivered = result.get("target_speedup", {}).get("measured")
-        record |= {} if delivered is None else {"delivered_speedup": delivered}
+        if "measured" in result.get("target_speedup", {}):
+            record["delivered_speedup"] = result["target_speedup"]["measured"]
         if place.speed.is_file():
             record |= speed_fields(read_json(place.speed))
         return record

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cofi.report.values import MISSING, number, numbers, show_count, show_percent, show_ratio, show_score, show_seconds
 from cofi.sweep.goal import Goal
 from cofi.sweep.store import DONE, FAILED
 
 Record = dict[str, Any]
+T = TypeVar("T")
 NOTE = (
     "Scores are the best evaluation of the fine-tuned small model on the validation rows, as the paper reports them: "
     "mean and sample standard deviation over the seeds, in points. Masked: before fine-tuning. Parameters: the "
@@ -117,12 +118,19 @@ def overview(groups: Sequence[Group]) -> str:
     rows = [
         ["teacher", "", *(_teacher(groups, task) for task in tasks), _plain([_teacher_value(groups, t) for t in tasks])]
     ]
-    for variant, goal in dict.fromkeys((g.variant, g.goal) for g in groups):
-        of = {g.task: g for g in groups if (g.variant, g.goal) == (variant, goal)}
+    for (variant, goal), of in by_variant((g, g) for g in groups).items():
         means = [of[task].mean("score") if task in of else None for task in tasks]
         values = [None if mean is None else mean.value for mean in means]
         rows.append([variant, str(goal), *(MISSING if m is None else str(m) for m in means), _plain(values)])
     return markdown(["variant", "asked", *tasks, "mean"], rows)
+
+
+def by_variant(items: Iterable[tuple[Group, T]]) -> dict[tuple[str, Goal], dict[str, T]]:
+    """What belongs to groups as the rows and columns of a table: by variant and goal, then by task."""
+    found: dict[tuple[str, Goal], dict[str, T]] = {}
+    for g, item in items:
+        found.setdefault((g.variant, g.goal), {})[g.task] = item
+    return found
 
 
 def _teacher_value(groups: Sequence[Group], task: str) -> float | None:
