@@ -132,8 +132,12 @@ class TrainConfig:
     batch_size: int = _f(32, "sentences (windows for question answering) a step, over all processes together")
     eval_batch_size: int = _f(64, "sentences a batch in evaluation")
     teacher_learning_rate: float = _f(5e-5, "fine-tuning of the teacher")
-    learning_rate: float = _f(2e-5, "weights, while distilling and pruning")
-    finetune_learning_rate: float = _f(2e-5, "weights, while fine-tuning the compact model")
+    learning_rate: float | None = _f(
+        2e-5,
+        "weights, while distilling and pruning; recipes default, demo and gradual: 3e-4 for a student of up to 512 "
+        "hidden dims, 1e-4 for a larger one",
+    )
+    finetune_learning_rate: float | None = _f(2e-5, "weights, while fine-tuning the compact model; recipes as above")
     finetune_schedule: Literal["constant", "linear"] = _f("constant", "learning rate while fine-tuning")
     reg_learning_rate: float = _f(0.01, "gates and Lagrange multipliers")
     lr_warmup: float = _f(0.0, "share of a phase in which the learning rate rises to its peak")
@@ -221,6 +225,10 @@ FREE_ON_RESUME = {
 }
 
 
+# None in these is settled when a run begins, by the size of its student (cofi/train/rates.py)
+SETTLED_BY_STUDENT = ("learning_rate", "finetune_learning_rate")
+
+
 def defaults() -> dict[str, Any]:
     """Every setting as it is where nobody says otherwise."""
     return {field.name: field.default for field in dataclasses.fields(TrainConfig)}
@@ -229,13 +237,15 @@ def defaults() -> dict[str, Any]:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings of `now` that a run which began with `before` cannot go on with, in words.
 
-    A setting that `before` lacks is younger than the run, which did what is the default now.
+    A setting that `before` lacks is younger than the run, which did what is the default now; one that `now` leaves to
+    the student is what the run settled.
     """
     before = defaults() | before
+    left_open = {name for name in SETTLED_BY_STUDENT if now.get(name) is None}
     return [
         f"{flag(name)} {value} (the run has {before[name]})"
         for name, value in now.items()
-        if name not in FREE_ON_RESUME and value != before[name]
+        if name not in FREE_ON_RESUME | left_open and value != before[name]
     ]
 
 

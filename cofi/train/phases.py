@@ -145,11 +145,12 @@ def _run(
     student: Student,
     teacher: Teacher | None,
     epochs: float,
-    lr: float,
+    lr: float | None,
     *,
     decay: bool,
 ) -> Evaluator:
     """Run one phase to its end, from its start or from the checkpoint."""
+    assert lr is not None  # settled when the run began
     config = session.config
     length = PhaseLength.of(len(session.train), config.batch_size, epochs)
     student.compute_dtype = compute_dtype(config.precision, session.device)

@@ -25,6 +25,7 @@ from cofi.train.methods import pruning_of
 from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.precision import check_precision
+from cofi.train.rates import settle_rates
 from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.selection import checksum
@@ -53,6 +54,7 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
     checkpoint = read_last_checkpoint(run, config) if config.resume else None
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
+    config = settle_rates(config, inputs.student.config.hidden_size)
     profile = load_profile(config, run, inputs.student.config.shape())
     augmenter = load_augmenter(config, run, inputs)
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
