@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,33 +32,35 @@ from cofi.data import (
 from cofi.data.load import Splits, ValidationSets
 from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
-from cofi.errors import UserError
+from cofi.errors import UserError, first_few
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
+from cofi.models.class_names import class_names, output_order
 from cofi.models.config_values import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
 from cofi.models.locate import locate
+from cofi.train.ranges import flag
+from cofi.train.rundir import RunDirectory
 from cofi.train.session import pick_device
 from cofi_kernels.native import is_emulated
 
-DATA_FLAGS = (
-    "train_file",
-    "validation_file",
-    "validation_fraction",
-    "max_eval_samples",
-    "text_column",
-    "pair_column",
-    "label_column",
-    "task_kind",
-)
+_COLUMNS = ("text_column", "pair_column", "label_column", "task_kind")
+DATA_FLAGS = ("train_file", "validation_file", "validation_fraction", "max_eval_samples", *_COLUMNS)
+# what a run trained with, where no flag says otherwise; rows only where no flag names any
+_TEXT_OF_RUN = ("max_length", "doc_stride", *_COLUMNS)
+_ROWS_OF_RUN = ("data", "train_file", "validation_file", "validation_fraction")
 EMULATED = "This processor has no instructions for {}: scores are as they are elsewhere, the time is not."
-_NUMBERED = re.compile(r"label_\d+")
 
 
 def build_parser() -> Parser:
-    parser = Parser("python -m cofi.evaluate", __doc__)
+    parser = Parser(
+        "python -m cofi.evaluate",
+        __doc__,
+        epilog="A run's model is evaluated as the run did it: rows, columns and lengths are those of its config.yaml "
+        "where no flag names others and --task is that of the run.",
+    )
     parser.add_argument("model", metavar="DIR", help="directory of a model or of a run, or a hub id")
-    parser.add_argument("--task", required=True, help=f"{', '.join(TASKS)}, or a folder in the --data directory")
+    parser.add_argument("--task", help=f"{', '.join(TASKS)}, or a folder in the --data directory; by default the run's")
     parser.add_argument("--data", metavar="DIR", help="directory with <task>/validation.parquet; by default the hub")
     parser.add_argument("--train-file", metavar="FILE", help="training file, if the class names must come from it")
     parser.add_argument("--validation-file", metavar="FILE", help="Parquet, CSV or JSONL file to evaluate on")
@@ -68,7 +70,9 @@ def build_parser() -> Parser:
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
     parser.add_argument("--label-column", help="column of the label")
     parser.add_argument("--task-kind", default=AUTO, help="auto, classification or regression")
-    parser.add_argument("--max-length", type=positive, help="tokens a text is cut to; by default the task's")
+    parser.add_argument(
+        "--max-length", type=positive, help="tokens a text is cut to; by default the run's or the task's"
+    )
     parser.add_argument("--doc-stride", type=int, help="overlap in tokens of the windows of a long passage")
     parser.add_argument("--batch-size", type=positive, default=64, help="sequences a batch")
     parser.add_argument(
@@ -104,8 +108,34 @@ class Trained:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        names = self.model.config.id2label or {}
-        return tuple(str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0])))
+        return class_names(self.model.config.id2label)
+
+
+def as_in_run(options: argparse.Namespace, console: Console) -> argparse.Namespace:
+    """The options, and for what none of them says the settings of the run that the model comes from, which are shown.
+
+    Raises UserError where there is no task.
+    """
+    folder = Path(options.model)
+    runs = [RunDirectory(root) for root in (folder, folder.parent) if (root / "config.yaml").is_file()]
+    if not runs:
+        if options.task is None:
+            raise UserError(f"--task must be given for a model that is not in the directory of a run, as {folder}")
+        return options
+    config = runs[0].read_config()
+    if options.task not in (None, config.task):
+        return options
+    named = any(getattr(options, name) is not None for name in _ROWS_OF_RUN)
+    usual = build_parser()
+    taken = {
+        name: getattr(config, name)
+        for name in ("task", *_TEXT_OF_RUN, *(() if named else (*_ROWS_OF_RUN, "max_eval_samples")))
+        if getattr(options, name) == usual.get_default(name) and getattr(config, name) != usual.get_default(name)
+    }
+    if taken:
+        flags = " ".join(f"{flag(name)} {value}" for name, value in taken.items())
+        console.print(f"as in {runs[0].root}: {flags}", markup=False, highlight=False, soft_wrap=True)
+    return argparse.Namespace(**{**vars(options), **taken})
 
 
 def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | ValidationSets:
@@ -127,22 +157,20 @@ def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | Validat
 
 
 def label_order(trained: Trained, task: Task) -> list[int] | None:
-    """For each class of the task the model's output, None where they are the same.
+    """For each class of the task the model's output; None where the task has no classes.
 
-    Checkpoints of the same task number its classes differently. Names decide, without regard to case; a model whose
-    labels have no names (LABEL_0, ...) is taken to use the task's numbers. Raises UserError where names do not match.
+    Raises UserError where the model's classes are others.
     """
     if task.kind != "classification":
         return None
-    have, want = [n.lower() for n in trained.label_names], [n.lower() for n in task.label_names or ()]
-    if len(have) == len(want) and (have == want or all(_NUMBERED.fullmatch(name) for name in have)):
-        return None
-    if sorted(have) != sorted(want):
+    want = task.label_names or ()
+    order = output_order(trained.label_names, want)
+    if order is None:
         raise UserError(
-            f"the classes of {trained.source} must be those of task {task.name} ({', '.join(task.label_names or ())}), "
-            f"got {', '.join(trained.label_names)}"
+            f"the classes of {trained.source} must be those of task {task.name} ({first_few(want)}), "
+            f"got {first_few(trained.label_names)}"
         )
-    return [have.index(name) for name in want]
+    return order
 
 
 def evaluate_split(
@@ -166,6 +194,7 @@ def evaluate_split(
 def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """What the command reports, as JSON holds it. Raises UserError."""
     device = pick_device(options.device)
+    options = as_in_run(options, console)
     trained = Trained.load(options.model)
     rows = load_rows(options, trained)
     label_order(trained, rows.task)  # before the work, not after
@@ -183,6 +212,9 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     main: Evaluation | None = None
     for suffix, table in {"": rows.validation, **rows.extra}.items():
         split = tokenize(table, rows.task, trained.tokenizer, options.max_length, options.doc_stride)
+        cut = split.describe_cut()
+        if cut is not None:
+            console.print(cut, highlight=False)
         found = evaluate_split(trained, split, rows.task, options.batch_size, console)
         metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in found.metrics.items()})
         main = main or found

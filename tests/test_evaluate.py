@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -167,7 +168,7 @@ def test_json_on_standard_output_stands_alone(
             ["m", "--task", "text", "--sparsity", "3"],
             "unrecognized arguments: --sparsity 3 (flags: --batch-size, --data,",
         ),
-        (["m"], "the following arguments are required: --task"),
+        (["m"], "--task must be given for a model that is not in the directory of a run"),
         (["m", "--task", "text", "--batch_size", "0"], "--batch-size: must be a whole number from 1, got '0'"),
         (["m", "--task", "text", "--max-length", "-1"], "--max-length: must be a whole number from 1, got '-1'"),
         (
@@ -202,6 +203,58 @@ def test_what_cannot_be_used(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.fixture
+def run_of(tmp_path: Path, write: Callable[..., Path]) -> Callable[..., Path]:
+    """A run with a model that says class 1, and the settings given."""
+
+    def make(**settings: Any) -> Path:
+        root = tmp_path / "run"
+        save_compact(root / "model", 1, head="classification", id2label={0: "dull", 1: "fine"})
+        settings |= {"task": "text", "text_column": "review", "max_length": 4}
+        (root / "config.yaml").write_text(yaml.safe_dump(settings))
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("named", ["run", "run/model"])
+def test_a_run_is_evaluated_as_it_trained(
+    tmp_path: Path,
+    write: Callable[..., Path],
+    run_of: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    named: str,
+) -> None:
+    rows = {"review": ["good film", "bad film the film"], "sentence": ["x", "y"], "label": ["fine", "dull"]}
+    run_of(validation_file=str(write("d.parquet", **rows)))
+    result = evaluate(tmp_path, tmp_path / named)
+    assert (result["task"], result["score"]) == ("text", 50.0)
+    shown = capsys.readouterr().out
+    assert f"as in {tmp_path / 'run'}: --task text --max-length 4 --text-column review --validation-file" in shown
+    assert "1 of 2 texts are cut at 4 tokens (--max-length)" in shown
+
+
+def test_flags_come_before_what_the_run_had(
+    tmp_path: Path, write: Callable[..., Path], run_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(validation_file="gone.parquet", train_file="gone.parquet", max_eval_samples=1)
+    other = write("other.parquet", review=["good", "bad film the film"], label=["fine", "fine"])
+    result = evaluate(tmp_path, run, "--validation-file", other, "--max-length", 9)
+    assert (result["examples"], result["score"]) == (2, 100.0)
+    shown = capsys.readouterr().out
+    assert f"as in {run}: --task text --text-column review\n" in shown and "cut" not in shown
+
+
+def test_another_task_takes_nothing_from_the_run(
+    tmp_path: Path, write: Callable[..., Path], run_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("mine/validation.parquet", sentence=["good film the film"], label=["fine"])
+    result = evaluate(tmp_path, run_of(), "--task", "mine", "--data", tmp_path)
+    assert result["score"] == 100.0
+    shown = capsys.readouterr().out
+    assert "as in" not in shown and "cut" not in shown
 
 
 @pytest.mark.parametrize("kind", ["regression", "question_answering"])

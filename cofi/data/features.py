@@ -91,12 +91,12 @@ def tokenize(
     assert task.text_column is not None
     texts = table[task.text_column]
     pairs = None if task.pair_column is None else table[task.pair_column]
-    ids, types = _encode(texts, pairs, tokenizer, max_length, progress)
+    ids, types, cut = _encode(texts, pairs, tokenizer, max_length, progress)
     if not ids.lengths.all():  # only a tokenizer without special tokens does this
         row = int(np.argmin(ids.lengths))
         raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
     dtype = np.int64 if task.kind == "classification" else np.float32
-    return TokenizedSplit(ids, types, labels=np.asarray(table[task.label_column], dtype=dtype))
+    return TokenizedSplit(ids, types, labels=np.asarray(table[task.label_column], dtype=dtype), cut=cut)
 
 
 def _encode(
@@ -105,9 +105,9 @@ def _encode(
     tokenizer: Any,
     max_length: int,
     progress: Callable[[int], None] | None,
-) -> tuple[Ragged, Ragged]:
-    """Token ids and token types, a chunk of rows at a time."""
-    ids, types = [], []
+) -> tuple[Ragged, Ragged, int]:
+    """Token ids, token types, and the number of rows that were cut; a chunk of rows at a time."""
+    ids, types, cut = [], [], 0
     for first in range(0, len(texts), CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)
         encoded = tokenizer(
@@ -120,6 +120,7 @@ def _encode(
         )
         ids.append(Ragged.of(encoded["input_ids"], np.int32))
         types.append(Ragged.of(encoded["token_type_ids"], np.int8))
+        cut += sum(len(row) == max_length and bool(row.overflowing) for row in encoded.encodings)
         if progress is not None:
             progress(min(first + CHUNK_ROWS, len(texts)))
-    return Ragged.join(ids), Ragged.join(types)
+    return Ragged.join(ids), Ragged.join(types), cut

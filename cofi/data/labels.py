@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from cofi.data.table import RawTable, column, is_text
 from cofi.data.task import AUTO, Task
 from cofi.data.text import with_kind
-from cofi.errors import UserError
+from cofi.errors import UserError, first_few
 
 MAX_INTEGER = 2**63 - 1
 MAX_NUMBER = 1e18  # squared errors in float32 end at 3e38
@@ -22,12 +22,19 @@ def with_labels(task: Task, raw: RawTable) -> Task:
     """The task with its kind and class names, taken from the training table where they are not fixed. Raises UserError.
 
     Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression.
+    Whole numbers that are stored as 1.0 may be either: integers become so where one value of a table was missing once.
     """
     if task.kind == "question_answering":
         return task
     values = _typed(raw, task.label_column)
     if task.kind == AUTO:
-        task = with_kind(task, "regression" if pa.types.is_floating(values.type) else "classification")
+        floating = pa.types.is_floating(values.type)
+        if floating and _all_whole(values):
+            raise UserError(
+                f"{raw.source}: column {task.label_column!r} holds whole numbers only, stored as {values[0].as_py()}: "
+                "--task-kind must say whether they are classes (classification) or amounts (regression)"
+            )
+        task = with_kind(task, "regression" if floating else "classification")
     if task.kind == "classification" and task.label_names is None:
         task = replace(task, label_names=_names(values, raw, task.label_column))
     return task
@@ -89,6 +96,10 @@ def _refuse(bad: pa.ChunkedArray, values: pa.ChunkedArray, raw: RawTable, name: 
         raise UserError(f"{raw.source}: column {name!r} {rule}, got {value!r} in row {row} (counted from 0)")
 
 
+def _all_whole(values: pa.ChunkedArray) -> bool:
+    return bool(pc.all(pc.equal(values, pc.round(values))).as_py())
+
+
 def _whole(values: pa.ChunkedArray, raw: RawTable, name: str) -> pa.ChunkedArray:
     """Numbers such as 2.0 as integers, for a task that is said to be classification."""
     if not pa.types.is_floating(values.type):
@@ -130,6 +141,5 @@ def _class_numbers(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable,
 def _class_indices(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
     words = _whole(values, raw, column_name).cast(pa.string())
     indices = pc.index_in(words, pa.array(names, pa.string()))
-    shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-    _refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {shown}")
+    _refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {first_few(names)}")
     return indices.cast(pa.int64()).to_pylist()

@@ -86,6 +86,7 @@ class TokenizedSplit:
     labels: (N,) int64 classes or float32 numbers, None for question answering, which has start_positions and
     end_positions, (N,) int64 token columns of the first and last token of the answer (0, the first token, where the
     window does not hold the whole answer) and `passages`.
+    cut: number of sequences that the longest allowed length has cost their end.
     """
 
     input_ids: Ragged
@@ -94,9 +95,16 @@ class TokenizedSplit:
     start_positions: NDArray[np.int64] | None = None
     end_positions: NDArray[np.int64] | None = None
     passages: Passages | None = None
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def describe_cut(self) -> str | None:
+        """What to tell of texts that lost their end, if any did."""
+        if not self.cut:
+            return None
+        return f"{self.cut:,} of {len(self):,} texts are cut at {self.lengths.max()} tokens (--max-length)"
 
     @property
     def lengths(self) -> NDArray[np.int64]:

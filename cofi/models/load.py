@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
+from cofi.models.class_names import class_names, output_order
 from cofi.models.config import CompactConfig
 from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels
 from cofi.models.families import FAMILIES, Family, Source
@@ -20,7 +21,8 @@ from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
 from cofi.models.model import CompactModel
 
-_HEAD_MODULES = ("pooler.", "classifier.", "qa_outputs.")
+_OUTPUTS = ("classifier.", "qa_outputs.")
+_HEAD_MODULES = ("pooler.", *_OUTPUTS)
 _FIELDS_OF_HEAD = ("head", "problem_type", "id2label", "label2id", "architectures")
 _ARCHITECTURES = {
     "ForSequenceClassification": "classification",
@@ -40,12 +42,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class _Head:
-    """A task head, as asked for or as found in a checkpoint."""
+    """A task head, as asked for or as found in a checkpoint. label_names: that were asked for."""
 
     kind: str
     num_labels: int | None = None
     problem_type: str | None = None
     id2label: Mapping[Any, Any] | None = None
+    label_names: Sequence[str] | None = None
 
     @property
     def is_regression(self) -> bool:
@@ -58,6 +61,7 @@ def load_model(
     head: str | None = None,
     num_labels: int | None = None,
     problem_type: str | None = None,
+    label_names: Sequence[str] | None = None,
     seed: int = 0,
     revision: str | None = None,
 ) -> LoadedModel:
@@ -66,9 +70,10 @@ def load_model(
     head: "none", "classification", "question_answering", or None for the one the checkpoint was trained with
     num_labels, problem_type ("classification" or "regression"): of the classification head; None takes the
         checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
+    label_names: classes of the task; a trained head fits in any order of them (`class_names.output_order`)
     Raises UserError for what cannot be read or is not supported, ValueError for a bad argument.
     """
-    wanted = _wanted_head(head, num_labels, problem_type)
+    wanted = _wanted_head(head, num_labels, problem_type, label_names)
     directory = local_directory(id_or_dir, revision)
     values = read_json(directory / CONFIG_FILE)
     model_type = values.get("model_type")
@@ -80,16 +85,19 @@ def load_model(
     return _load_family(directory, FAMILIES[model_type], values, wanted, seed)
 
 
-def _wanted_head(kind: str | None, num_labels: int | None, problem_type: str | None) -> _Head | None:
+def _wanted_head(
+    kind: str | None, num_labels: int | None, problem_type: str | None, label_names: Sequence[str] | None
+) -> _Head | None:
     if kind is not None and kind not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}, got {kind!r}")
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
-    if kind is None and (num_labels is not None or problem_type is not None):
+    if kind is None and not (num_labels is None and problem_type is None and label_names is None):
         kind = "classification"
     if kind is None:
         return None
-    return _Head(kind, num_labels, PROBLEM_TYPES.get(problem_type) if problem_type else None)
+    problem_type = PROBLEM_TYPES.get(problem_type) if problem_type else None
+    return _Head(kind, num_labels, problem_type, label_names=label_names)
 
 
 def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
@@ -103,7 +111,14 @@ def _fits(wanted: _Head, trained: _Head) -> bool:
     if wanted.kind != trained.kind or wanted.kind != "classification":
         return wanted.kind == trained.kind
     same_problem = wanted.problem_type is None or wanted.is_regression == trained.is_regression
-    return wanted.num_labels in (None, trained.num_labels) and same_problem
+    return wanted.num_labels in (None, trained.num_labels) and same_problem and _same_classes(wanted, trained)
+
+
+def _same_classes(wanted: _Head, trained: _Head) -> bool:
+    """Also where the checkpoint names none: its outputs are then taken to be in order."""
+    if wanted.label_names is None or not trained.id2label:
+        return True
+    return output_order(class_names(trained.id2label), wanted.label_names) is not None
 
 
 def _with_defaults(head: _Head) -> _Head:
@@ -143,7 +158,7 @@ def _load_family(
     if any(name.startswith(surplus) for name in checkpoint.shapes):
         raise UserError(f"{directory} has more layers than the {config.num_hidden_layers} of its {CONFIG_FILE}")
     sources = family.sources(prefix, config.num_hidden_layers) | _head_sources(family, head, trained, prefix)
-    return LoadedModel(_fill(config, checkpoint, sources, seed), directory, trained)
+    return LoadedModel(_fill(config, checkpoint, sources, seed, () if trained else _HEAD_MODULES), directory, trained)
 
 
 def _trained_head(family: Family, values: Mapping[str, Any], prefix: str, checkpoint: Checkpoint) -> _Head:
@@ -197,20 +212,30 @@ def _load_compact(directory: Path, wanted: _Head | None, seed: int) -> LoadedMod
     if head is not own:
         kept = {name: value for name, value in values.items() if name not in _FIELDS_OF_HEAD}
         config = compact_config(kept | _head_fields(head), directory / CONFIG_FILE)
-    names = [name for name in checkpoint.shapes if trained or not name.startswith(("classifier.", "qa_outputs."))]
-    model = _fill(config, checkpoint, {name: Source((name,)) for name in names}, seed)
+    names = [name for name in checkpoint.shapes if trained or not name.startswith(_OUTPUTS)]
+    sources = {name: Source((name,)) for name in names}
+    model = _fill(config, checkpoint, sources, seed, () if trained else _OUTPUTS)
     unexpected = [n for n in checkpoint.shapes.keys() - model.state_dict().keys() if not n.startswith(_HEAD_MODULES)]
     if unexpected:
         raise UserError(f"{directory} holds {min(unexpected)}, which the model of its {CONFIG_FILE} does not have")
     return LoadedModel(model, directory, trained)
 
 
-def _fill(config: CompactConfig, checkpoint: Checkpoint, sources: Mapping[str, Source], seed: int) -> CompactModel:
-    """Build the model and fill it. Every shape is compared before any memory is taken; a new head is drawn."""
+def _fill(
+    config: CompactConfig,
+    checkpoint: Checkpoint,
+    sources: Mapping[str, Source],
+    seed: int,
+    new_modules: tuple[str, ...],
+) -> CompactModel:
+    """Build the model and fill it. Every shape is compared before any memory is taken.
+
+    new_modules: prefixes of what is drawn where the checkpoint has nothing for it; all else must be there.
+    """
     with torch.device("meta"):
         model = CompactModel(config)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    new = [name for name in expected if name.startswith(_HEAD_MODULES) and not _given(name, sources, checkpoint)]
+    new = [name for name in expected if name.startswith(new_modules) and not _given(name, sources, checkpoint)]
     for name, shape in expected.items():
         if name not in new:
             _check_source(checkpoint, name, sources.get(name, Source((name,))), shape)

@@ -91,10 +91,13 @@ class Grid:
             **self.variants[point.variant],
             **{"task": point.task, "seed": point.seed, "output": str(directory)},
             **self._asked(point.goal),
-            "teacher": str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
         }
         config = resolve(given)
-        return dataclasses.replace(config, student_init="teacher") if config.student_init == "auto" else config
+        return dataclasses.replace(
+            config,
+            teacher=str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
+            student_init="teacher" if config.student_init == "auto" else config.student_init,
+        )
 
     def _asked(self, goal: Goal) -> dict[str, Any]:
         """Speeds of all points are measured later, on quiet cores. A run that is asked for one measures as well, or

@@ -74,14 +74,20 @@ def parse_given(argv: Sequence[str] | None) -> dict[str, Any]:
 
 
 def resolve(given: dict[str, Any]) -> TrainConfig:
-    """Recipe and flags together. Without a recipe: 'demo' for its own task, 'default' for any other."""
+    """Recipe and flags together. Without a recipe: 'demo' for its own task, 'default' for any other.
+
+    A teacher without a model is what is pruned as well.
+    """
     if given.get("target_speedup") is not None and "sparsity" in given:
         raise UserError("--target-speedup takes the place of --sparsity: give one of them")
     recipe = given.get("recipe")
     if recipe is None:
         recipe = "demo" if not {"task", "model", "teacher", "data", "train_file"} & set(given) else "default"
     task = given.get("task", "pydocs" if "train_file" not in given else "text")
-    return TrainConfig(**{"task": task, **recipe_settings(recipe, task), **given})
+    settings = {"task": task, **recipe_settings(recipe, task), **given}
+    if given.get("teacher") is not None and "model" not in settings:  # what else would one want pruned?
+        settings = {"student_init": "teacher", **settings, "model": given["teacher"]}
+    return TrainConfig(**settings)
 
 
 def check_resumed(stored: TrainConfig, given: dict[str, Any]) -> None:

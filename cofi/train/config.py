@@ -27,7 +27,9 @@ class TrainConfig:
     task: str = _f("pydocs", "task name; with --data also the name of a folder that holds GLUE-like files")
     model: str = _f("sentence-transformers/all-MiniLM-L6-v2", "checkpoint to start from: hub id or directory")
     teacher: str | None = _f(
-        None, "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be"
+        None,
+        "fine-tuned checkpoint to distil from; by default --model, fine-tuned first if need be. Without --model it is "
+        "what is pruned as well, unless the recipe names a model",
     )
     output: str | None = _f(None, "directory of the run; by default runs/<task>")
     teacher_only: bool = _f(

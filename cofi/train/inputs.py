@@ -13,8 +13,9 @@ from cofi.data.load import Splits, load_splits
 from cofi.data.predict import check_fit, check_length
 from cofi.data.split import TokenizedSplit
 from cofi.data.task import Task
-from cofi.errors import UserError
+from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
+from cofi.models.class_names import class_names, output_order
 from cofi.models.load import LoadedModel, load_model
 from cofi.models.locate import locate
 from cofi.train.config import TrainConfig
@@ -96,6 +97,7 @@ def _load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
         head=task.head,
         num_labels=task.num_labels,
         problem_type=task.kind if task.kind in ("classification", "regression") else None,
+        label_names=task.label_names if task.kind == "classification" else None,
         seed=seed,
     )
     if task.kind == "classification":
@@ -106,10 +108,8 @@ def _load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
 def _name_labels(loaded: LoadedModel, names: tuple[str, ...]) -> None:
     """Give the head the task's class names; a trained head that has them in another order is permuted."""
     config, classifier = loaded.model.config, loaded.model.classifier
-    have = [str(name).lower() for name in (config.id2label or {}).values()]
-    want = [name.lower() for name in names]
-    if loaded.head_trained and classifier is not None and have != want and sorted(have) == sorted(want):
-        order = torch.tensor([have.index(name) for name in want])
+    order = output_order(class_names(config.id2label), names) if loaded.head_trained else None
+    if order is not None and classifier is not None:
         with torch.no_grad():
             classifier.weight.copy_(classifier.weight[order])
             classifier.bias.copy_(classifier.bias[order])
@@ -120,10 +120,13 @@ def _name_labels(loaded: LoadedModel, names: tuple[str, ...]) -> None:
 def _check_teacher(config: TrainConfig, task: Task, teacher: LoadedModel) -> None:
     if teacher.head_trained:
         return
+    wanted = f"task {task.name}"
+    if task.label_names is not None:
+        wanted += f" (classes {first_few(task.label_names)})"
     if config.teacher is not None:
-        raise UserError(f"--teacher {config.teacher} has no trained head for task {task.name}: fine-tune it first")
+        raise UserError(f"--teacher {config.teacher} has no head that was trained for {wanted}: fine-tune it first")
     if config.teacher_epochs == 0:
-        raise UserError(f"--model {config.model} has no trained head for task {task.name}, and --teacher-epochs is 0")
+        raise UserError(f"--model {config.model} has no head that was trained for {wanted}, and --teacher-epochs is 0")
 
 
 def _check_same_vocabulary(config: TrainConfig, tokenizer: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from cofi.errors import UserError
+from cofi.errors import UserError, first_few
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
@@ -114,7 +114,13 @@ def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> di
 def _announce(session: Session, inputs: Inputs) -> None:
     rows = f"{len(inputs.train):,} rows to train on, {inputs.validation.n_examples:,} to evaluate on"
     where = str(session.device) if session.world.size == 1 else f"{session.world.size} x {session.device.type}"
-    session.monitor.message(f"{session.task.name}: {rows}, {escape(session.config.model)}, {where}")
+    task = session.task
+    classes = f" of {len(task.label_names)} ({escape(first_few(task.label_names))})" if task.label_names else ""
+    session.monitor.message(f"{task.name}: {task.kind}{classes}, {rows}, {escape(session.config.model)}, {where}")
+    for name, split in (("to train on", inputs.train), ("to evaluate on", inputs.validation)):
+        cut = split.describe_cut()
+        if cut is not None:
+            session.monitor.message(f"{name}: {cut}")
     if session.profile is not None and session.config.target_speedup is not None:
         session.monitor.message(describe(session.profile, session.config.target_speedup))
     if session.world.size > 1 and session.device.type == "cuda" and session.config.cuda_graphs:
@@ -128,6 +134,7 @@ def _teacher(session: Session, inputs: Inputs) -> CompactModel:
     teacher = inputs.teacher.model
     teacher.to(session.device)  # type: ignore[arg-type]  # transformers annotates the method away
     if not inputs.teacher.head_trained:
+        session.monitor.message(f"{escape(session.config.model)} has no head of this task yet: it is fine-tuned first")
         teacher = run_teacher(session, teacher)
     if session.world.is_main and not (session.run.teacher / "config.json").is_file():
         save_model(teacher, inputs.tokenizer, session.run.teacher)

@@ -44,6 +44,15 @@ def test_length_and_progress(tokenizer: Any, classification: Task) -> None:
     split = tokenize(rows, classification, tokenizer, max_length=5, progress=done.append)
     assert set(split.lengths.tolist()) == {5} and len(split) == 2100
     assert done == [1000, 2000, 2100]
+    assert split.describe_cut() == "2,100 of 2,100 texts are cut at 5 tokens (--max-length)"
+
+
+def test_a_text_that_just_fits_is_not_cut(tokenizer: Any, classification: Task) -> None:
+    rows = table(label=[1, 0, 1])
+    longest = int(tokenize(rows, classification, tokenizer).lengths.max())
+    for limit, cut in ((longest, 0), (longest - 1, 1)):
+        split = tokenize(rows, classification, tokenizer, max_length=limit)
+        assert split.cut == cut and (split.describe_cut() is None) is (cut == 0)
 
 
 def test_real_rows(data_dir: Path, minilm_tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from cofi.data import load_splits, load_validation
+from cofi.data.table import read_table
 from cofi.errors import UserError
 
 Write = Callable[..., Path]
@@ -38,6 +40,7 @@ def check(message: str, task: str = "text", **request: Any) -> None:
         ({"label": [[0], [1], [1]]}, "sst2", "must hold integers, numbers or words, got list"),
         ({"label": ["a", "", "b"]}, "text", "column 'label' must not be empty, got '' in row 1"),
         ({"label": [1, 1, 1]}, "text", "at least 2 classes, all its rows are 1"),
+        ({"label": [1.0, 0.0, 1.0]}, "text", r"holds whole numbers only, stored as 1\.0: --task-kind must say whether"),
         ({"label": [0.0, float("nan"), 1.0]}, "text", "must hold finite numbers, got nan in row 1"),
         ({"label": pa.array([0, 1, 2**64 - 1], pa.uint64())}, "text", "must be at most 9223372036854775807"),
         ({"labels": [0, 1, 1]}, "sst2", r"has no column 'label' \(columns: sentence, labels\)"),
@@ -102,6 +105,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
         "empty.csv": ("cannot read .*empty.csv as CSV", b""),
         "ragged.csv": ("cannot read .*ragged.csv as CSV: .*Expected 2 columns, got 3", b"text,label\na,1\nb,0,9\n"),
         "latin.csv": ("cannot read .*latin.csv as CSV", b"text,label\ncaf\xe9,1\n"),
+        "wide.csv": (
+            "wide.csv must be UTF-8 text, got UTF-16 .*ff fe",
+            codecs.BOM_UTF16_LE + "text,label\na,1\n".encode("utf-16-le"),
+        ),
+        "wide.jsonl": ("wide.jsonl must be UTF-8 text, got UTF-16 .*fe ff", codecs.BOM_UTF16_BE + b"\0{\0}"),
         "head.csv": ("head.csv has no rows", b"text,label\n"),
         "twice.csv": ("more than one column called text", b"text,text,label\na,b,1\n"),
         "list.json": ("cannot read .*list.json as JSON lines", b'[{"text": "a", "label": 1}]'),
@@ -112,6 +120,22 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
             (tmp_path / name).write_bytes(content)
         check(message, train_file=tmp_path / name, validation_file=good)
     check("not a file", train_file=tmp_path, validation_file=good)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("long.csv", b"text,label\na,0\n" + b"x" * (40 << 20) + b",1\nb,0\n"),
+        ("open.csv", b'text,label\n"a,0\n' + b"b,1\n" * (10 << 20)),
+        ("names.csv", b"x" * (20 << 20) + b",label\na,0\n"),
+        ("long.jsonl", b'{"text": "%s", "label": 1}\n' % (b"x" * (40 << 20))),
+    ],
+    ids=["csv", "open quote", "names", "jsonl"],
+)
+def test_rows_longer_than_any_text(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} as .*: a row must have at most {16 << 20} bytes, got a longer one"):
+        read_table(tmp_path / name)
 
 
 def test_empty_parquet(write: Write) -> None:

@@ -34,6 +34,9 @@ class TestHeads:
             ({"head": "classification", "num_labels": 3}, True),
             ({"head": "classification", "num_labels": 3, "problem_type": "classification"}, True),
             ({"num_labels": 3}, True),
+            ({"num_labels": 3, "label_names": ("Yes", "no", "maybe")}, True),
+            ({"num_labels": 3, "label_names": ("0", "1", "2")}, True),
+            ({"num_labels": 3, "label_names": ("entailment", "neutral", "contradiction")}, False),
             ({"head": "classification", "num_labels": 2}, False),
             ({"head": "classification", "problem_type": "regression"}, False),
             ({"head": "question_answering"}, False),
@@ -86,6 +89,22 @@ class TestHeads:
         hf_directory(tmp_path, "bert", "classification", num_labels=1)
         assert load_model(tmp_path, problem_type="regression").head_trained
         assert not load_model(tmp_path, problem_type="classification").head_trained
+
+    @pytest.mark.parametrize("source", ["hf", "compact"])
+    @pytest.mark.parametrize("lost", ["classifier.bias", "classifier.weight", "pooler.bias"])
+    def test_one_that_is_there_in_part_is_refused(self, lost, source, classifier, tmp_path):
+        """What is missing would be drawn at random, and pass for trained."""
+        if source == "compact":
+            load_model(classifier).model.save_pretrained(tmp_path / "compact")
+            classifier = tmp_path / "compact"
+        part, _, kind = lost.partition(".")
+        names = {"compact": lost, "hf": f"bert.pooler.dense.{kind}" if part == "pooler" else lost}
+        edit_weights(classifier, lambda weights: weights.pop(names[source]))
+        if source == "hf" and kind == "weight":  # nothing says then that it was trained
+            assert load_model(classifier).model.config.head == "none"
+            return
+        with pytest.raises(UserError, match=rf"lacks the tensor {names[source]} of shape .* \(for {lost}\)"):
+            load_model(classifier)
 
     def test_pooler_of_a_base_model_may_be_absent(self, tmp_path):
         hf_directory(tmp_path, "bert", "question_answering")

@@ -28,6 +28,22 @@ def test_a_file_of_ones_own_is_task_text():
     assert resolve(parse_given(["--train-file", "a.csv"])).task == "text"
 
 
+@pytest.mark.parametrize(
+    ("argv", "model", "student_init"),
+    [
+        (["--teacher", "mine"], "mine", "teacher"),
+        (["--teacher", "mine", "--student-init", "model"], "mine", "model"),
+        (["--teacher", "mine", "--model", "other"], "other", "auto"),
+        (["--teacher", "mine", "--recipe", "official"], "google-bert/bert-base-uncased", "model"),
+        (["--model", "other"], "other", "auto"),
+    ],
+    ids=str,
+)
+def test_a_teacher_alone_is_what_is_pruned(argv, model, student_init):
+    config = resolve(parse_given(["--task", "mrpc", *argv]))
+    assert (config.model, config.student_init) == (model, student_init)
+
+
 @pytest.mark.parametrize("spelling", ["--batch-size", "--batch_size"])
 def test_flags_take_dashes_and_underscores(spelling):
     assert resolve(parse_given([spelling, "7"])).batch_size == 7

@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cofi.data import load_tokenizer
+from cofi.errors import UserError
+from cofi.models import load_model, save_model
 from cofi.train.__main__ import main
 
 SHORT = ["--teacher-epochs", "1", "--distil-epochs", "0", "--finetune-epochs", "0", "--measure-seconds", "0.01"]
@@ -32,3 +35,21 @@ def test_a_run_ends_with_a_model(
     files = [word for split in ("train", "validation") for word in (f"--{split}-file", str(tmp_path / "d.parquet"))]
     assert main([*flags, *SHORT, "--task", "text", *files, *options]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_head_of_other_classes_is_trained_anew(
+    flags: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many classes are not the same classes: what a sentiment model says would be taken for a teacher's answers."""
+    model = load_model(checkpoint, head="classification", num_labels=2, label_names=("spam", "ham")).model
+    model.config.id2label = {0: "spam", 1: "ham"}
+    save_model(model, load_tokenizer(checkpoint), tmp_path / "other")
+    pq.write_table(pa.table({"sentence": ["a cat", "the dog"], "label": ["cat", "dog"]}), tmp_path / "d.parquet")
+    files = [word for split in ("train", "validation") for word in (f"--{split}-file", str(tmp_path / "d.parquet"))]
+    rest = [*SHORT, "--task", "text", *files]
+    assert main([*flags, *rest, "--model", str(tmp_path / "other")]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "classification of 2 (cat, dog)" in shown
+    assert "other has no head of this task yet: it is fine-tuned first" in shown
+    with pytest.raises(UserError, match=r"--teacher .*other has no head .* for task text \(classes cat, dog\)"):
+        main([*flags, *rest, "--overwrite", "--teacher", str(tmp_path / "other")])

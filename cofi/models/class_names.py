@@ -1,0 +1,31 @@
+"""Whether the classes of a head are those of a task, by their names: checkpoints number classes differently."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NUMBER = re.compile(r"(label_)?\d+")  # what transformers, and files with integers, call a class that nobody named
+
+
+def class_names(id2label: Mapping[Any, Any] | None) -> tuple[str, ...]:
+    """The names of a head's outputs in their order."""
+    return tuple(str(name) for _, name in sorted((id2label or {}).items(), key=lambda item: int(item[0])))
+
+
+def output_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
+    """For each class of `want` the output of a head whose outputs are called `have`; None where they are other classes.
+
+    Case does not count. Where one side has numbers for names (LABEL_0, 0), outputs are taken to be in the task's order.
+    """
+    here, there = [name.lower() for name in have], [name.lower() for name in want]
+    if len(here) != len(there):
+        return None
+    if here == there or _numbered(here) or _numbered(there):
+        return list(range(len(there)))
+    return [here.index(name) for name in there] if sorted(here) == sorted(there) else None
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return all(_NUMBER.fullmatch(name) for name in names)
