@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import re
 import signal
 import sys
@@ -108,9 +109,14 @@ def write_json(result: dict[str, Any], target: str) -> None:
 
 def _json_target(text: str) -> str:
     """Type of --json: refused before the work where the file could not be written after it."""
-    path = Path(text)
-    if text != "-" and (path.is_dir() or not path.parent.is_dir()):
-        reason = "is a directory" if path.is_dir() else f"there is no directory {path.parent}"
+    path, reason = Path(text), None
+    if path.is_dir():
+        reason = "is a directory"
+    elif not path.parent.is_dir():
+        reason = f"there is no directory {path.parent}"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = f"{path.parent} is not a writable directory"
+    if text != "-" and reason is not None:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {reason}")
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,12 @@ def test_a_bad_value_names_its_flag(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         parser().parse(words)
     assert str(error.value).startswith(message)
+
+
+def test_json_where_nothing_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=f"--json: .* cannot be written: {tmp_path} is not a writable directory"):
+        parser().parse(["--json", str(tmp_path / "x.json")])
 
 
 def test_json_goes_to_a_file_or_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

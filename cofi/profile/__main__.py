@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from cofi.bench.speedup import quantile_batch
 from cofi.bench.timing import machine_info
 from cofi.cli import Parser, positive, run
 from cofi.data import check_length, load_splits, load_tokenizer, tokenize
+from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.memory import keep_freed_memory
@@ -65,6 +67,8 @@ def output_path(options: argparse.Namespace, device: torch.device) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"--output {path} cannot be written: {path.parent} is not a writable directory")
     return path
 
 
@@ -94,6 +98,18 @@ def _checked(model: CompactModel, options: argparse.Namespace) -> CompactConfig:
     return config
 
 
+def check_flags(options: argparse.Namespace) -> None:
+    """Raise UserError for flags that mean nothing beside the others, before anything is made."""
+    if options.task is None:
+        for name in ("data", "max_length"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is about the texts of --task, which is not given")
+    elif options.data is None and options.task in TASKS and TASKS[options.task].kind == AUTO:
+        raise UserError(
+            f"--task {options.task} has no texts of its own: name a folder of --data DIR, or give --seq-len"
+        )
+
+
 def make_profile(options: argparse.Namespace, device: torch.device, console: Console) -> Profile:
     config, lengths = load_config(options)
     shape = config.shape()
@@ -119,6 +135,7 @@ def make_profile(options: argparse.Namespace, device: torch.device, console: Con
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse(argv)
+    check_flags(options)
     set_threads(options.threads)
     device = pick_device(options.device)
     if device.type == "cpu":

@@ -17,6 +17,7 @@ from cofi.report import summary_table, write_report
 from cofi.train.arguments import check_resumed, parse_given, resolve
 from cofi.train.config import TrainConfig
 from cofi.train.distributed import World, launched_world
+from cofi.train.idle import idle_flags
 from cofi.train.interrupt import Interrupted
 from cofi.train.pipeline import train
 from cofi.train.rundir import RunDirectory
@@ -67,6 +68,8 @@ def _open_run(given: dict[str, object]) -> tuple[TrainConfig, RunDirectory]:
             raise UserError(f"the run in {run.root} is finished: its result is in {run.result}")
         return TrainConfig(**{**stored.to_dict(), **given}), run
     config = resolve(given)
+    for sentence in idle_flags(given, config):
+        sys.stderr.write(f"note: {sentence}\n")
     run = RunDirectory(config.output or f"runs/{config.task}")
     run.check_free(config)
     return config, run

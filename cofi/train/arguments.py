@@ -84,7 +84,7 @@ def resolve(given: dict[str, Any]) -> TrainConfig:
     if recipe is None:
         recipe = "demo" if not {"task", "model", "teacher", "data", "train_file"} & set(given) else "default"
     task = given.get("task", "pydocs" if "train_file" not in given else "text")
-    settings = {"task": task, **recipe_settings(recipe, task), **given}
+    settings = {**recipe_settings(recipe, task), "task": task, **given}
     if given.get("teacher") is not None and "model" not in settings:  # what else would one want pruned?
         settings = {"student_init": "teacher", **settings, "model": given["teacher"]}
     return TrainConfig(**settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 
 import pytest
@@ -116,6 +117,9 @@ def test_passes_turn_and_each_point_is_counted(_fast):
     [
         (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
         (["--seq-len", "33"], "--seq-len must be at most 32"),
+        (["--seq-len", "3", "--data", "."], "--data is about the texts of --task, which is not given"),
+        (["--max-length", "3"], "--max-length is about the texts of --task, which is not given"),
+        (["--task", "text"], "--task text has no texts of its own"),
         (["--seq-len", "3", "--task", "animals"], "--task: not allowed with argument --seq-len"),
         (["--task", "nothing"], "nothing"),
         (["--precision", "fp8"], "--precision"),
@@ -125,9 +129,9 @@ def test_passes_turn_and_each_point_is_counted(_fast):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_mistakes_are_one_line_and_exit_2(checkpoint, data, tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_one_line_and_exit_2(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert run_command(lambda: main([str(checkpoint), "--data", str(data), *arguments])) == 2
+    assert run_command(lambda: main([str(checkpoint), *arguments])) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not list(tmp_path.rglob("*.json"))
@@ -141,6 +145,12 @@ def test_a_profile_in_the_way_is_not_replaced(checkpoint, tmp_path, capsys, _fas
     assert "replace it with --overwrite" in capsys.readouterr().err and output.read_text() == "mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert json.loads(output.read_text())["format"] == 1
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert run_command(lambda: main([str(checkpoint), "--output", str(tmp_path / "p.json")])) == 2
+    assert f"p.json cannot be written: {tmp_path} is not a writable directory" in capsys.readouterr().err
 
 
 def test_weights_are_packed_once_not_at_every_call():

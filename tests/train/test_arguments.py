@@ -11,7 +11,8 @@ import cofi.train
 from cofi.errors import UserError
 from cofi.masks import RAMPS
 from cofi.train.arguments import check_resumed, parse_given, resolve
-from cofi.train.config import TrainConfig
+from cofi.train.config import TrainConfig, defaults
+from cofi.train.idle import _RULES, idle_flags
 from cofi.train.recipes import RECIPES
 
 
@@ -153,3 +154,35 @@ def test_help_gives_each_flag_once_with_its_default(capsys):
     assert "(default: None)" not in text and "(default: False)" not in text
     assert "--no-distill turn --distill off" in text
     assert "Tasks: sst2, mnli" in text and "Strategies of --matching: fixed, nearest" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "idle"),
+    [
+        (["--sparsity-ramp", "linear"], ["--sparsity-ramp has no effect with --gate-prior fisher"]),
+        (["--sparsity-ramp", "linear", "--gate-prior", "none"], []),
+        (
+            ["--recipe", "gradual", "--gate-prior-rounds", "3"],
+            ["--gate-prior-rounds has no effect with --gate-prior none"],
+        ),
+        (["--method", "fisher", "--mask-kinds", "head"], ["--mask-kinds has no effect with --method fisher"]),
+        (["--method", "movement", "--rounding", "threshold"], ["--rounding has no effect with --method movement"]),
+        (["--method", "movement", "--reg-learning-rate", "0.1"], []),
+        (["--teacher", "t", "--teacher-epochs", "2"], ["--teacher-epochs has no effect with --teacher t"]),
+        (["--no-distill", "--layer-weight", "1"], ["--layer-weight has no effect with --distill False"]),
+        (["--augment-probability", "0.2"], ["--augment-probability has no effect with --augment 0"]),
+        (["--augment", "2", "--augment-probability", "0.2", "--prune-epochs", "3"], []),
+    ],
+    ids=str,
+)
+def test_flags_without_effect_are_named(argv, idle):
+    given = parse_given(["--task", "mrpc", *argv])
+    assert list(idle_flags(given, resolve(given))) == idle
+
+
+def test_what_can_be_idle_is_a_setting():
+    assert {name for rule in _RULES for name in (*rule.idle, rule.why)} <= defaults().keys()
+
+
+def test_a_file_of_ones_own_is_task_text_in_the_demo_recipe_too():
+    assert resolve(parse_given(["--recipe", "demo", "--train-file", "a.csv"])).task == "text"
