@@ -58,7 +58,9 @@ class World:
         return name
 
     def connect(self, device: torch.device) -> None:
-        """Tensors on `device` are going to be sent."""
+        """Work is going to be done on `device`, and tensors on it to be sent."""
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
 
     def stream(self, name: str) -> str:
         """Name of a random stream of this process's own; the main process has that of a world of one."""
@@ -164,8 +166,8 @@ class Processes(World):
         return f"cuda:{self.local_rank}"
 
     def connect(self, device: torch.device) -> None:
+        super().connect(device)
         if device.type == "cuda":
-            torch.cuda.set_device(device)
             with _answered():
                 self._nccl = dist.new_group(backend="nccl", timeout=TIMEOUT)
 

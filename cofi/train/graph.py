@@ -156,10 +156,11 @@ class GraphedSteps:
         """
         if self._stream is None:
             return self._step(batch, step)
-        self._stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):  # one stream for eager and recorded steps: autograd remembers it
             loss = self._step(batch, step)
-        torch.cuda.current_stream().wait_stream(self._stream)
+        current.wait_stream(self._stream)
         return loss
 
     def _step(self, batch: TaskBatch, step: int) -> StepLoss:

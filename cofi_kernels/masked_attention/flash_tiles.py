@@ -36,15 +36,19 @@ def forward_tile(head_dim: int, dtype: torch.dtype, aligned: bool) -> Tile:
 
 
 def keys_tile(head_dim: int, dtype: torch.dtype, aligned: bool, max_seqlen: int) -> tuple[Tile, bool]:
-    """For dk and dv; and whether its keys are all that a sequence has, so that dq falls out as well."""
+    """For dk and dv; and whether its keys are all that a sequence has, so that dq falls out as well.
+
+    One stage: with two the compiler lets the next load into dc's memory while dc^T's product on sm_90 may still read it
+    (Triton's issue 6691: dc is read into registers too, for delta). The tests of compilation look for that.
+    """
     if dtype == torch.float32:
         return Tile(16, 32, 8, 1), max_seqlen <= 32
     if head_dim > 64:
-        return Tile(32, 32, 8), max_seqlen <= 32
+        return Tile(32, 32, 8, 1), max_seqlen <= 32
     queries = 32 if aligned else 16
     if max_seqlen <= 64:
-        return Tile(queries, 64, 4), True
-    return Tile(queries, 128, 8), aligned and max_seqlen <= 128
+        return Tile(queries, 64, 4, 1), True
+    return Tile(queries, 128, 8, 1), aligned and max_seqlen <= 128
 
 
 def queries_tile(head_dim: int, dtype: torch.dtype, aligned: bool) -> Tile:

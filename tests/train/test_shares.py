@@ -236,3 +236,12 @@ def test_no_launcher_is_a_world_of_one(monkeypatch, missing):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(missing or "LOCAL_RANK", raising=False)
     assert launched_world() is ALONE
+
+
+@pytest.mark.parametrize(("device", "made_current"), [("cpu", []), ("cuda", []), ("cuda:1", ["cuda:1"])])
+def test_the_device_of_a_run_is_the_current_one(device: str, made_current: list[str], monkeypatch) -> None:
+    """Streams and generators that name no device are of the current one."""
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    World().connect(torch.device(device))
+    assert chosen == made_current
