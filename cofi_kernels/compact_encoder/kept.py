@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from cofi_kernels.compact_encoder.layout import EncoderLayout
-from cofi_kernels.compact_encoder.packed import anchor_of, state_of
+from cofi_kernels.compact_encoder.packed import state_of
 
 
 class Witness:
@@ -35,6 +35,9 @@ class Copy(Protocol):
     def fill(self, weights: Sequence[Tensor]) -> None:
         """Take other weights of the same layout, in place."""
 
+    def tensors(self) -> Iterable[Tensor]:
+        """What the copy consists of."""
+
 
 C = TypeVar("C", bound=Copy)
 
@@ -42,10 +45,15 @@ C = TypeVar("C", bound=Copy)
 class _Kept(NamedTuple):
     copy: Any
     witness: Witness
+    weights: list[weakref.ref[Tensor]]  # the first that goes takes the copy with it
+    streams: set[Any]  # that are known to read it
 
 
 class KeptCopies(Generic[C]):
-    """The copies that `make` has made. They stay where they are as long as the first weight lives: graphs read them.
+    """The copies that `make` has made. They stay where they are as long as all their weights live: graphs read them.
+
+    Weights are the same where all are the same objects. Two encoders that share one weight, of a frozen layer say, have
+    a copy each: filled with the other's weights, one would change under a graph that reads it.
 
     Who makes or fills a copy waits for that before another can find it. So any stream may read what is found, and so
     may a capture, in which an event of another stream could not be waited for.
@@ -54,41 +62,62 @@ class KeptCopies(Generic[C]):
     def __init__(self, make: Callable[..., C]) -> None:
         """make: (weights, layout, hidden size, *how) -> a copy."""
         self._make = make
-        self._known: Any = WeakIdKeyDictionary()  # first weight -> {what a copy was made for: the copy, its witness}
+        self._known: dict[Any, _Kept] = {}  # by the ids of the weights, all of which live, and what it was made for
         self._lock = threading.Lock()
 
     def find(self, x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout, *how: Any) -> C:
         """A copy made for x (T, E) and `how`. One that a capture does not find the graph makes, at each replay."""
-        anchor = anchor_of(weights)
-        key = (layout, x.shape[1], x.dtype, x.device, *how)
-        kept = self._get(anchor, key)
+        ids = tuple(id(w) for w in weights if w.numel())
+        key = (ids, layout, x.shape[1], x.dtype, x.device, *how)
+        kept = self._known.get(key)
         if is_capturing(x):
             if kept is not None and kept.witness.counts_no_write(weights):
                 return kept.copy
             return self._make(weights, layout, x.shape[1], *how)
-        if kept is not None and kept.witness.agrees(weights):
-            return kept.copy
-        with self._lock, torch.inference_mode(False), torch.no_grad():  # inference tensors could not be filled outside
-            kept = self._get(anchor, key)
-            if kept is not None and kept.witness.agrees(weights):  # another thread was faster
-                return kept.copy
-            copy = self._renew(kept, weights, layout, x.shape[1], *how)
-            witness = Witness(weights)
-            wait_for(x.device)
-            if anchor is not None:
-                self._known.setdefault(anchor, {})[key] = _Kept(copy, witness)
-            return copy
-
-    def _get(self, anchor: Tensor | None, key: Any) -> _Kept | None:
-        return None if anchor is None else self._known.get(anchor, {}).get(key)
-
-    def _renew(
-        self, kept: _Kept | None, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int, *how: Any
-    ) -> C:
-        if kept is None:
-            return self._make(weights, layout, n_hidden, *how)
-        kept.copy.fill(weights)
+        if kept is None or not kept.witness.agrees(weights):
+            kept = self._renewed(key, x, weights, layout, *how)
+        if x.is_cuda:
+            _keep_for_this_stream(kept, x.device)
         return kept.copy
+
+    def _renewed(self, key: Any, x: Tensor, weights: Sequence[Tensor], layout: EncoderLayout, *how: Any) -> _Kept:
+        with self._lock, torch.inference_mode(False), torch.no_grad():  # inference tensors could not be filled outside
+            kept = self._known.get(key)
+            if kept is not None and kept.witness.agrees(weights):  # another thread was faster
+                return kept
+            if kept is None:
+                copy = self._make(weights, layout, x.shape[1], *how)
+            else:
+                copy = kept.copy
+                copy.fill(weights)
+            kept = _Kept(copy, Witness(weights), self._watch(key, weights), set())
+            wait_for(x.device)
+            if kept.weights:
+                self._known[key] = kept
+            return kept
+
+    def _watch(self, key: Any, weights: Sequence[Tensor]) -> list[weakref.ref[Tensor]]:
+        """What forgets the copy as soon as one of them goes: its id may become another's then, and copies of weights
+        made for a call would pile up."""
+
+        def forget(_: weakref.ref[Tensor]) -> None:
+            self._known.pop(key, None)
+
+        return [weakref.ref(w, forget) for w in weights if w.numel()]
+
+
+def _keep_for_this_stream(kept: _Kept, device: torch.device) -> None:
+    """The copy's memory, once it goes, is no other's before this thread's current stream has done what it was given.
+
+    By itself it waits only for the stream on which the copy was made. A stream that it was told of it remembers until
+    then, so each is named once: a Triton encoder has some hundred tensors.
+    """
+    stream = torch.cuda.current_stream(device)
+    if stream in kept.streams:
+        return
+    for tensor in kept.copy.tensors():
+        tensor.record_stream(stream)
+    kept.streams.add(stream)
 
 
 def norms(weights: Sequence[Tensor]) -> Tensor:

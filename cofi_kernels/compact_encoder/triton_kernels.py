@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 import torch
@@ -74,6 +74,9 @@ class PaddedEncoder:
         for ours, theirs in zip(self.sublayers, pad_weights(weights, self.layout, self.width), strict=True):
             for old, new in zip(ours[1:], theirs[1:], strict=True):
                 old.copy_(new)
+
+    def tensors(self) -> Iterable[Tensor]:
+        return [t for sublayer in self.sublayers for t in sublayer[1:]]
 
     def __call__(self, x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """x (T, E) -> (T, E). Rows outside every sequence come out undefined, and touch no other."""

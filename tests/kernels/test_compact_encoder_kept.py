@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder import kept
+from cofi_kernels.compact_encoder.cuda import PersistentEncoder
 from cofi_kernels.compact_encoder.kept import KeptCopies
 from tests.kernels.encoders import HIDDEN, ONE, weights_of
 
@@ -30,6 +33,9 @@ class Doubled:
     def fill(self, weights: Sequence[Tensor]) -> None:
         type(self).filled += 1
         self.twice.copy_(weights[0] * 2)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.twice]
 
 
 @pytest.fixture
@@ -50,6 +56,36 @@ def test_a_copy_is_kept_for_what_it_was_made_for(copies, weights):
     first = copies.find(X, weights, ONE, 1)
     assert copies.find(X, weights, ONE, 1) is first and copies.find(X, weights, ONE, 2).how == (2,)
     assert (Doubled.made, Doubled.filled) == (2, 0)
+
+
+def test_encoders_that_share_their_first_weight_have_copies_of_their_own(copies, weights):
+    """A graph may read the one while the other is filled."""
+    others = [weights[0], *(w.clone() for w in weights[1:])]
+    first, second = copies.find(X, weights, ONE), copies.find(X, others, ONE)
+    others[-1] += 1
+    assert copies.find(X, others, ONE) is second is not first
+    assert (Doubled.made, Doubled.filled) == (2, 1)
+
+
+def test_a_copy_goes_with_the_first_of_its_weights_to_go(copies, weights):
+    """Otherwise those of temporaries would pile up, and a weight of the same id be taken for one that is gone."""
+    left = []
+    for _ in range(3):
+        temporaries = [weights[0], *(w.clone() for w in weights[1:])]
+        left.append(weakref.ref(copies.find(X, temporaries, ONE)))
+        copies.find(X, temporaries, ONE)
+    assert [copy() is None for copy in left] == [True, True, False]
+    del temporaries[-1]
+    assert left[-1]() is None and Doubled.made == 3
+
+
+def test_a_copy_that_was_filled_goes_with_its_weights(copies, weights):
+    left = weakref.ref(copies.find(X, weights, ONE))
+    weights[0] += 1
+    copies.find(X, weights, ONE)
+    assert left() is not None and Doubled.filled == 1
+    weights.clear()
+    assert left() is None
 
 
 @pytest.mark.parametrize("is_filled", [False, True], ids=["made", "filled"])
@@ -116,6 +152,49 @@ def test_a_capture_waits_for_nothing_and_leaves_what_is_kept_alone(copies, weigh
     assert own is not first and torch.equal(own.twice, weights[0] * 2) and Doubled.filled == 0
     assert copies.find(X, weights, ONE, "another way") is not other
     assert copies.find(X, weights, ONE) is first and Doubled.filled == 1
+
+
+class OnDevice:
+    """What a copy consists of, as if on a GPU: who must be done with it before its memory is another's."""
+
+    def __init__(self) -> None:
+        self.readers: list[str] = []
+
+    def record_stream(self, stream: str) -> None:
+        self.readers.append(stream)
+
+
+def test_memory_of_a_copy_is_kept_for_every_stream_that_reads_it(copies, weights, monkeypatch):
+    """A model may go right after a call on a stream that is not the one it was packed on."""
+    x: Any = SimpleNamespace(shape=X.shape, dtype=X.dtype, device=X.device, is_cuda=True)
+    memory, streams = [OnDevice(), OnDevice()], ["first", "second", "first", "second", "a capture's"]
+    monkeypatch.setattr(Doubled, "tensors", lambda self: memory)
+    monkeypatch.setattr(kept, "is_capturing", lambda t: streams[0] == "a capture's")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[0])
+    while streams:
+        copies.find(x, weights, ONE)
+        streams.pop(0)
+    assert [part.readers for part in memory] == [["first", "second"]] * 2
+
+
+def tensors_in(item: Any) -> list[Tensor]:
+    if isinstance(item, Tensor):
+        return [item]
+    return [t for part in item for t in tensors_in(part)] if isinstance(item, tuple | list) else []
+
+
+@pytest.mark.parametrize("kernel", ["triton", "persistent"])
+def test_a_copy_names_all_its_memory(weights, kernel):
+    if kernel == "triton":
+        pytest.importorskip("triton")
+        from cofi_kernels.compact_encoder.triton_kernels import PaddedEncoder
+
+        encoder: Any = PaddedEncoder(weights, ONE, HIDDEN)
+    else:
+        encoder = PersistentEncoder(weights, ONE, HIDDEN, 1, False)
+    named, held = list(encoder.tensors()), tensors_in(list(vars(encoder).values()))
+    assert len(named) == (10 if kernel == "triton" else 2)
+    assert {id(t) for t in named} == {id(t) for t in held}
 
 
 @pytest.mark.gpu

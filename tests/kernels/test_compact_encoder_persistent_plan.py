@@ -187,3 +187,12 @@ TOO_WIDE = {
 @pytest.mark.parametrize("change, hidden, refusal", TOO_WIDE.values(), ids=TOO_WIDE)
 def test_models_that_are_too_wide_are_refused(change, hidden, refusal):
     assert refusal in plan(replace(MIXED, **change), (128, 4, 32), hidden=hidden).refusal
+
+
+@pytest.mark.parametrize("layout", STRUCTURES.values(), ids=STRUCTURES)
+def test_batches_of_all_sizes_share_a_few_tables(layout):
+    """They stay on the device for good."""
+    sizes = [(n, length) for n in (1, 3, 16, 33, 200, 1024, 8192, 29_000) for length in (1, 16, 39, 64, 128, 256)]
+    plans = [plan(layout, (n * length, n, length)) for n, length in sizes]
+    tables = {table for found in plans if not found.refusal for table in (found.stages, found.sublayers)}
+    assert len(tables) <= 9 and sum(map(len, tables)) < 1_000_000
