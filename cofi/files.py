@@ -80,8 +80,25 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """A YAML mapping of plain values. Raises UserError naming the file where there is none."""
-    return _parse(path, max_bytes, "YAML", yaml.safe_load)
+    """A YAML mapping of plain values. Raises UserError naming the file where there is none, or an anchor or alias."""
+    return _parse(path, max_bytes, "YAML", _plain_yaml)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without anchors and aliases, by which 300 bytes are 10^9 values; no file of cofi has them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        if event.anchor is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _plain_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _PlainLoader)  # a SafeLoader: builds nothing but plain values
+    except (LookupError, AttributeError) as error:  # of a value that its tag does not fit, such as !!bool x
+        raise ValueError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
 
 
 def _parse(path: Path, max_bytes: int, language: str, parse: Callable[[str], Any]) -> dict[str, Any]:

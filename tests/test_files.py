@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -67,3 +68,28 @@ def test_an_error_of_yaml_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as YAML: .* line 2, column") as error:
         read_yaml(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_values_of_plain_yaml(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: '*all & more'\nb: [1, 2.5, null, true]\nc: x & y * z\n")
+    values = {"a": "*all & more", "b": [1, 2.5, None, True], "c": "x & y * z"}
+    assert read_yaml(tmp_path / "x.yaml") == values
+
+
+_BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize("text", [_BOMB, "a: &x 1\nb: 2", "a: &x {b: 1}\nc:\n  <<: *x", "&x a: 1", "a: &x [*x]"])
+def test_anchors_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match="x.yaml cannot be read as YAML: anchors and aliases are not allowed .* line 1"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("value", ["!!int ''", "!!float ''", "!!bool maybe", "!!timestamp today"])
+def test_values_that_do_not_fit_their_tag(tmp_path: Path, value: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: {value}")
+    with pytest.raises(UserError, match="x.yaml cannot be read as YAML: a value is not what its tag says"):
+        read_yaml(tmp_path / "x.yaml")

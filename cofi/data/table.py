@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import pyarrow.json
 import pyarrow.parquet
 
 from cofi.errors import UserError
+
+_ROW_BYTES = 1 << 24  # a block of a text file must hold a whole row; pyarrow's own 1 MiB is less than some texts have
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,27 @@ def _read_parquet(path: Path) -> pa.Table:
 def _read_csv(path: Path) -> pa.Table:
     """Every column as text: what a label means is decided later, and a text such as 007 must stay as it is."""
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
+    read = pyarrow.csv.ReadOptions(block_size=_ROW_BYTES)
+    _check_encoding(path)
+    with pyarrow.csv.open_csv(path, read_options=read, parse_options=parse) as reader:
         names = reader.schema.names
     convert = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in names})
-    return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert)
+    return pyarrow.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
 
 
 def _read_json_lines(path: Path) -> pa.Table:
-    # a block must hold a whole line; SQuAD-like lines are longer than the default allows for
-    return pyarrow.json.read_json(path, read_options=pyarrow.json.ReadOptions(block_size=1 << 24))
+    _check_encoding(path)
+    return pyarrow.json.read_json(path, read_options=pyarrow.json.ReadOptions(block_size=_ROW_BYTES))
+
+
+def _check_encoding(path: Path) -> None:
+    """Raise UserError for UTF-16, which Excel and PowerShell write: it would be read as odd rows and columns."""
+    with path.open("rb") as file:
+        mark = file.read(2)
+    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UserError(
+            f"{path} must be UTF-8 text, got UTF-16 (its first bytes are {mark.hex(' ')}): save it as UTF-8"
+        )
 
 
 # file name suffix -> (what a message calls it, reader)
@@ -80,11 +95,20 @@ def read_table(path: Path) -> RawTable:
     try:
         data = reader(path)
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise UserError(f"cannot read {path} as {word}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"cannot read {path} as {word}: {_reason(path, error)}") from error
     _check_names(data, path)
     if data.num_rows == 0:
         raise UserError(f"{path} has no rows")
     return RawTable(data, str(path))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """pyarrow's words, but those about a row that no block holds, which advise what no flag can do."""
+    words = " ".join(str(error).split())
+    cut = "straddling object" in words or ("Empty CSV file" in words and path.stat().st_size > _ROW_BYTES)
+    if cut:
+        return f"a row must have at most {_ROW_BYTES} bytes, got a longer one; is a quote or a bracket left open?"
+    return words[:300]
 
 
 def _check_names(data: pa.Table, path: Path) -> None:

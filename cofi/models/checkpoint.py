@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cofi.models.config import CompactConfig
 CONFIG_FILE = "config.json"
 _SAFETENSORS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
+_MAX_SHARING = 2  # tensors of a file to its bytes: all of it tied would be there twice, embeddings and decoder are
 
 
 class Checkpoint:
@@ -112,7 +114,8 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 def load_plain(file: Path, max_bytes: int | None = None) -> Any:
     """What torch.save wrote of tensors and plain values; nothing of it is run. Raises UserError naming the file.
 
-    max_bytes: the most it may unpack to; by default its own size, so that it cannot be compressed
+    max_bytes: the most it may unpack to; by default its own size, so that it cannot be compressed. The tensors may be
+    read and copied: they take at most twice what it unpacks to
     """
     try:
         limit, unpacked = file.stat().st_size if max_bytes is None else max_bytes, _unpacked_bytes(file)
@@ -120,7 +123,9 @@ def load_plain(file: Path, max_bytes: int | None = None) -> Any:
             raise UserError(f"{file} must unpack to at most {limit} bytes, got {unpacked}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's doubts about a file it then refuses
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_tensors(file, content, unpacked)
+        return content
     except UserError:
         raise
     except Exception as error:  # noise makes the unpickler raise anything, KeyError among others
@@ -137,6 +142,43 @@ def _unpacked_bytes(file: Path) -> int:
         return size
     with zipfile.ZipFile(file) as archive:
         return max(size, sum(entry.file_size for entry in archive.infolist()))
+
+
+def _check_tensors(file: Path, content: Any, unpacked: int) -> None:
+    """Raise UserError where a copy of the tensors would take more memory than a file of `unpacked` bytes explains.
+
+    Few stored bytes are any number of tensors of any shape: by strides of 0, or as views of one storage.
+    """
+    total = 0
+    for name, tensor in _named_tensors(content):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UserError(f"{file}: {name} must be a dense tensor, got {tensor.layout} on {tensor.device}")
+        n_bytes = math.prod(tensor.shape) * tensor.element_size()
+        stored = tensor.untyped_storage().nbytes()
+        if n_bytes > stored:
+            raise UserError(
+                f"{file}: {name} of shape {tuple(tensor.shape)} must have {n_bytes} bytes in the file, got {stored}"
+            )
+        total += n_bytes
+    if total > _MAX_SHARING * unpacked:
+        raise UserError(
+            f"{file}: its tensors must have at most {_MAX_SHARING * unpacked} bytes together, "
+            f"{_MAX_SHARING} times those of the file, which tied weights may share, got {total}"
+        )
+
+
+def _named_tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested containers with their nearest name. A container is entered once: it may hold itself."""
+    entered: set[int] = set()
+    left: list[tuple[str, Any]] = [("a tensor", content)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (Mapping, list, tuple, set)) and id(value) not in entered:
+            entered.add(id(value))
+            named = value.items() if isinstance(value, Mapping) else ((name, each) for each in value)
+            left.extend((key if isinstance(key, str) else name, each) for key, each in named)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

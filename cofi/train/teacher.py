@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from cofi.data.batches import TaskBatch, collate
 from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
+from cofi.memory import free_host_bytes
 from cofi.models import CompactModel
 from cofi.models.packed import sent
 from cofi.train.distributed import ALONE, World
@@ -102,10 +102,10 @@ class CachedTeacher(Teacher):
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on `device`."""
+    """Memory that is free on `device`; on the CPU, for this process."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_host_bytes()
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -76,6 +76,19 @@ def test_unknown_task_with_answers_is_question_answering(write: Write, tmp_path:
     assert splits.train["id"] == ["0"]
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked as UTF-8"])
+@pytest.mark.parametrize(
+    ("name", "head", "row"),
+    [("t.csv", b"text,label\n", b"%s,%d\n"), ("t.jsonl", b"", b'{"text": "%s", "label": %d}\n')],
+    ids=["csv", "jsonl"],
+)
+def test_texts_of_megabytes(tmp_path: Path, name: str, head: bytes, row: bytes, mark: bytes) -> None:
+    path, long = tmp_path / name, "x" * (3 << 20)
+    path.write_bytes(mark + head + row % (b"a", 0) + row % (long.encode(), 1) + row % (b"b", 0))
+    splits = load_splits("text", train_file=path, validation_file=path)
+    assert splits.train["text"] == ["a", long, "b"]
+
+
 def test_csv_texts_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text('text,label\n007,1\n"two\nlines, quoted",0\n1.50,1\n')

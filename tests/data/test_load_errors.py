@@ -123,17 +123,18 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "parts"),
     [
-        ("long.csv", b"text,label\na,0\n" + b"x" * (40 << 20) + b",1\nb,0\n"),
-        ("open.csv", b'text,label\n"a,0\n' + b"b,1\n" * (10 << 20)),
-        ("names.csv", b"x" * (20 << 20) + b",label\na,0\n"),
-        ("long.jsonl", b'{"text": "%s", "label": 1}\n' % (b"x" * (40 << 20))),
+        ("long.csv", (b"text,label\na,0\n", b"x", b",1\nb,0\n")),
+        ("open.csv", (b'text,label\n"a,0\n', b"b,1\n", b"")),
+        ("names.csv", (b"", b"x", b",label\na,0\n")),
+        ("long.jsonl", (b'{"text": "', b"x", b'", "label": 1}\n')),
     ],
     ids=["csv", "open quote", "names", "jsonl"],
 )
-def test_rows_longer_than_any_text(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
+def test_rows_longer_than_any_text(tmp_path: Path, name: str, parts: tuple[bytes, bytes, bytes]) -> None:
+    head, filling, end = parts
+    (tmp_path / name).write_bytes(head + filling * ((40 << 20) // len(filling)) + end)
     with pytest.raises(UserError, match=rf"{name} as .*: a row must have at most {16 << 20} bytes, got a longer one"):
         read_table(tmp_path / name)
 

@@ -8,9 +8,11 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cofi.errors import UserError
 from cofi.models import load_model
+from cofi.models.checkpoint import Checkpoint, load_plain
 
 from .tiny import edit_config, edit_weights, hf_directory
 
@@ -170,6 +172,68 @@ class TestPickles:
             for entry in source.namelist():
                 target.writestr(entry, source.read(entry))
         self.fails(pickled, "must unpack to at most")
+
+
+class TestTensorsThatTheFileDoesNotHold:
+    """A file of 2 kB can stand for tensors of terabytes."""
+
+    @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+    @pytest.mark.parametrize(
+        ("tensors", "message"),
+        [
+            ({"w": torch.zeros(1).expand(4096, 1 << 28)}, f"w of shape .* must have {1 << 42} bytes .* got 4$"),
+            ({"w": torch.zeros(100)[None].expand(2, 100)}, "w of shape .2, 100. must have 800 bytes .* got 400$"),
+            ({"w": torch.empty(1 << 40, device="meta")}, "w must be a dense tensor, got torch.strided on meta"),
+            ({"w": torch.eye(3).to_sparse()}, "w must be a dense tensor, got torch.sparse_coo on cpu"),
+            (
+                {str(i): whole.view(100, 10) for whole in [torch.zeros(1000)] for i in range(100)},
+                "at most [0-9]+ bytes together, 2 times those of the file, .* got 400000$",
+            ),
+        ],
+        ids=["expanded", "rows", "meta", "sparse", "views"],
+    )
+    def test_refused_before_anything_is_copied(self, tensors, message, is_zip, tmp_path):
+        torch.save(tensors, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(UserError, match=f"pytorch_model.bin: .*{message}"):
+            Checkpoint(tmp_path)
+
+    def test_embeddings_of_a_directory(self, classifier):
+        name = "bert.embeddings.word_embeddings.weight"
+        weights = load_file(classifier / "model.safetensors") | {name: torch.zeros(1).expand(1 << 20, 24)}
+        (classifier / "model.safetensors").unlink()
+        torch.save(weights, classifier / "pytorch_model.bin")
+        edit_config(classifier, vocab_size=1 << 20)
+        with pytest.raises(UserError, match=f"{name} of shape .* bytes in the file, got 4$"):
+            load_model(classifier)
+
+    def test_tensors_deep_within(self, tmp_path):
+        content = {"state": [{"step": 1, "w": torch.zeros(1).expand(1 << 40)}]}
+        torch.save(content, tmp_path / "last.pt")
+        with pytest.raises(UserError, match="last.pt: w of shape"):
+            load_plain(tmp_path / "last.pt")
+
+    def test_content_that_holds_itself(self, tmp_path):
+        content = {"w": torch.ones(3)}
+        content["own"] = content
+        torch.save(content, tmp_path / "last.pt")
+        assert load_plain(tmp_path / "last.pt")["own"]["w"].tolist() == [1, 1, 1]
+
+    def test_tied_weights_load(self, classifier):
+        """The decoder that pretraining ties to the embeddings is most of such a file."""
+        weights = load_file(classifier / "model.safetensors")
+        (classifier / "model.safetensors").unlink()
+        weights["bert.embeddings.word_embeddings.weight"] = embeddings = torch.randn(5000, 24)
+        tied = {"cls.predictions.decoder.weight": embeddings, "bert.embeddings.word_embeddings.weight": embeddings}
+        torch.save(weights | tied, classifier / "pytorch_model.bin")
+        edit_config(classifier, vocab_size=5000)
+        assert torch.equal(load_model(classifier).model.embeddings.word.weight, embeddings)
+
+    def test_parts_of_one_storage_load(self, tmp_path):
+        whole = torch.arange(12.0)
+        torch.save({"a": whole[:5], "b": whole[5:].view(7, 1), "c": whole[4:4]}, tmp_path / "pytorch_model.bin")
+        checkpoint = Checkpoint(tmp_path)
+        assert checkpoint.shapes == {"a": (5,), "b": (7, 1), "c": (0,)}
+        assert checkpoint.read("b").flatten().tolist() == whole[5:].tolist()
 
 
 @pytest.mark.parametrize("name", ["/no/such/dir", "./no-such-dir", "a/b/c", "not a hub id"])

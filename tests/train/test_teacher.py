@@ -71,3 +71,9 @@ def test_auto_leaves_the_cache_out_where_memory_is_short(parts, monkeypatch):
     monkeypatch.setattr(teacher_module, "free_bytes", lambda device: 10)
     with pytest.raises(UserError, match="--teacher-cache ram does not fit"):
         make_teacher(model, (1,), split, "ram")
+
+
+def test_memory_that_a_control_group_leaves_is_what_is_free(parts, monkeypatch):
+    model, split = parts
+    monkeypatch.setattr(teacher_module, "free_host_bytes", lambda: need(model, (1,), split) + 1)
+    assert not isinstance(make_teacher(model, (1,), split, "auto")[0], CachedTeacher)
