@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofi.export.onnx import write_onnx
+from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, OPENVINO_BF16, Engine, exported
 from cofi.models import CompactModel
 from cofi_kernels import EncoderLayout
 
@@ -73,37 +70,10 @@ def _valid(mask: Tensor) -> Tensor | None:
     return None if bool(mask.all()) else mask[:, None, None, :].bool()
 
 
-def _feed(names: set[str], ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {name: value.numpy() for name, value in values.items() if name in names}
-
-
-def _onnx_runtime(model: CompactModel) -> Logits:
-    """All of its graph optimizations; our export is written so that they find the attention of every layer."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
-        files, _ = write_onnx(model, Path(folder) / "model.onnx")
-        session = onnxruntime.InferenceSession(str(files[-1]), options, providers=["CPUExecutionProvider"])
-    names = {entry.name for entry in session.get_inputs()}
-    return lambda ids, mask: torch.from_numpy(session.run(["logits"], _feed(names, ids, mask))[0])
-
-
-def _openvino(model: CompactModel, precision: str = "f32") -> Logits:
-    """By itself it takes bf16 where the processor has it: then its fp32 is not what a user of it gets."""
-    import openvino
-
-    core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    with tempfile.TemporaryDirectory() as folder:
-        files, _ = write_onnx(model, Path(folder) / "model.onnx")
-        compiled = core.compile_model(str(files[-1]), "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision})
-    names = {name for entry in compiled.inputs for name in entry.names}
-    request = compiled.create_infer_request()
-    return lambda ids, mask: torch.from_numpy(request.infer(_feed(names, ids, mask))[compiled.output("logits")])
+def _in_engine(model: CompactModel, engine: Engine) -> Logits:
+    with exported(model) as file:
+        prepare = engine.load(file)
+    return lambda ids, mask: prepare(ids, mask)()
 
 
 @dataclass(frozen=True)
@@ -120,10 +90,14 @@ class Rival:
         return [package for package in self.needs if find_spec(package) is None]
 
 
+def _rival(engine: Engine, precision: str = "fp32") -> Rival:
+    return Rival(functools.partial(_in_engine, engine=engine), engine.needs, precision)
+
+
 RIVALS = {
     "eager": Rival(_eager),
     "compile": Rival(_compiled),
-    "onnxruntime": Rival(_onnx_runtime, ("onnx", "onnxruntime")),
-    "openvino": Rival(_openvino, ("onnx", "openvino")),
-    "openvino bf16": Rival(functools.partial(_openvino, precision="bf16"), ("onnx", "openvino"), "bf16"),
+    "onnxruntime": _rival(ONNX_RUNTIME),
+    "openvino": _rival(OPENVINO),
+    "openvino bf16": _rival(OPENVINO_BF16, "bf16"),
 }

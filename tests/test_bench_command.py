@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cofi.bench import __main__ as bench_command
-from cofi.bench import speedup, subjects, timing
+from cofi.bench import engines, speedup, subjects, timing
 from cofi.bench.results import Case, to_rows
 from cofi.bench.speedup import check_against_definition, main_output, measure_speedup, quantile_batch
 from cofi.bench.timing import MIN_ROUNDS, Timing, interleaved, machine_info, sgemm_gflops, summarize
@@ -206,6 +206,7 @@ FEW = ["--batch-size", "1", "2", "--seq-len", "6", "--rounds", "3", "--device", 
 class TestCommand:
     @pytest.fixture(autouse=True)
     def _known_machine(self, monkeypatch):
+        monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
         monkeypatch.setattr(bench_command, "sgemm_gflops", lambda device: 50.0)  # takes half a second for real
 
     def test_a_run_is_compared_with_its_own_teacher(self, run_dir, tmp_path, capsys):
@@ -227,18 +228,29 @@ class TestCommand:
         rivals = json.loads(capsys.readouterr().out)["rows"][0]["rivals"]
         assert {"dense", subjects.HUGGING_FACE} <= set(rivals)
 
-    def test_onnx_runtime_is_a_rival_where_it_is_installed(self, run_dir, capsys):
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
-        assert main([str(run_dir), *FEW, "--json", "-"]) == 0
-        assert subjects.ONNX_RUNTIME in json.loads(capsys.readouterr().out)["rows"][0]["rivals"]
+    @pytest.mark.parametrize("engine", [engines.ONNX_RUNTIME, engines.OPENVINO], ids=lambda engine: engine.name)
+    @pytest.mark.parametrize("head", ["none", "classification", "question_answering"])
+    def test_engines_that_are_installed_run_both_models(
+        self, engine, head, run_dir, hf_dir, tmp_path, monkeypatch, capsys
+    ):
+        for package in engine.needs:
+            pytest.importorskip(package)
+        monkeypatch.setattr(subjects, "ENGINES", (engine,))
+        model = run_dir
+        if head != "classification":
+            model = tmp_path
+            make_compact(head=head).save_pretrained(model)
+        assert main([str(model), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0
+        rivals = json.loads(capsys.readouterr().out)["rows"][0]["rivals"]
+        assert {f"compact, {engine.name}", f"dense, {engine.name}"} <= set(rivals)
 
     def test_what_is_left_out_is_said(self, run_dir, monkeypatch, capsys):
-        monkeypatch.setattr(subjects, "find_spec", lambda name: None)
+        monkeypatch.setattr(engines, "find_spec", lambda name: None)
         assert main([str(run_dir / "model"), *FEW]) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert "No dense original to compare with: name it with --dense." in printed
-        assert "onnx, onnxruntime not installed" in printed
+        assert "No ONNX Runtime: onnx, onnxruntime not installed (pip install 'cofi-kernels[onnx]')." in printed
+        assert "No OpenVINO: onnx, onnxruntime, openvino not installed (pip install 'cofi-kernels[bench]')." in printed
 
     @pytest.mark.parametrize("head", ["none", "question_answering"])
     def test_every_head_can_be_measured(self, head, hf_dir, tmp_path, capsys):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cofi.bench.speedup import Differs, check_against_definition, relative_difference
+from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, Engine, Prepare, exported
+from cofi.bench.speedup import Differs, check_against_definition, main_output, relative_difference
 from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
@@ -20,7 +19,8 @@ from cofi.models.checkpoint import CONFIG_FILE
 from cofi.models.locate import MODEL_OF_RUN, locate
 
 COMPACT, DENSE = "compact", "dense"
-HUGGING_FACE, ONNX_RUNTIME = "dense, transformers", "compact, ONNX Runtime"
+HUGGING_FACE = "dense, transformers"
+ENGINES = (ONNX_RUNTIME, OPENVINO)
 TOLERANCE = 5e-3  # between engines, relative to the largest output: they may sum in any order, on GPUs in TF32
 
 Run = Callable[[], object]
@@ -115,14 +115,24 @@ def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], 
             notes.append(f"No {HUGGING_FACE}: --dense must name the Hugging Face checkpoint for it.")
         else:
             subjects.append(hugging_face_subject(models.dense, models.dense_directory, device))
-    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
-    if device.type != "cpu":
-        notes.append(f"No {ONNX_RUNTIME}: it is compared on the CPU only.")
-    elif missing:
-        notes.append(f"No {ONNX_RUNTIME}: {', '.join(missing)} not installed (pip install 'cofi-kernels[onnx]').")
-    else:
-        subjects.append(onnx_subject(models.compact))
-    return subjects, notes
+    engines = _installed(device, notes)
+    if models.dense is not None:
+        subjects += engine_subjects(DENSE, models.dense, engines)
+    return subjects + engine_subjects(COMPACT, models.compact, engines), notes
+
+
+def _installed(device: torch.device, notes: list[str]) -> list[Engine]:
+    """The engines of others that can be compared here; `notes` say what keeps the rest out."""
+    found = []
+    for engine in ENGINES:
+        if device.type != "cpu":
+            notes.append(f"No {engine.name}: it is compared on the CPU only.")
+        elif engine.missing:
+            missing = ", ".join(engine.missing)
+            notes.append(f"No {engine.name}: {missing} not installed (pip install 'cofi-kernels[{engine.extra}]').")
+        else:
+            found.append(engine)
+    return found
 
 
 def in_precision(model: CompactModel, precision: str) -> CompactModel:
@@ -161,34 +171,22 @@ def hugging_face_subject(dense: CompactModel, directory: Path, device: torch.dev
     return Subject(HUGGING_FACE, lambda inputs: lambda: stock(**inputs.as_dict), check, _work_of(dense))
 
 
-def onnx_subject(compact: CompactModel) -> Subject:
-    """The exported graph in ONNX Runtime, with PyTorch's number of threads."""
-    import onnxruntime
+def engine_subjects(word: str, model: CompactModel, engines: Sequence[Engine]) -> list[Subject]:
+    """The exported graph of a model in each of the engines."""
+    if not engines:
+        return []
+    with exported(model) as file:
+        return [_engine_subject(f"{word}, {engine.name}", model, engine.load(file)) for engine in engines]
 
-    from cofi.export.onnx import write_onnx
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        write_onnx(compact, file)
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    wanted = {entry.name for entry in session.get_inputs()}
-    output = session.get_outputs()[0].name
-
-    def feed(inputs: Inputs) -> dict[str, object]:
-        values = {**inputs.as_dict, "token_type_ids": torch.zeros_like(inputs.input_ids)}
-        return {name: value.numpy() for name, value in values.items() if name in wanted}
-
-    def prepare(inputs: Inputs) -> Run:
-        values = feed(inputs)
-        return lambda: session.run([output], values)
+def _engine_subject(name: str, model: CompactModel, prepare: Prepare) -> Subject:
+    def prepared(inputs: Inputs) -> Callable[[], Tensor]:
+        return prepare(inputs.input_ids, inputs.attention_mask)
 
     def check(inputs: Inputs) -> None:
-        found = torch.from_numpy(session.run([output], feed(inputs))[0])
-        _compare(ONNX_RUNTIME, found, compact(**inputs.as_dict)[output])
+        _compare(name, prepared(inputs)(), main_output(model(**inputs.as_dict)))
 
-    return Subject(ONNX_RUNTIME, prepare, check, _work_of(compact))
+    return Subject(name, prepared, check, _work_of(model))
 
 
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:
