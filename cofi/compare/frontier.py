@@ -19,26 +19,49 @@ class Frontier:
     points: tuple[tuple[float, Mean], ...]
 
     @classmethod
-    def of(cls, groups: Sequence[Group], place: Place, dense: tuple[float, Mean]) -> Frontier:
-        """Of the groups that have a place, and of the model before pruning, `dense`."""
+    def of(
+        cls, groups: Sequence[Group], place: Place, dense: tuple[float, Mean], *, smaller_is_better: bool
+    ) -> Frontier:
+        """Of the groups that have a place, and of the model before pruning, `dense`, without points that are beaten.
+
+        A point is beaten by one that is at least as good in place and in score: nobody would choose it. It still says
+        how far was measured: towards worse places the best score holds up to the worst of them.
+        """
         found = [(place(group), group.mean("score")) for group in groups]
         points = [(x, score) for x, score in found if x and score is not None]
-        return cls(tuple(sorted([*points, dense], key=lambda point: point[0])))
+        sign = 1 if smaller_is_better else -1
+        best_first = sorted([*points, dense], key=lambda point: (sign * point[0], -point[1].value))
+        kept = best_first[:1]
+        for x, score in best_first[1:]:
+            if score.value > kept[-1][1].value:
+                kept.append((x, score))
+        if best_first[-1][0] != kept[-1][0]:
+            kept.append((best_first[-1][0], kept[-1][1]))
+        return cls(tuple(kept[::sign]))
 
     def at(self, x: float) -> Mean | None:
-        """The score at `x`, with the larger deviation of its two neighbours; None outside of what was measured.
+        """The score at `x`; None outside of what was measured.
 
-        The outermost points hold within a factor of NEAR beyond them.
+        The outermost points hold within a factor of NEAR beyond them. The deviation is on the line between those of the
+        two neighbours, like the score: the score's own is no larger, whatever their seeds have in common. A neighbour
+        without one (a single seed, the dense model) counts as 0.
         """
         first, last = self.points[0][0], self.points[-1][0]
         if first / NEAR <= x <= last * NEAR:
             x = min(max(x, first), last)
         for (low, below), (high, above) in zip(self.points, self.points[1:], strict=False):
             if low <= x <= high:
-                share = 0.0 if low == high else math.log(x / low) / math.log(high / low)
-                deviations = [mean.deviation for mean in (below, above) if mean.deviation is not None]
-                return Mean(below.value + share * (above.value - below.value), max(deviations, default=None))
+                return _between(below, above, 0.0 if low == high else math.log(x / low) / math.log(high / low))
         return None
+
+
+def _between(below: Mean, above: Mean, share: float) -> Mean:
+    """The mean that is `share` of the way from `below` to `above`."""
+    value = below.value + share * (above.value - below.value)
+    if below.deviation is None and above.deviation is None:
+        return Mean(value, None)
+    low, high = below.deviation or 0.0, above.deviation or 0.0
+    return Mean(value, low + share * (high - low))
 
 
 @dataclass(frozen=True)

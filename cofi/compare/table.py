@@ -14,9 +14,9 @@ from cofi.sweep.variants import GROUPS
 NOTE = (
     "Each row is a model of another method, and beside it what {reference} scores at the same size and at the same "
     "measured speed: on straight lines (in the logarithm of size or speed) between its measured points and the "
-    "teacher. Gain: {reference} minus the other, in points; = where it is within the scatter of the seeds; - where "
-    "{reference} was not measured at that size or speed, or not on the same machine. Scores are means over the seeds "
-    "of the best evaluation on the validation rows."
+    "teacher, without those that another one beats in both. Gain: {reference} minus the other, in points; = where it "
+    "is within the scatter of the seeds; - where {reference} was not measured at that size or speed, or not on the "
+    "same machine. Scores are means over the seeds of the best evaluation on the validation rows."
 )
 ABLATION_NOTE = "The score without a part of the method, and what {reference} gains over it at the same size."
 
@@ -78,7 +78,8 @@ def _frontier(groups: Sequence[Group], reference: str, axis: Axis, other: Group)
         alike = [g for g in own if g.goal.kind == SPARSITY]  # a run that was asked for speed spends its weights on it
     else:
         alike = [g for g in own if len(g.timed_on | other.timed_on) <= 1]
-    return Frontier.of(alike, axis.place, (start or 1.0, Mean(teacher.value, None)))
+    dense = (start or 1.0, Mean(teacher.value, None))
+    return Frontier.of(alike, axis.place, dense, smaller_is_better=axis.name == "size")
 
 
 def _verdict(g: Group, axis: Axis, frontier: Frontier) -> Verdict | None:

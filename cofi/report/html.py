@@ -167,15 +167,24 @@ def _sparsity_note(result: Mapping[str, Any]) -> str:
 
 
 def _command(run: RunFiles) -> str:
-    """The command that repeats the run: its own if it was kept, otherwise every setting of config.yaml as a flag."""
+    """The command that repeats the run: its own if it was kept, otherwise every setting of config.yaml as a flag.
+
+    A run that was asked for a speedup has a sparsity among its settings too: a command may give only one of the two.
+    """
     if isinstance(run.result.get("command"), str):
         return run.result["command"]
+    left_out = NOT_REPRODUCED | (set() if run.config.get("target_speedup") is None else {"sparsity"})
     words = [
-        f"--{str(name).replace('_', '-')} {shlex.quote(str(value))}"
+        _flag(str(name), str(value))
         for name, value in run.config.items()
-        if name not in NOT_REPRODUCED and isinstance(value, (str, int, float)) and value != ""
+        if name not in left_out and isinstance(value, (str, int, float)) and value != ""
     ]
     return " ".join(["python -m cofi.train", *words]) if words else ""
+
+
+def _flag(name: str, value: str) -> str:
+    """A flag and its value for a shell. What begins with a dash would be taken for a flag of its own."""
+    return f"--{name.replace('_', '-')}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
 
 
 def _loading(run: RunFiles) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from cofi.errors import UserError
 from cofi.sweep.store import DONE
 from cofi.sweep.summary import Record
+from cofi.train.config import SETTLED_BY_STUDENT
 
 
 def merged(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def _placed(record: Record, summary: Mapping[str, Any]) -> Record:
 def check_one_setting(records: Sequence[Record]) -> None:
     """Raise UserError where two records of one task and variant have different settings, or are of unlike models.
 
-    Of a record that does not name one of the two (older sweeps, points that are not finished) nothing can be said.
+    Of a record that does not name one of the two (older sweeps, points that are not finished) nothing can be said, nor
+    of rates that points which have not begun leave to the student.
     """
     for key, in_words in (("settings", _difference), ("dense_structure", _of_size)):
         first: dict[tuple[str, str], Record] = {}
@@ -41,16 +43,22 @@ def check_one_setting(records: Sequence[Record]) -> None:
             if key not in record:
                 continue
             other = first.setdefault((record["task"], record["variant"]), record)
-            if record[key] != other[key]:
+            if _told(record, other, key) != _told(other, record, key):
                 raise UserError(
                     f"--results holds {other['name']} with {in_words(other, record)}, but {record['name']} has "
                     f"{in_words(record, other)}: give one of the two variants another name, or name another folder"
                 )
 
 
+def _told(record: Record, other: Record, key: str) -> dict[str, Any]:
+    """What `record` says under `key` that can be held against `other`."""
+    left_open = {name for name in SETTLED_BY_STUDENT for each in (record, other) if each[key].get(name, 0) is None}
+    return {name: value for name, value in record[key].items() if name not in left_open}
+
+
 def _difference(record: Record, other: Record) -> str:
     """The settings of `record` that `other` does not have, in words."""
-    mine, theirs = record["settings"], other["settings"]
+    mine, theirs = _told(record, other, "settings"), _told(other, record, "settings")
     found = [f"{name} {value}" for name, value in mine.items() if name not in theirs or theirs[name] != value]
     return ", ".join(found) or "the defaults"
 

@@ -19,7 +19,7 @@ from cofi.report.values import show_seconds
 from cofi.sweep.plan import Grid, Point
 from cofi.sweep.store import DONE, Place, Store, check_settings, clear_unbegun, described, locked, settings_of_variant
 from cofi.train.config import FREE_ON_RESUME, TrainConfig
-from cofi.train.interrupt import Interrupted
+from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.pipeline import train
 from cofi.train.rundir import RunDirectory
 
@@ -34,6 +34,7 @@ class Sweep:
         self.grid, self.store, self.console = grid, store, console
         self.keep_checkpoints = keep_checkpoints
         self.points = grid.points()
+        self.guard = SignalGuard()  # of each run in its turn
         self._broken_teachers: dict[str, str] = {}
         for point in self.points:
             check_settings(store.place(point).run, self.config(point), f"point {point.name}")
@@ -48,7 +49,11 @@ class Sweep:
         return [{**described(point), "settings": settings_of_variant(self.config(point))} for point in self.points]
 
     def run(self, changed: Callable[[], object]) -> int:
-        """Do what is left. Returns the number of points that failed. Raises Interrupted or KeyboardInterrupt."""
+        """Do what is left. Returns the number of points that failed.
+
+        Raises Interrupted where a signal stopped a run, or came too late for that and stops the sweep after it, and
+        KeyboardInterrupt.
+        """
         failures = 0
         for number, point in enumerate(self.points, 1):
             place = self.store.place(point)
@@ -62,12 +67,19 @@ class Sweep:
                 changed()
             if place.status == DONE:
                 place.finish(keep_checkpoints=self.keep_checkpoints)
+            self._stop_if_asked()
         return failures
+
+    def _stop_if_asked(self) -> None:
+        """Raise Interrupted where a signal came in a run that had nothing left to stop."""
+        if self.guard.received is not None:
+            raise Interrupted(self.guard.received)
 
     def _attempt(self, point: Point, place: Place) -> str | None:
         """Run a point to its end. What goes wrong is noted and returned."""
         try:
             self._ensure_teacher(point)
+            self._stop_if_asked()
             self._finish_run(self.config(point), place.run)
         except (Interrupted, KeyboardInterrupt):
             raise
@@ -102,14 +114,13 @@ class Sweep:
                 self._broken_teachers[place] = f"no teacher: {error}"
                 raise
 
-    @staticmethod
-    def _finish_run(config: TrainConfig, run: RunDirectory) -> None:
+    def _finish_run(self, config: TrainConfig, run: RunDirectory) -> None:
         """Begin a run, or go on with it as it was told when it began."""
         if run.config.is_file():
             free = {name: getattr(config, name) for name in FREE_ON_RESUME}
             config = dataclasses.replace(run.read_config(), **{**free, "resume": True})
         if not run.result.is_file():
-            train(config, run)
+            train(config, run, guard=self.guard)
         write_report(run.root)
 
     def outlook(self, done: int) -> str:

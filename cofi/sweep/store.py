@@ -146,15 +146,27 @@ def clear_unbegun(run: RunDirectory) -> None:
 
 
 def check_settings(run: RunDirectory, wanted: TrainConfig, what: str) -> None:
-    """Raise UserError where a run is there already and was made with other settings than are wanted now."""
+    """Raise UserError where a run is there already and was made with other settings than are wanted now.
+
+    Two spellings of one place are no other setting.
+    """
     if not run.config.is_file():
         return
-    changed = changes(run.read_config().to_dict(), wanted.to_dict())
+    made, asked = run.read_config().to_dict(), wanted.to_dict()
+    asked |= {name: made[name] for name in _OF_PLACE if _is_one_place(made[name], asked[name])}
+    changed = changes(made, asked)
     if changed:
         raise UserError(
             f"{what} in {run.root} was made with other settings and cannot be a point of this sweep: "
             f"{', '.join(changed)}. Give the old settings, or name another --output"
         )
+
+
+def _is_one_place(one: str | None, other: str | None) -> bool:
+    """Whether both are paths to one file or directory that is there; the id of a model on a hub is none."""
+    if one is None or other is None:
+        return False
+    return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
 
 
 @contextlib.contextmanager

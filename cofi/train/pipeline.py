@@ -32,11 +32,14 @@ from cofi.train.selection import checksum
 from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
 
 
-def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[str, Any] | None:
+def train(
+    config: TrainConfig, run: RunDirectory, world: World = ALONE, guard: SignalGuard | None = None
+) -> dict[str, Any] | None:
     """Do the run that `config` describes, or what is left of it, together with the other processes of `world`.
 
     Returns the content of result.json; None in a process that is not the main one, which leaves when nothing is left to
-    train. Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving.
+    train. Raises UserError for anything the user can mend, Interrupted when a signal stopped it after saving. One that
+    comes when there is no step left to stop after is noted in `guard` alone: the run ends as it would have.
     """
     set_threads(config.threads)
     if config.tensorboard:
@@ -59,7 +62,8 @@ def train(config: TrainConfig, run: RunDirectory, world: World = ALONE) -> dict[
     augmenter = load_augmenter(config, run, inputs)
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
     world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
-    with SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
+    with guard or SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
+        guard.say = monitor.message
         session = Session(
             config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, world, profile=profile
         )

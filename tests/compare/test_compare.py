@@ -53,17 +53,79 @@ def write(folder: Path, records: list[dict]) -> str:
 
 def test_scores_between_two_points_lie_on_a_line_in_the_logarithm():
     frontier = Frontier(((1.0, Mean(80.0, 1.0)), (4.0, Mean(86.0, 0.5)), (10.0, Mean(90.0, None))))
-    assert frontier.at(2.0) == Mean(pytest.approx(83.0), 1.0)
+    assert frontier.at(2.0) == Mean(pytest.approx(83.0), pytest.approx(0.75))
     assert frontier.at(4.0).value == pytest.approx(86.0)
-    assert frontier.at(math.sqrt(40.0)) == Mean(pytest.approx(88.0), 0.5)
+    assert frontier.at(math.sqrt(40.0)) == Mean(pytest.approx(88.0), pytest.approx(0.25))
     assert frontier.at(0.97) is None and frontier.at(10.3) is None
+
+
+def test_a_point_that_is_almost_hit_scatters_like_itself():
+    frontier = Frontier(
+        ((1.0, Mean(80.0, 0.2)), (4.0, Mean(86.0, 5.0)), (9.0, Mean(88.0, None)), (10.0, Mean(90.0, None)))
+    )
+    assert frontier.at(1.001).deviation == pytest.approx(0.2, abs=0.01)
+    assert frontier.at(8.99).deviation == pytest.approx(0.0, abs=0.01)
+    assert frontier.at(9.5).deviation is None
+
+
+SPEEDS = {"smaller_is_better": False}
+SIZES = {"smaller_is_better": True}
+
+
+def frontier_of(points: list[tuple[float, float]], dense: tuple[float, float], **direction: bool) -> list[tuple]:
+    """(x, score) of the points that are left."""
+    groups = [group([record("rte", "default", 1, 1_000_000, score, x)])[0] for x, score in points]
+    dense_point = (dense[0], Mean(dense[1], None))
+    left = Frontier.of(groups, lambda g: g.speedup("batch 1"), dense_point, **direction).points
+    return [(x, score.value) for x, score in left]
+
+
+@pytest.mark.parametrize(
+    ("points", "direction", "left"),
+    [
+        ([(8.0, 70.0), (6.0, 75.0), (6.5, 80.0)], SPEEDS, [(1.0, 90.0), (6.5, 80.0), (8.0, 70.0)]),
+        ([(0.2, 70.0), (0.4, 80.0), (0.5, 75.0)], SIZES, [(0.2, 70.0), (0.4, 80.0), (1.0, 90.0)]),
+        ([(6.0, 75.0), (6.0, 80.0)], SPEEDS, [(1.0, 90.0), (6.0, 80.0)]),
+        ([(0.5, 80.0), (0.5, 75.0)], SIZES, [(0.5, 80.0), (1.0, 90.0)]),
+        ([(5.0, 80.0), (6.0, 80.0)], SPEEDS, [(1.0, 90.0), (6.0, 80.0)]),
+        ([(6.0, 80.0), (6.0, 80.0)], SPEEDS, [(1.0, 90.0), (6.0, 80.0)]),
+        ([(4.0, 91.0), (8.0, 80.0)], SPEEDS, [(1.0, 91.0), (4.0, 91.0), (8.0, 80.0)]),
+        ([(0.2, 80.0), (0.4, 91.0)], SIZES, [(0.2, 80.0), (0.4, 91.0), (1.0, 91.0)]),
+        ([(0.9, 91.0), (4.0, 80.0)], SPEEDS, [(0.9, 91.0), (1.0, 90.0), (4.0, 80.0)]),
+        ([(0.9, 85.0)], SPEEDS, [(0.9, 90.0), (1.0, 90.0)]),
+    ],
+    ids=[
+        "slower-and-worse",
+        "larger-and-worse",
+        "as-fast-and-worse",
+        "as-large-and-worse",
+        "slower-and-as-good",
+        "twice-the-same",
+        "the-teacher-by-speed",
+        "the-teacher-by-size",
+        "slower-than-the-teacher-and-better",
+        "slower-than-the-teacher-and-worse",
+    ],
+)
+def test_a_point_that_another_beats_on_both_axes_is_no_part_of_the_frontier(points, direction, left):
+    for order in (points, points[::-1]):
+        assert frontier_of(order, (1.0, 90.0), **direction) == left
+
+
+def test_a_beaten_point_lowers_nothing_between_its_neighbours():
+    beaten = record("rte", "default", 1, 500_000, 60.0, 7.9)
+    other = record("rte", "other", 1, 2_000_000, 82.0, 4.0)
+    with_it, without = (compare([*REFERENCE, *more, other], "default")["rte"][0].verdicts for more in ([beaten], []))
+    assert with_it["speed, batch 1"] == without["speed, batch 1"]
+    assert with_it["speed, batch 1"].reference.value == pytest.approx(83.0)
+    assert with_it["size"] == without["size"]
 
 
 def test_the_outermost_points_hold_a_little_beyond_them():
     """Two methods that were asked for one sparsity have not the same number of weights."""
     frontier = Frontier(((1.0, Mean(80.0, 1.0)), (10.0, Mean(90.0, None))))
     assert frontier.at(0.985) == Mean(80.0, 1.0)
-    assert frontier.at(10.1) == Mean(90.0, 1.0)
+    assert frontier.at(10.1) == Mean(90.0, 0.0)
 
 
 @pytest.mark.parametrize(

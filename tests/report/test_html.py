@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,8 +15,12 @@ import pytest
 from cofi.errors import UserError
 from cofi.report import write_report
 from cofi.report.__main__ import main
-from cofi.report.html import headline, render_page
+from cofi.report.html import NOT_REPRODUCED, headline, render_page
 from cofi.report.reading import read_run
+from cofi.train.arguments import parse_given, resolve
+from cofi.train.rates import settle_rates
+from cofi.train.recipes import RECIPES
+from cofi.train.rundir import RunDirectory
 
 
 class Page(HTMLParser):
@@ -152,6 +157,28 @@ def test_the_command_repeats_every_setting_but_not_where_it_was_kept(make_run, r
     text = rendered(directory).text
     assert "--train-file 'a b.csv'" in text and "--layer-weight 0.5" in text and "--freeze False" in text
     assert "--output" not in text and "--resume" not in text and "--data" not in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"--recipe {recipe} --task {task}" for recipe in RECIPES for task in ("mrpc", "squad", "pydocs")),
+        "",
+        "--task mrpc --target-speedup 4 --device-profile 'profiles of mine/cpu.json'",
+        "--train-file \"a b's.csv\" --label-column '$label' --text-column=-text --model 'my models/bert'",
+        "--task mrpc --int-init-mean=-1e-05 --init-mean -2 --no-distill --threads 1",
+        "--task sst2 --teacher 'runs/a b/teacher' --teacher-only --output runs/c --tensorboard",
+    ],
+)
+def test_the_command_gives_the_settings_of_the_run(tmp_path, words):
+    config = settle_rates(resolve(parse_given(shlex.split(words))), hidden_size=384)
+    run = RunDirectory(tmp_path / "run")
+    run.start(config)
+    command = rendered(run.root).text.partition("Command that repeats it")[2].splitlines()[0]
+    python, dash, module, *flags = shlex.split(command)
+    assert (python, dash, module) == ("python", "-m", "cofi.train")
+    again = resolve(parse_given(flags)).to_dict()  # its rates are those that the run settled
+    assert again == config.to_dict() | {name: again[name] for name in NOT_REPRODUCED}
 
 
 def test_a_slower_model_is_not_called_faster():

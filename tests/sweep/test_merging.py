@@ -65,6 +65,19 @@ def test_one_variant_has_one_setting():
         merged(first, summary(THERE, "two", point("cola-default-s95-seed1", settings={})))
 
 
+def test_rates_that_are_left_to_the_student_contradict_none():
+    done = summary(HERE, "one", point("cola-default-s80-seed1", settings={"learning_rate": 3e-4, "batch_size": 16}))
+    open_ = {"learning_rate": None, "batch_size": 16}
+    waiting = point("cola-default-s80-seed2", "waiting", settings=open_)
+    assert len(merged(done, summary(THERE, "two", waiting))["points"]) == 2
+    with pytest.raises(UserError, match="-s80-seed1 with batch_size 16, but .*-s80-seed2 has batch_size 32"):
+        merged(done, summary(THERE, "two", {**waiting, "settings": open_ | {"batch_size": 32}}))
+    with pytest.raises(
+        UserError, match="-s80-seed1 with learning_rate 0.0003, but .*-s80-seed2 has learning_rate 1e-05"
+    ):
+        merged(done, summary(THERE, "two", point("cola-default-s80-seed2", settings=open_ | {"learning_rate": 1e-5})))
+
+
 def test_one_variant_is_of_models_of_one_size():
     def of(name: str, layers: int, hidden: int) -> dict:
         return point(name, dense_structure={"heads": [12] * layers, "intermediate": [64] * layers, "hidden": hidden})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,7 +14,10 @@ from cofi.errors import UserError
 from cofi.sweep import running
 from cofi.sweep.__main__ import main
 from cofi.sweep.results import read_summary
-from cofi.train import loop
+from cofi.sweep.store import check_settings
+from cofi.train import loop, pipeline
+from cofi.train.config import TrainConfig
+from cofi.train.rundir import RunDirectory
 from tests.tiny_sweep import points, tiny_sweep
 
 
@@ -131,14 +135,54 @@ def test_a_signal_stops_the_sweep_and_says_how_to_go_on(one, monkeypatch, capsys
     assert main(one) == 0
 
 
+@pytest.mark.parametrize(
+    ("folder", "status", "steps"),
+    [("teachers/animals-seed57/teacher", "waiting", 8 + 4), ("points/animals-default-s30-seed1/run/model", "done", 0)],
+    ids=["teacher", "point"],
+)
+def test_a_signal_that_a_run_ends_in_stops_the_sweep_after_it(
+    words, tmp_path, monkeypatch, capsys, folder, status, steps
+):
+    save_model = pipeline.save_model
+
+    def interrupt(model, tokenizer, where):
+        if where == tmp_path / "sweep" / folder:
+            os.kill(os.getpid(), signal.SIGINT)
+        save_model(model, tokenizer, where)
+
+    monkeypatch.setattr(pipeline, "save_model", interrupt)
+    assert main(words) == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert said.count("SIGINT: stopping after this step") == 1 and "Give the same command again" in said
+    assert (tmp_path / "sweep" / "teachers" / "animals-seed57" / "result.json").is_file()
+    found = points(tmp_path / "sweep")
+    assert [found[f"{task}-default-s30-seed1"]["status"] for task in ("animals", "beasts")] == [status, "waiting"]
+    monkeypatch.setattr(pipeline, "save_model", save_model)
+    taken = count_steps(monkeypatch)
+    assert main(words) == 0
+    assert len(taken) == steps + 4 + 8 + 4  # those of the other task too
+
+
+def test_a_point_that_fails_after_a_signal_stops_the_sweep_as_well(words, tmp_path, monkeypatch):
+    def fail(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise UserError("no place for it")
+
+    monkeypatch.setattr(pipeline, "write_result", fail)
+    assert main(words) == 128 + signal.SIGTERM
+    found = points(tmp_path / "sweep")
+    assert found["animals-default-s30-seed1"]["error"] == "no place for it"
+    assert found["beasts-default-s30-seed1"]["status"] == "waiting"
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError()], ids=["error", "memory"])
 def test_a_point_that_fails_is_noted_and_the_rest_goes_on(words, tmp_path, monkeypatch, error):
     real = running.train
 
-    def fail(config, run):
+    def fail(config, run, **more):
         if config.task == "animals" and not config.teacher_only:
             raise error
-        return real(config, run)
+        return real(config, run, **more)
 
     monkeypatch.setattr(running, "train", fail)
     assert main(words) == 1
@@ -169,6 +213,40 @@ def test_other_settings_are_refused_before_anything_runs(words, whole, capsys):
     assert run_command(lambda: main([*words, "--seeds", "2", "--teacher-epochs", "2"])) == 2
     assert "the teacher of animals" in capsys.readouterr().err
     assert len(points(whole)) == 2
+
+
+@pytest.mark.parametrize("absolute_first", [False, True], ids=["relative-first", "absolute-first"])
+def test_a_place_may_be_spelt_in_two_ways(one, tmp_path, monkeypatch, absolute_first):
+    """Of the sweep, and so of its teachers, and of the data and the model."""
+    monkeypatch.chdir(tmp_path)
+    relative = [os.path.relpath(word) if word.startswith("/") else word for word in one]
+    first, second = (one, relative) if absolute_first else (relative, one)
+    assert main(first) == 0
+    taken = count_steps(monkeypatch)
+    assert main(second) == 0
+    assert main([*second, "--seeds", "1", "2"]) == 0
+    assert len(taken) == 8 + 4
+
+
+def test_other_places_are_other_settings(one, checkpoint, tmp_path, monkeypatch, capsys):
+    assert main(one) == 0
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    for name in ("copy", "some/hub-id"):
+        assert run_command(lambda name=name: main([*one, "--model", name])) == 2
+        assert f"--model {name} (the run has {checkpoint})" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_path_is_one_place_with_itself_alone(tmp_path, monkeypatch):
+    """Ids of a hub differ in spellings that would be one path."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path / "run")
+    run.start(TrainConfig(model="some/id"))
+    check_settings(run, TrainConfig(model="some/id"), "it")
+    with pytest.raises(UserError, match=r"--model some//id \(the run has some/id\)"):
+        check_settings(run, TrainConfig(model="some//id"), "it")
+    (tmp_path / "some" / "id").mkdir(parents=True)
+    check_settings(run, TrainConfig(model="some//id"), "it")
 
 
 def test_teachers_are_shared_between_sweeps(one, whole, monkeypatch):

@@ -83,7 +83,8 @@ def test_a_signal_saves_and_exits(flags, tmp_path, monkeypatch, capsys, signum):
 
     monkeypatch.setattr(loop.PhaseLoop, "_after_step", interrupt)
     assert main(flags) == 128 + signum
-    assert "--resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--resume" in said and said.count(f"{signum.name}: stopping after this step") == 1
     assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
     assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
 
