@@ -19,7 +19,7 @@ from cofi.train.arguments import build_parser as train_parser
 from cofi.train.arguments import parse_given, resolve
 
 ROOT = Path(__file__).parents[1]
-TEXTS = ("README.md", "CONTRIBUTING.md", "docs/experiments.md", "docs/findings.md", "docs/tried.md")
+TEXTS = ("README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
 PARSERS = {
     "train": lambda words: resolve(parse_given(words)),
     "evaluate": lambda words: evaluate.build_parser().parse(words),
