@@ -35,11 +35,14 @@ class MovementGates(HardGates):
         scores = self.loga[: self.weights.numel()]
         order = scores.detach().argsort(descending=True, stable=True)
         budget = (1 - self.target_sparsity) * self.shape.prunable_size
+        n_heads = self.shape.n_layers * self.shape.n_heads
         # exact up to 2^53 weights, which fp32 would not be
-        fits = self.weights[order].double().cumsum(0) <= budget.double()
+        costs = self.weights[order].double()
+        too_large = (order < n_heads) & (costs.cumsum(0) > budget.double())
+        costs = costs.masked_fill(too_large, 0.0)  # behind a head that does not fit, dims still may
+        fits = (costs.cumsum(0) <= budget.double()) & ~too_large
         kept = torch.zeros_like(scores).scatter(0, order, fits.to(scores.dtype))
         z = kept + (scores - scores.detach())  # the threshold passes the gradient of z on to the score
-        n_heads = self.shape.n_layers * self.shape.n_heads
         z_head, z_int = z[:n_heads].view(self.shape.n_layers, -1), z[n_heads:].view(self.shape.n_layers, -1)
         return with_empty_sublayers_cut(z_head, z_int).by_kind()
 

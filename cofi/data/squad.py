@@ -139,8 +139,8 @@ def _joined(parts: list[_Windows], ids: list[str], contexts: list[str], answers:
 
 
 def _shortened(questions: list[str], tokenizer: Any, limit: int) -> list[str]:
-    """Questions cut after `limit` tokens. One with at most that many characters cannot have more."""
-    long = [row for row, question in enumerate(questions) if len(question) > limit]
+    """Questions cut after `limit` tokens. One of at most that many bytes cannot have more, so it is not looked at."""
+    long = [row for row, question in enumerate(questions) if len(question.encode()) > limit]
     if not long:
         return questions
     texts = [questions[row] for row in long]
@@ -148,8 +148,8 @@ def _shortened(questions: list[str], tokenizer: Any, limit: int) -> list[str]:
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     shortened = list(questions)
     for row, offsets in zip(long, encoded["offset_mapping"], strict=True):
-        if len(offsets) > limit:
-            shortened[row] = questions[row][: offsets[limit - 1][1]]
+        if len(offsets) > limit:  # not behind the last token that stays: it may be the first byte of a letter only
+            shortened[row] = questions[row][: offsets[limit][0]].rstrip()
     return shortened
 
 

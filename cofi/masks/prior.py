@@ -55,7 +55,7 @@ def start_by_worth(
         short = float(target.of_masks(gates.deterministic().alive())) < goal
         low, high = (middle, high) if short else (low, middle)
     place(high)
-    kept = gates.deterministic().by_kind()
+    kept = gates.deterministic().without_empty_sublayers().by_kind()
     for kind in views.keys() & {"mha", "ffn"}:
         views[kind].masked_fill_(kept[kind] == 0, -MAX_LOGA)
 

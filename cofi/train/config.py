@@ -180,6 +180,7 @@ class TrainConfig:
                 f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
                 f"got {self.sparsity_warmup_epochs}"
             )
+        _check_leaps(self)
         if self.method not in METHODS:
             raise UserError(f"--method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.matching not in STRATEGIES:
@@ -259,6 +260,22 @@ def _check_goal(config: TrainConfig) -> None:
     if config.start_sparsity > config.goal:
         named = "--sparsity" if config.target_speedup is None else "what --target-speedup removes"
         raise UserError(f"--start-sparsity must not exceed {named} ({config.goal:.4g}), got {config.start_sparsity}")
+
+
+def _check_leaps(config: TrainConfig) -> None:
+    """Of gates that are set by scores."""
+    if config.method != COFI or config.gate_prior == "none":
+        return
+    if config.rounding == "expected":
+        raise UserError(
+            "--gate-prior fisher needs --rounding threshold: with expected every layer keeps a twentieth of its shut "
+            "units, whatever their scores"
+        )
+    if config.gate_prior_rounds > 1 and config.sparsity_warmup_epochs == config.prune_epochs:
+        raise UserError(
+            f"--sparsity-warmup-epochs must be below --prune-epochs ({config.prune_epochs}) with --gate-prior-rounds "
+            f"{config.gate_prior_rounds}, whose last leap comes at its end, got {config.sparsity_warmup_epochs}"
+        )
 
 
 def _check_types(config: TrainConfig) -> None:

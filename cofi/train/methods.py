@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, FixedGates, MovementGates, MovementRamp
-from cofi.masks import Gates, Lagrangian, SparsityRamp, SparsityStairs, parse_kinds
+from cofi.masks import Constraint, Gates, Lagrangian, SparsityRamp, SparsityStairs, SparsityTarget, parse_kinds
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength
@@ -48,23 +48,32 @@ def add_gates(session: Session, student: Student) -> None:
     student.gates = gates.to(session.device)
     student.lagrangian = Lagrangian().to(session.device)
     student.constraint = constraint.to(session.device)
-    goal, warmup_steps = constraint.target.goal, _warmup_steps(session)
+    goal, warmup_steps = constraint.target.goal, _steps(session, config.sparsity_warmup_epochs)
     if config.gate_prior == "fisher":
-        stairs = SparsityStairs(goal, warmup_steps=warmup_steps, rounds=config.gate_prior_rounds)
+        last = max(0, _steps(session, config.prune_epochs) - 1)  # a leap after the last step would not be taken
+        stairs = SparsityStairs(goal, warmup_steps=min(warmup_steps, last), rounds=config.gate_prior_rounds)
         student.ramp, student.before_step = stairs, setting_gates(session, student, stairs)
     else:
         student.ramp = SparsityRamp(goal, config.start_sparsity, warmup_steps, config.sparsity_ramp)
 
 
-def _warmup_steps(session: Session) -> int:
+def _steps(session: Session, epochs: float) -> int:
+    return PhaseLength.of(len(session.train), session.config.batch_size, epochs).steps
+
+
+def _size_held(session: Session, student: Student) -> Constraint:
+    """The constraint of methods that choose units: the number of weights, within --sparsity-epsilon."""
     config = session.config
-    return PhaseLength.of(len(session.train), config.batch_size, config.sparsity_warmup_epochs).steps
+    target = SparsityTarget(student.model.config.shape(), config.sparsity)
+    return Constraint(target, epsilon=config.sparsity_epsilon).to(session.device)
 
 
 def add_movement_gates(session: Session, student: Student) -> None:
     gates = MovementGates(student.model.config.shape()).to(session.device)
     student.gates = gates
-    student.ramp = MovementRamp(session.config.sparsity, warmup_steps=_warmup_steps(session), gates=gates)
+    student.constraint = _size_held(session, student)
+    warmup_steps = _steps(session, session.config.sparsity_warmup_epochs)
+    student.ramp = MovementRamp(session.config.sparsity, warmup_steps=warmup_steps, gates=gates)
 
 
 def add_fixed_gates(session: Session, student: Student) -> None:
@@ -74,4 +83,5 @@ def add_fixed_gates(session: Session, student: Student) -> None:
         session.monitor.message(f"choosing what to keep by {session.config.method} ...")
         masks = ONE_SHOT[session.config.method](evidence(session, student.model))
     student.gates = FixedGates(student.model.config.shape(), masks).to(session.device)
+    student.constraint = _size_held(session, student)
     student.ramp = SparsityRamp(session.config.sparsity)

@@ -14,6 +14,7 @@ from cofi.data.features import Passages, Ragged, TokenizedSplit
 from cofi.data.squad import check_window, token_span
 from cofi.data.squad_postprocess import MAX_ANSWER_TOKENS, best_answers, best_spans, candidates
 from cofi.errors import UserError
+from tests.data.conftest import byte_level
 
 SQUAD = TASKS["squad"]
 CONTEXT = "the river runs deep in new york, where the dog sat on a mat. what a cat, who is deep."
@@ -74,6 +75,14 @@ def test_long_question_is_cut(tokenizer: Any) -> None:
     split = tokenize(table(question="where is the dog " * 40), SQUAD, tokenizer)
     assert int((split.token_type_ids[0] == 0).sum()) == 64 + 2
     assert span_text(split, 0) == "on a mat"
+
+
+def test_a_question_of_few_letters_may_have_many_tokens() -> None:
+    """Of bytes: three for each of these."""
+    split = tokenize(table(question="\u732b" * 50), SQUAD, byte_level(), max_length=256, doc_stride=64)
+    assert len(split.input_ids[0]) <= 256 and span_text(split, 0) == "on a mat"
+    question = split.input_ids[0].tolist().index(2)  # the first separator
+    assert question - 1 == 63  # 21 letters: the next one would need two more
 
 
 def test_long_question_is_cut_without_a_warning(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

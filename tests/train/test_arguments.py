@@ -100,6 +100,8 @@ def test_unknown_flag_lists_the_valid_ones():
         (["--mask-kinds", "head,wings"], "wings"),
         (["--matching", "best"], "--matching must be one of .*nearest"),
         (["--sparsity-warmup-epochs", "99"], "must not exceed --prune-epochs"),
+        (["--sparsity-warmup-epochs", "3"], r"must be below --prune-epochs \(3.0\) with --gate-prior-rounds 4"),
+        (["--rounding", "expected"], "--gate-prior fisher needs --rounding threshold"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--augment", "21"], r"--augment must be in \[0, 20\], got 21"),
         (["--augment", "-1"], r"--augment must be in \[0, 20\], got -1"),
