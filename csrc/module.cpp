@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/cpu_features.h"
+#include "common/openmp.h"
 
 namespace cofi::adamw {
 void bind(pybind11::module_&);
@@ -63,6 +64,7 @@ void limit_isa_by_name(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() =
       "CPU kernels of cofi_kernels. Call them through the ops, which check arguments: here addresses are trusted.";
+  cofi::openmp::watch_forks();
   m.def("isa", &cofi::isa_name, "The instructions in use: portable, avx2, avx512 or amx.");
   m.def("limit_isa", &cofi::limit_isa_by_name, "Use at most these instructions, for tests: 'amx' lifts it.");
   cofi::adamw::bind(m);

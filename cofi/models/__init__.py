@@ -7,7 +7,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, A
 
 from cofi.models.config import CompactConfig
 from cofi.models.load import LoadedModel, load_model
-from cofi.models.model import CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
+from cofi.models.model import (
+    CompactModel,
+    CompactModelForQuestionAnswering,
+    CompactModelForSequenceClassification,
+    in_precision,
+)
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch, from_lists, pack_padded, pad_packed
 from cofi.models.replay import ReplayedModel
@@ -28,6 +33,7 @@ __all__ = [
     "PackedBatch",
     "ReplayedModel",
     "from_lists",
+    "in_precision",
     "load_model",
     "pack_padded",
     "pad_packed",

@@ -114,6 +114,7 @@ class CompactConfig(PreTrainedConfig):
             )
         for layer, config in enumerate(self.per_layer_config):
             check_layer(config.__dict__, f"layer {layer}: ")
+        self.layout()  # which knows what int8 cannot sum
 
     @property
     def is_regression(self) -> bool:

@@ -6,19 +6,23 @@ Between kernels PyTorch's operators and Python took 0.5 of 1.9 ms for a sentence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cofi.models.layers import is_plain_linear
 from cofi.models.watch import Watch
 from cofi_kernels import library
+from cofi_kernels.compact_encoder.layout import weight_shapes
 from cofi_kernels.compact_encoder.packed import find_packed, pack
 from cofi_kernels.compact_model.cpu import EmbeddingWeights, HeadWeights, NativeModel
 from cofi_kernels.native import load_native
 
 if TYPE_CHECKING:
+    from cofi.models.embeddings import Embeddings
     from cofi.models.model import CompactModel
 
 _MOST_TOKENS = 2**31 - 1  # of a batch: bounds are int32
@@ -29,6 +33,7 @@ class _Prepared:
 
     def __init__(self, model: CompactModel) -> None:
         self._layout = model.layout
+        self._settings = _settings_of(model)
         self._watch = Watch(model)
         self.native: NativeModel | None = None
         if not _is_fit(model):
@@ -39,7 +44,7 @@ class _Prepared:
 
     def is_of(self, model: CompactModel) -> bool:
         """Whether the model is still what it was."""
-        if self._layout is not model.layout or self._watch.has_changed():
+        if self._layout is not model.layout or self._settings != _settings_of(model) or self._watch.has_changed():
             return False
         return self.native is None or self._encoder.still_holds()
 
@@ -92,8 +97,52 @@ def _is_plain(t: Tensor, ids: Tensor) -> bool:
 
 
 def _is_fit(model: CompactModel) -> bool:
-    """fp32 on a CPU, as the compiled code reads it."""
-    return all(p.dtype is torch.float32 and p.device.type == "cpu" and p.is_contiguous() for p in model.parameters())
+    """fp32 on a CPU and of the shapes of its layout, as the compiled code reads it: it is given addresses."""
+    width = model.embeddings.word.weight.shape[1]
+    return (
+        all(_is_readable(p) for p in model.parameters())
+        and _are_tables(model.embeddings, width)
+        and _are_layers(model, width)
+        and _are_linear([model.pooler, model.classifier], width)
+    )
+
+
+def _is_readable(p: Tensor) -> bool:
+    """Others than PyTorch's own classes may have no memory to read."""
+    plain = type(p) in (Tensor, nn.Parameter) and p.device.type == "cpu"
+    return plain and p.dtype is torch.float32 and p.is_contiguous()
+
+
+def _are_tables(held: Embeddings, width: int) -> bool:
+    tables = [t.weight for t in (held.position, held.token_type) if t is not None]
+    norm = held.norm.weight.shape, held.norm.bias.shape
+    return all(t.shape[1] == width for t in tables) and norm == ((width,), (width,))
+
+
+def _are_layers(model: CompactModel, width: int) -> bool:
+    shapes, weights = weight_shapes(model.layout, width), model.encoder_weights()
+    return len(shapes) == len(weights) and all(
+        shape is None or weight.shape == shape for shape, weight in zip(shapes, weights, strict=True)
+    )
+
+
+def _are_linear(head: Sequence[nn.Module | None], width: int) -> bool:
+    """Modules one behind the other, of which a subclass would compute something else."""
+    for module in head:
+        if module is None:
+            continue
+        if not is_plain_linear(module):
+            return False
+        weight, bias = module.weight, module.bias
+        if weight.shape != (bias.numel(), width) or bias.dim() != 1:
+            return False
+        width = bias.numel()
+    return True
+
+
+def _settings_of(model: CompactModel) -> tuple[object, ...]:
+    """What else a call goes by."""
+    return model.config.pooler, model.embeddings.eps, model.embeddings.position_offset
 
 
 def _embeddings_of(model: CompactModel) -> EmbeddingWeights:

@@ -5,7 +5,7 @@ T packed tokens, E hidden, H heads, D head dim, I intermediate. Method: Xia, Zho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,12 @@ def linear(x: Tensor, module: nn.Linear) -> Tensor:
     """What `module` gives, in x's dtype: its parameters may be fp32 masters, as those of the kernels."""
     if type(module) is not nn.Linear or module.weight.dtype == x.dtype:  # a quantized one has no such parameters
         return cast(Tensor, module(x))
-    return F.linear(x, module.weight.to(x.dtype), module.bias.to(x.dtype))
+    return F.linear(x, module.weight.to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether its weight and bias say all of what it computes: a subclass (an adapter, a quantized one) may do more."""
+    return type(module) is nn.Linear and module.bias is not None
 
 
 class Norm(nn.Module):

@@ -23,7 +23,15 @@ from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
 from cofi.models.heads import classification_loss, lowest, span_loss
-from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward, linear
+from cofi.models.layers import (
+    SITES_PER_LAYER,
+    WEIGHTS_PER_SUBLAYER,
+    Attention,
+    EncoderLayer,
+    FeedForward,
+    is_plain_linear,
+    linear,
+)
 from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch
 from cofi_kernels.first_token_head.reference import ACTIVATIONS
@@ -78,7 +86,7 @@ class CompactModel(PreTrainedModel):
                 init.ones_(parameter)
 
     def set_inference_precision(self, precision: str) -> None:
-        """Compute in "fp32" or "int8" from now on, see CompactConfig.inference_precision. Raises ValueError."""
+        """Compute in "fp32", "int8" or "bf16" from now on, see CompactConfig.inference_precision. Raises ValueError."""
         self.config.inference_precision = precision
         self.config.check()
         self.layout = self.config.layout()
@@ -203,7 +211,8 @@ class CompactModel(PreTrainedModel):
         fields: dict[str, Tensor] = {}
         if self.pooler is None and self.classifier is None:
             return fields
-        if sites is None and not torch.is_grad_enabled():
+        plain = all(m is None or is_plain_linear(m) for m in (self.pooler, self.classifier))
+        if sites is None and plain and not torch.is_grad_enabled():
             return self._infer_head(x, batch)
         features = x[batch.bounds[:-1].long()]
         if self.pooler is not None:
@@ -265,6 +274,14 @@ class CompactModelForQuestionAnswering(CompactModel):
     """`CompactModel` with the question answering head, for AutoModelForQuestionAnswering."""
 
     required_head = "question_answering"
+
+
+def in_precision(model: CompactModel, precision: str) -> CompactModel:
+    """The same weights, computed in another precision."""
+    other = copy.copy(model)
+    other.config = copy.deepcopy(model.config)
+    other.set_inference_precision(precision)
+    return other
 
 
 def _with_head(config: CompactConfig, head: str) -> CompactConfig:

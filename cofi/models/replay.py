@@ -86,7 +86,8 @@ class ReplayedModel:
             self.refresh()
         bucket = bucket_of(batch.n_sequences, batch.n_tokens, batch.max_seqlen, self._longest)
         outputs = dict(zip(self._fields, self._graphs(bucket, pack_inputs(batch, bucket)), strict=True))
-        sizes = {name: batch.n_tokens if name in _TOKEN_FIELDS else batch.n_sequences for name in outputs}
+        n_sequences = batch.bounds.numel() - 1  # without padding
+        sizes = {name: batch.n_tokens if name in _TOKEN_FIELDS else n_sequences for name in outputs}
         fields: dict[str, Any] = {name: out[: sizes[name]] for name, out in outputs.items()}
         return CompactOutput(**fields)
 

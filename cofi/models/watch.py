@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Watch:
         """Whether a submodule or tensor was replaced or moved, or PyTorch counted a write to one."""
         return self._look() != self._state
 
-    def _look(self) -> tuple[list[nn.Module | None], tuple[list[int], list[int]]]:
+    def _look(self) -> tuple[list[nn.Module | None], tuple[Sequence[int], ...]]:
         children = list(chain.from_iterable(held.values() for held in self._children))
         tensors: list[Tensor] = [t for held in self._tensors for t in held.values() if t is not None]
         return children, state_of(tensors)

@@ -48,7 +48,10 @@ def adamw_(
     for i, param in enumerate(params):
         _check_tensors(i, param, {name: values[i] for name, values in tensors.items()})
     numbers = [[float(value) for value in values] for values in (steps, lrs, weight_decays)]
-    return _step(list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), *numbers, *betas, eps, max_norm)
+    norm = _step(list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), *numbers, *betas, eps, max_norm)
+    # as PyTorch's own do: by that packed weights are known to be old, and autograd that what it saved is gone
+    torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
+    return norm
 
 
 def _check_lengths(n: int, lists: Mapping[str, Sequence[Any]]) -> None:

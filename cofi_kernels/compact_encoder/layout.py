@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cofi_kernels.compact_encoder.low_precision import check_depth
 from cofi_kernels.masked_ffn.activations import get_activation
 
 LAYER_WEIGHTS = (
@@ -32,8 +33,8 @@ class EncoderLayout:
     normalises. precision: what the products with weights are computed in; "fp32" stands for the dtype of the weights,
     "int8" and "bf16" convert both factors as the family's README says, on a CPU.
 
-    Raises ValueError for tuples of different lengths, counts that are negative or belong to a removed sublayer, and an
-    unknown activation or precision.
+    Raises ValueError for tuples of different lengths, counts that are negative or belong to a removed sublayer, an
+    unknown activation or precision, and heads too wide together for int8.
     """
 
     heads: tuple[int, ...]
@@ -58,6 +59,7 @@ class EncoderLayout:
         get_activation(self.activation)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        check_depth("heads times head_dim", max(self.heads, default=0) * self.head_dim, self.precision)
 
     @property
     def n_layers(self) -> int:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 FFN_BLOCK = 512  # intermediate dims whose activations share a scale, and whose part of W_down has scales of its own
 SMALLEST_RANGE = 1e-30  # of a token's values; below it the token is taken to be constant
-MOST_DEPTH = 66_000  # 255 * 127 * K < 2^31
+MOST_DEPTH = 66_000  # K of an int8 product, whose sums are of 32 bits: 255 * 127 * K < 2^31
+
+
+def check_depth(name: str, depth: int, precision: str) -> None:
+    """Raise ValueError where `precision` cannot sum `depth` products: `name` says what they are of."""
+    if precision == "int8" and depth > MOST_DEPTH:
+        raise ValueError(f"{name} must be at most {MOST_DEPTH} in int8, whose sums are of 32 bits, got {depth}")
 
 
 def bf16_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from cofi_kernels.compact_encoder.layout import PRECISIONS, EncoderLayout
+from cofi_kernels.compact_encoder.low_precision import check_depth
 from cofi_kernels.masked_ffn.activations import ACTIVATIONS
 from cofi_kernels.native import load_native
 from cofi_kernels.packing import check_bounds
@@ -24,6 +25,8 @@ class PackedEncoder:
     """A copy of an encoder's fp32 weights in the layout of the CPU's microkernels."""
 
     def __init__(self, weights: Sequence[Tensor], layout: EncoderLayout, n_hidden: int) -> None:
+        """Raises ValueError for more hidden dims than int8 can sum over."""
+        check_depth("n_hidden", n_hidden, layout.precision)
         self.state = (layout, n_hidden, state_of(weights))
         contiguous = [w.contiguous() for w in weights]
         addresses = [w.data_ptr() for w in contiguous]
@@ -87,11 +90,13 @@ def anchor_of(weights: Sequence[Tensor]) -> Tensor | None:
     return next((w for w in weights if w.numel()), None)
 
 
-def state_of(weights: Sequence[Tensor]) -> tuple[list[int], list[int]]:
-    """Where each weight is and how often it was written to; 0 for inference tensors, which do not count."""
+def state_of(weights: Sequence[Tensor]) -> tuple[Sequence[int], ...]:
+    """Where each weight is, how large and in what order, and how often it was written to; 0 for inference tensors,
+    which do not count."""
     kept = [w for w in weights if w.numel()]
-    addresses = list(map(Tensor.data_ptr, kept))
+    # not size and stride, which take 36 us a hundred tensors and these 10: a transposed weight is not contiguous
+    place = list(map(Tensor.data_ptr, kept)), list(map(Tensor.numel, kept)), list(map(Tensor.is_contiguous, kept))
     try:
-        return addresses, list(map(_version, kept))
+        return *place, list(map(_version, kept))
     except RuntimeError:
-        return addresses, [0 if w.is_inference() else w._version for w in kept]
+        return *place, [0 if w.is_inference() else w._version for w in kept]

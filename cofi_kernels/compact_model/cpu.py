@@ -76,9 +76,9 @@ class NativeModel:
         None where a sequence has no token or too many, or a number is beyond its table.
         """
         n_rows, length = ids.shape
-        pooled = torch.empty((n_rows, self._pooler))
-        logits = torch.empty((n_rows, self._labels))
-        states = torch.empty((n_rows, length, self._hidden))
+        shapes = (n_rows, self._pooler), (n_rows, self._labels), (n_rows, length, self._hidden)
+        # named, as PyTorch's defaults may be others
+        pooled, logits, states = (torch.empty(shape, dtype=torch.float32, device="cpu") for shape in shapes)
         taken = self._native.run(
             ids.data_ptr(),
             address(mask),

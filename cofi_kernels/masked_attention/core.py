@@ -26,7 +26,8 @@ class Core:
     def __init__(self, sizes: Sizes, cu_seqlens: Tensor, dropout_p: float, dropout_state: Tensor | None) -> None:
         check_bounds(cu_seqlens.tolist(), sizes.max_seqlen, sizes.n_tokens)
         bounds = cu_seqlens.contiguous()
-        self._kept_alive = (bounds, sizes.live, dropout_state)  # whose addresses are in _problem
+        state = dropout_state.contiguous() if dropout_state is not None and dropout_p > 0.0 else None
+        self._kept_alive = (bounds, sizes.live, state)  # whose addresses are in _problem
         self._problem = {
             "bounds": bounds.data_ptr(),
             "sequences": cu_seqlens.numel() - 1,
@@ -35,7 +36,7 @@ class Core:
             "head_dim": sizes.head_dim,
             "max_seqlen": sizes.max_seqlen,
             "numbers": address(sizes.live),
-            "state": address(dropout_state if dropout_p > 0.0 else None),
+            "state": address(state),
             "threshold": keep_threshold(dropout_p),
             "scale": 1.0 / (1.0 - dropout_p),
             "threads": torch.get_num_threads(),

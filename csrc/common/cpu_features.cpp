@@ -30,6 +30,8 @@ std::atomic<Isa> limit{Isa::amx};
 // Linux keeps tiles for those processes alone that ask for it; all threads of the process then have them.
 bool detect_amx() {
 #if defined(COFI_HAS_AMX)
+  // the kernels of tiles round and convert with these, which a hypervisor may hide by themselves
+  if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bf16")) return false;
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25, kBf16 = 1u << 22, kWanted = kTile | kInt8 | kBf16;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kWanted) != kWanted) return false;

@@ -32,13 +32,17 @@ const Runtime& runtime() {
     find(r.thread_num, "omp_get_thread_num");
     find(r.num_threads, "omp_get_num_threads");
     find(r.in_parallel, "omp_in_parallel");
-    pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
     return r;
   }();
   return found;
 }
 
 }  // namespace
+
+void watch_forks() {
+  static const int watched = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+  (void)watched;
+}
 
 bool available() { return runtime().complete() && !forked.load(std::memory_order_relaxed) && !runtime().in_parallel(); }
 

@@ -3,6 +3,9 @@
 
 namespace cofi::openmp {
 
+// Be told of forks from now on: whoever forks before is not known to have done so.
+void watch_forks();
+
 // Whether body can be run on `threads` threads of that runtime now: false where there is none, inside one of its
 // parallel regions, and in a forked child, where the runtime's threads no longer exist.
 bool available();

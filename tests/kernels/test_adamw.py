@@ -168,3 +168,11 @@ def test_the_op_knows_its_shapes():
                 (*args, 0.9, 0.999, 1e-8, 1.0),
                 test_utils=("test_schema", "test_faketensor"),
             )
+
+
+def test_writes_are_counted():
+    """As PyTorch's own optimizers' are: who keeps what was made of a parameter sees that it is old."""
+    lists = [[torch.ones(3)] for _ in range(4)]
+    adamw_(*lists, steps=[1.0], lrs=[0.1], weight_decays=[0.0])
+    params, grads, exp_avgs, exp_avg_sqs = (tensors[0]._version for tensors in lists)
+    assert grads == 0 and min(params, exp_avgs, exp_avg_sqs) > 0

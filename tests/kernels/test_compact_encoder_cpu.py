@@ -265,3 +265,24 @@ def test_overwrites_x_where_it_may():
     assert torch.equal(x, kept)
     got = compact_encoder(x, bounds(lengths), max(lengths), weights, LAYOUT, overwrite_x=True)
     assert torch.equal(got, want) and got.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_weights_that_are_packed_are_refused_to_x_of_another_type(dtype: torch.dtype) -> None:
+    x, weights = torch.randn(9, HIDDEN), weights_of(LAYOUT, HIDDEN)
+    run(x, [4, 5], weights)
+    with pytest.raises(TypeError, match="weights"):
+        run(x.to(dtype), [4, 5], weights)
+
+
+def test_a_weight_of_the_same_memory_is_another_weight() -> None:
+    """Transposed, or a part of it: address and count of writes are the same."""
+    layout = EncoderLayout((2,), (0,), (True,), (False,), HIDDEN, 1e-12, "gelu")  # w_out is square
+    layout = replace(layout, heads=(1,))
+    x, weights = torch.randn(9, HIDDEN), weights_of(layout, HIDDEN)
+    run(x, [4, 5], weights, layout)
+    transposed = [*weights[:2], weights[2].t(), *weights[3:]]
+    found = run(x, [4, 5], transposed, layout)
+    assert_close_to_fp64(found, in_fp64(x, [4, 5], transposed, layout))
+    with pytest.raises(ValueError, match="w_out"):
+        run(x, [4, 5], [*weights[:2], weights[2][:40], *weights[3:]], layout)

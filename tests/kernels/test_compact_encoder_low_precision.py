@@ -81,6 +81,21 @@ def test_largest_sums_do_not_overflow(native_isa):
     torch.testing.assert_close(got, torch.full((2, 1), float(k - 1)))
 
 
+def test_sums_that_could_overflow_are_refused():
+    """In int8, and where they are as deep: the FFN's are cut into blocks, and bf16 has no such end."""
+    most = low_precision.MOST_DEPTH
+    wide = replace(LAYOUT, heads=(2,), intermediate=(most + 1,), mha=(True,), ffn=(True,), head_dim=most // 2)
+    replace(wide, precision="int8")
+    replace(wide, heads=(3,), precision="bf16")
+    with pytest.raises(ValueError, match="heads times head_dim must be at most 66000 in int8, .* got 66002"):
+        replace(wide, head_dim=most // 2 + 1, precision="int8")
+
+    layout = replace(INT8, heads=(0,), intermediate=(0,), mha=(False,), ffn=(True,))
+    run(torch.randn(1, most), [1], weights_of(layout, most), layout)
+    with pytest.raises(ValueError, match="n_hidden must be at most 66000 in int8, .* got 66001"):
+        run(torch.randn(1, most + 1), [1], weights_of(layout, most + 1), layout)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_reach_the_result(native_isa, value):
     for k in (5, 70):

@@ -119,7 +119,7 @@ def test_value_and_gradients_match_fp64_at_every_size(device, way, size):
 def test_dropout_is_the_counters_in_value_and_gradients(device, way, masks):
     """The oracle draws its own mask from the definition of the element's index."""
     lengths, n_heads, longest = [5, 0, 11, 1, 10], 4, 13
-    state = torch.tensor(STATE, device=device)
+    state = torch.tensor([STATE, STATE[::-1]], device=device).t()[:, 0]  # every other number of its memory
     u = counter_uniform(state, (n_heads, sum(lengths), longest)).double()
     factor = (u >= 0.3) / (1 - 0.3)
     inputs = inputs_of(sum(lengths), (n_heads, 8, 29), masks, device)

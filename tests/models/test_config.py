@@ -95,6 +95,7 @@ def test_no_shape_for_layers_that_differ():
         ({"per_layer_config": {0: 3}}, r"per_layer_config\[0\] must map fields"),
         ({"per_layer_config": {0: {"skip": ["attention"]}}}, r"per_layer_config\[0\] may set .* got skip"),
         ({"per_layer_config": {0: {"num_attention_heads": -1}}}, "layer 0: num_attention_heads must be an integer"),
+        ({"num_attention_heads": 1032, "head_dim": 64, "inference_precision": "int8"}, "must be at most 66000 in int8"),
         ({"per_layer_config": {4: {"ffn_bias_only": True}}}, "layer 4: ffn_bias_only needs intermediate_size to be 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

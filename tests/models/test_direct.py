@@ -91,6 +91,8 @@ WRITES = {
     "a sublayer removed": lambda m: setattr(m.layers[0], "ffn", copy.deepcopy(m.layers[1].ffn)),
     "loaded": lambda m: m.load_state_dict({k: v + 0.1 for k, v in m.state_dict().items()}),
     "another precision": lambda m: m.set_inference_precision("int8"),
+    "another pooler": lambda m: setattr(m.config, "pooler", "relu"),
+    "fewer classes": lambda m: [setattr(p, "data", p.data[:1]) for p in (m.classifier.weight, m.classifier.bias)],
 }
 
 
@@ -102,6 +104,69 @@ def test_changes_are_noticed(write, taken):
         write(model)
         assert_same(model, inputs, taken)
         assert not torch.equal(model(**inputs).logits, before)
+
+
+class Twice(torch.nn.Linear):
+    """A subclass that does more, as adapters are."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+# what compiled code would read past its end, or not see; the ordinary way takes it
+UNLIKE = {
+    "no bias": lambda m: setattr(m, "classifier", torch.nn.Linear(24, 2, bias=False)),
+    "a linear that does more": lambda m: setattr(m, "classifier", Twice(24, 2)),
+    "two modules": lambda m: setattr(m, "classifier", torch.nn.Sequential(torch.nn.Linear(24, 2), torch.nn.ReLU())),
+}
+
+
+@pytest.mark.parametrize("change", UNLIKE.values(), ids=UNLIKE)
+def test_heads_that_are_not_plain_are_called(change, taken):
+    model, inputs = model_of(head="classification"), padded_inputs()
+    change(model)
+    with torch.no_grad():
+        got = model(**inputs).logits
+    assert not taken()
+    torch.testing.assert_close(got, model(**inputs).logits.detach())
+
+
+def cut_ffn(model: CompactModel) -> None:
+    ffn = model.layers[0].ffn
+    for name in ("w_up", "b_up", "w_down"):
+        setattr(ffn, name, torch.nn.Parameter(getattr(ffn, name)[:4].detach().clone()))
+
+
+MISSHAPEN = {
+    "a wider classifier": lambda m: setattr(m, "classifier", torch.nn.Linear(24_000, 2)),
+    "narrower positions": lambda m: setattr(m.embeddings, "position", torch.nn.Embedding(40, 12)),
+    "fewer dims than the layout has": cut_ffn,
+    "a sublayer gone": lambda m: setattr(m.layers[0], "ffn", None),
+}
+
+
+@pytest.mark.parametrize("change", MISSHAPEN.values(), ids=MISSHAPEN)
+def test_weights_of_other_shapes_are_refused(change, taken):
+    model, inputs = model_of(head="classification"), padded_inputs()
+    change(model)
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+        model(**inputs)
+    assert not taken()
+
+
+def test_outputs_do_not_follow_pytorchs_defaults(taken):
+    model, inputs = model_of(head="classification"), padded_inputs()
+    with torch.no_grad():
+        want = model(**inputs).logits
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            try:
+                got = model(**inputs).logits
+            finally:
+                torch.set_default_dtype(torch.float32)
+            assert torch.equal(got, want) and taken()
+        with torch.device("meta"):
+            assert torch.equal(model(**inputs).logits, want)
 
 
 def test_a_model_of_another_type_and_back(taken):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -44,6 +46,16 @@ def test_outputs_are_those_of_the_model(changes):
     for lengths in (*BATCHES, *BATCHES):
         assert_same(replayed, model, batch_of(lengths))
     assert len(replayed.buckets) < len(BATCHES) + 1
+
+
+def test_padding_is_no_sequence_of_the_outputs():
+    model = model_of(head="classification")
+    batch = dataclasses.replace(batch_of([4, 12, 3]), is_padded=True)
+    got = ReplayedModel(model, capture=Captures())(batch)
+    with torch.no_grad():
+        want = model(batch=batch)
+    assert got.logits.shape == want.logits.shape == (2, 2)
+    torch.testing.assert_close(got.logits, want.logits)
 
 
 def test_changed_weights_are_noticed():

@@ -5,7 +5,7 @@
 // split: fp32 for AMX. A number is the sum of three bf16, exactly: the nearest to it, the nearest to what that leaves,
 //        and the rest. Six of the nine products of their pieces are added up, the others are below 2^-25 of the whole.
 //        What is not finite, or beyond bf16's range (3.39e38), gives NaN; numbers below 1e-33 lose digits.
-// int8: exact sums of integers; nothing is calibrated.
+// int8: exact sums of integers, for K up to 66,000 (255 * 127 * K < 2^31), which callers see to; nothing is calibrated.
 //   A[r, k] ~ low[r] + scale[r] q[r, k]      q in [0, 255], per row: from its smallest to its largest value
 //   B[k, n] ~ scale[n] w[k, n]               w in [-127, 127], per column: its largest size is 127
 //   C[r, n] = scale[n] (scale[r] sum_k q w + low[r] sum_k w) + bias[n]
@@ -20,10 +20,9 @@ namespace cofi::dots {
 
 enum class Number { int8, bf16, split };
 
-constexpr int64_t kPanel = 16;         // columns side by side in memory
-constexpr int64_t kGroup = 4;          // bytes of K that one instruction takes for a column
-constexpr int64_t kLine = 64;          // bytes of K that rows and panels are padded to, with zeros: 16 groups
-constexpr int64_t kMostDepth = 66000;  // of int8: 255 * 127 * K < 2^31
+constexpr int64_t kPanel = 16;  // columns side by side in memory
+constexpr int64_t kGroup = 4;   // bytes of K that one instruction takes for a column
+constexpr int64_t kLine = 64;   // bytes of K that rows and panels are padded to, with zeros: 16 groups
 
 inline int64_t panels_of(int64_t n) { return (n + kPanel - 1) / kPanel; }
 inline int64_t size_of(Number number) { return number == Number::int8 ? 1 : 2; }
