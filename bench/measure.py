@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cofi.bench.timing import machine_info
+from cofi.machine import machine_info
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_S = 2e-3  # one round of a contestant lasts about this long, so that the clock's own cost does not show

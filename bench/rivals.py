@@ -14,15 +14,23 @@ from torch import Tensor, nn
 from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, OPENVINO_BF16, Engine, exported
 from cofi.models import CompactModel
 from cofi_kernels import EncoderLayout
+from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS
 
 Logits = Callable[[Tensor, Tensor], Tensor]  # input_ids, attention_mask (B, S) -> logits
+
+
+def sublayers(weights: list[Tensor], i: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights of layer i: of its attention and of its FFN, each two of w and b, then its norm's."""
+    layer = weights[i * len(LAYER_WEIGHTS) : (i + 1) * len(LAYER_WEIGHTS)]
+    return layer[:N_ATTENTION_WEIGHTS], layer[N_ATTENTION_WEIGHTS:]
 
 
 def padded_encoder(x: Tensor, valid: Tensor | None, weights: list[Tensor], layout: EncoderLayout) -> Tensor:
     """(B, S, E) through every layer, padding and all, as modelling code for PyTorch is written."""
     for i, n_heads in enumerate(layout.heads):
-        w_qkv, b_qkv, w_out, b_out, *attention_norm = weights[12 * i : 12 * i + 6]
-        w_up, b_up, w_down, b_down, *ffn_norm = weights[12 * i + 6 : 12 * i + 12]
+        attention, ffn = sublayers(weights, i)
+        w_qkv, b_qkv, w_out, b_out, *attention_norm = attention
+        w_up, b_up, w_down, b_down, *ffn_norm = ffn
         if layout.mha[i]:
             qkv = (F.linear(x, w_qkv[part], b_qkv[part]) for part in range(3))
             q, k, v = (part.unflatten(2, (n_heads, layout.head_dim)).transpose(1, 2) for part in qkv)

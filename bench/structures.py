@@ -10,6 +10,7 @@ import torch
 
 from cofi.models import CompactConfig, CompactModel
 
+HELP = "JSON {name: {hidden, heads, int}} in place of CoFi's on MNLI"
 SPREAD = 0.02  # added to every weight: biases are not 0 and norms not 1, so that a wrong one shows
 
 
@@ -66,6 +67,15 @@ def read(path: Path) -> dict[str, Structure]:
     content = json.loads(path.read_text())
     found = {name: Structure(s["hidden"], tuple(s["heads"]), tuple(s["int"])) for name, s in content.items()}
     return {**found, DENSE: STRUCTURES[DENSE]}
+
+
+def chosen(path: Path | None, only: list[str] | None = None) -> dict[str, Structure]:
+    """CoFi's on MNLI and BERT-base, or those of a file; `only` names those that are wanted, in their order."""
+    found = STRUCTURES if path is None else read(path)
+    unknown = set(only or ()) - set(found)
+    if unknown:
+        raise SystemExit(f"--only must name {', '.join(found)}, got {', '.join(sorted(unknown))}")
+    return {name: found[name] for name in only or found}
 
 
 def build(structure: Structure, device: str = "cpu", *, spread: float = SPREAD) -> CompactModel:

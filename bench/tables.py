@@ -15,7 +15,7 @@ def markdown(result: dict[str, Any]) -> str:
     head = ["case", f"ours ({unit})", *rivals, "gain over the best", "share of GEMM peak"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in result["rows"]:
-        cells = [row["case"], _number(row["value"]), *(_number(row["rivals"].get(name)) for name in rivals)]
+        cells = [row["case"], number(row["value"]), *(number(row["rivals"].get(name)) for name in rivals)]
         foreign = [value for name, value in row["rivals"].items() if not name.startswith("ours")]
         gain = min(foreign) / row["value"] if foreign else None
         share = row.get("share_of_gemm_peak")
@@ -26,8 +26,9 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Machine: {where}."])
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+def number(value: float | None) -> str:
+    """A cell of a table: three digits, and all of those before the point."""
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def main(arguments: list[str] | None = None) -> None:

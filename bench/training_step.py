@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from bench import measure, tables
-from bench.inference import SHARED, real_lengths
-from bench.structures import read
+from bench import measure, sentences, structures, tables
 from bench.training_subjects import OursStep, hf_step, official_step
 from cofi.memory import keep_freed_memory
 from cofi_kernels import force_backend
@@ -35,7 +33,7 @@ PADDED = [128] * 32
 
 
 class Row(NamedTuple):
-    structure: str  # in structures.json, or "dense"
+    structure: str
     cached: bool
     lengths: str  # "padded": 32 sentences of 128 tokens; otherwise the task whose sentences they are
     target: float | None  # in units
@@ -54,12 +52,14 @@ ROWS = {
 MEMORY = ("hf eager", "official scheme")  # processes of their own beside those of the rows
 
 
-def lengths_of(name: str, data: Path) -> list[int]:
-    return PADDED if name == "padded" else real_lengths(name, data)
+def lengths_of(names: list[str], options: argparse.Namespace, say: Callable[[str], Any]) -> dict[str, list[int]]:
+    """Of the rows `names`, without those that need sentences which are not there."""
+    wanted = {name: PADDED if ROWS[name].lengths == "padded" else ROWS[name].lengths for name in names}
+    return sentences.of_cases(wanted, options.data, say)
 
 
 def make(row: Row, options: argparse.Namespace, lengths: list[int]) -> OursStep:
-    return OursStep(read(options.structures)[row.structure], lengths, cached=row.cached)
+    return OursStep(structures.chosen(options.structures)[row.structure], lengths, cached=row.cached)
 
 
 def check(row: Row, options: argparse.Namespace, known: dict[tuple[str, bool], float]) -> float:
@@ -77,12 +77,12 @@ def check(row: Row, options: argparse.Namespace, known: dict[tuple[str, bool], f
     return known[key]
 
 
-def contest(names: list[str], options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def contest(names: list[str], options: argparse.Namespace, say: Callable[[str], Any]) -> list[dict[str, Any]]:
     """Steps of all rows and the unit in turns."""
     known: dict[tuple[str, bool], float] = {}
-    errors = {name: check(ROWS[name], options, known) for name in names}
-    lengths = {name: lengths_of(ROWS[name].lengths, options.data) for name in names}
-    steps = {name: make(ROWS[name], options, lengths[name]) for name in names}
+    lengths = lengths_of(names, options, say)
+    errors = {name: check(ROWS[name], options, known) for name in lengths}
+    steps = {name: make(ROWS[name], options, lengths[name]) for name in lengths}
     unit = hf_step(PADDED)
     runs: dict[str, Callable[[], Any]] = {"unit": unit, **{name: step.run for name, step in steps.items()}}
     for run in runs.values():
@@ -94,8 +94,8 @@ def contest(names: list[str], options: argparse.Namespace, console: Console) -> 
         for name, run in runs.items():
             for _ in range(1 if name == "unit" else options.repeats):
                 times[name].append(measure.seconds(run, 1))
-        console.print(f"round {done + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in times.items()), markup=False)
-    return [_row(name, times, steps[name], sum(lengths[name]), errors[name]) for name in names]
+        say(f"round {done + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in times.items()))
+    return [_row(name, times, steps[name], sum(lengths[name]), errors[name]) for name in lengths]
 
 
 def _row(name: str, times: dict[str, list[float]], step: OursStep, tokens: int, error: float) -> dict[str, Any]:
@@ -123,7 +123,8 @@ def _row(name: str, times: dict[str, list[float]], step: OursStep, tokens: int, 
 def memory_of(name: str, options: argparse.Namespace) -> float:
     """Peak GiB of two steps in a process of its own."""
     command = [sys.executable, "-m", "bench.training_step", "--memory-of", name, "--threads", str(options.threads)]
-    command += ["--structures", str(options.structures), "--data", str(options.data)]
+    for flag, path in (("--structures", options.structures), ("--data", options.data)):
+        command += [] if path is None else [flag, str(path.absolute())]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=measure.ROOT)
     return float(done.stdout.split()[-1])
 
@@ -134,16 +135,17 @@ def _high_water() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+def _of_row(name: str, options: argparse.Namespace) -> Callable[[], Any]:
+    return make(ROWS[name], options, lengths_of([name], options, print)[name]).run
+
+
 def _peak(name: str, options: argparse.Namespace) -> float:
     before = _high_water()
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         "hf eager": functools.partial(hf_step, PADDED),
         "official scheme": functools.partial(official_step, PADDED),
     }
-    if name in makers:
-        run = makers[name]()
-    else:
-        run = make(ROWS[name], options, lengths_of(ROWS[name].lengths, options.data)).run
+    run = makers[name]() if name in makers else _of_row(name, options)
     run()
     run()
     return (_high_water() - before) / 2**20
@@ -162,8 +164,8 @@ def add_memory(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.training_step", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure")
-    parser.add_argument("--structures", type=Path, default=SHARED / "structures.json", help="JSON of pruned shapes")
-    parser.add_argument("--data", type=Path, default=SHARED / "data", help="directory with <task>/validation.parquet")
+    parser.add_argument("--structures", type=Path, help=structures.HELP)
+    parser.add_argument("--data", type=Path, default=sentences.data_folder(), help=sentences.HELP)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1, help="steps of ours in a round")
@@ -185,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     console = Console(stderr=True)
     began = time.monotonic()
-    rows = contest(options.only, options, console)
+    rows = contest(options.only, options, functools.partial(console.print, markup=False, soft_wrap=True))
     result = measure.write_rows(options.output, FILE, rows, list(ROWS))
     if not options.no_memory:
         add_memory(rows, options)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's settings in glibc
 _NEVER = -1
 _LARGEST = (1 << 30, 32 << 20)  # bytes; glibc before 2.35 refuses more than the second
+_FREE_SHARE = 0.5  # of all memory: taken to be free where the system does not say what is (macOS)
+_ASSUMED_FREE = 4 << 30  # bytes, where it does not say what there is either (Windows)
 _MEMBERSHIP, _CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -53,9 +55,24 @@ def free_host_bytes(membership: Path = _MEMBERSHIP, mounted: Path = _CONTROL_GRO
     membership: the control groups of the process, as /proc/self/cgroup lists them
     mounted: where they are
     """
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     left = (_headroom(group, controller) for group, controller in _groups(membership, mounted))
-    return min([host, *(n_bytes for n_bytes in left if n_bytes is not None)])
+    return min([_free_on_host(), *(n_bytes for n_bytes in left if n_bytes is not None)])
+
+
+def _free_on_host() -> int:
+    page_bytes, pages = _sysconf("SC_PAGE_SIZE"), _sysconf("SC_AVPHYS_PAGES")
+    if pages is None and (all_pages := _sysconf("SC_PHYS_PAGES")) is not None:
+        pages = int(_FREE_SHARE * all_pages)
+    return _ASSUMED_FREE if page_bytes is None or pages is None else page_bytes * pages
+
+
+def _sysconf(name: str) -> int | None:
+    """A number of the system; None where it has no such name, no such call, or does not tell."""
+    try:
+        value = os.sysconf(name)
+    except (AttributeError, ValueError, OSError):
+        return None
+    return value if value >= 0 else None
 
 
 def _groups(membership: Path, mounted: Path) -> Iterator[tuple[Path, _Controller]]:

@@ -7,16 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from cofi.memory import free_host_bytes
+from cofi.memory import _ASSUMED_FREE, free_host_bytes
 
-HOST = 1000 * os.sysconf("SC_PAGE_SIZE")  # free on the host of these tests
+PAGES = {"SC_AVPHYS_PAGES": 1000, "SC_PHYS_PAGES": 3000}  # of the host of these tests
+HOST = 1000 * os.sysconf("SC_PAGE_SIZE")
 V1, V2 = "memory.limit_in_bytes memory.usage_in_bytes", "memory.max memory.current"
 
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = os.sysconf
-    monkeypatch.setattr(os, "sysconf", lambda name: 1000 if name == "SC_AVPHYS_PAGES" else ask(name))
+    tell(monkeypatch, PAGES)
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, pages: dict[str, int]) -> None:
+    """A host whose system knows these names of numbers of pages, and no other."""
+    known = pages | {"SC_PAGE_SIZE": os.sysconf("SC_PAGE_SIZE")}
+
+    def sysconf(name: str) -> int:
+        if name not in known:
+            raise ValueError("unrecognized configuration name")
+        return known[name]
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
 
 
 def free(tmp_path: Path, membership: str) -> int:
@@ -35,6 +47,28 @@ def group(folder: Path, names: str, limit: object, used: int, stat: str | None =
 def test_the_host_alone(tmp_path: Path) -> None:
     assert free_host_bytes(tmp_path / "absent", tmp_path) == HOST
     assert free(tmp_path, "0::/nowhere\n") == HOST
+
+
+@pytest.mark.parametrize(
+    ("pages", "expected"),
+    [
+        ({"SC_PHYS_PAGES": 3000}, HOST * 3 // 2),
+        ({"SC_PHYS_PAGES": 3000, "SC_AVPHYS_PAGES": -1}, HOST * 3 // 2),
+        ({"SC_PHYS_PAGES": -1}, _ASSUMED_FREE),
+        ({}, _ASSUMED_FREE),
+    ],
+    ids=["macOS", "undetermined", "neither determined", "neither known"],
+)
+def test_a_host_that_does_not_say_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: dict[str, int], expected: int
+) -> None:
+    tell(monkeypatch, pages)
+    assert free_host_bytes(tmp_path / "absent", tmp_path) == expected
+
+
+def test_a_host_without_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")  # Windows
+    assert free_host_bytes(tmp_path / "absent", tmp_path) == _ASSUMED_FREE
 
 
 @pytest.mark.parametrize(

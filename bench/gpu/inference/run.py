@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bench import measure, structures
+from bench import measure, sentences, structures
 from bench.gpu.bench import Bench
 from bench.gpu.inference import batches, correctness, table, timing
 from bench.gpu.inference.session import MNLI, Clock, Session, Sizes
@@ -41,8 +41,8 @@ ITEM_S, GAIN_S, CORRECTNESS_S, THREADS_S = 9.0, 12.0, 60.0, 15.0  # at most, wit
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu --inference", description=__doc__)
-    parser.add_argument("--structures", type=Path, help="JSON {name: {hidden, heads, int}} in place of CoFi's on MNLI")
-    parser.add_argument("--data", type=Path, default=batches.data_folder(), help="folder with mnli/: real lengths")
+    parser.add_argument("--structures", type=Path, help=structures.HELP)
+    parser.add_argument("--data", type=Path, default=sentences.data_folder(), help="folder with mnli/: its own lengths")
     parser.add_argument("--only", nargs="+", metavar="STRUCTURE", help="structures to check and to time")
     parser.add_argument("--budget-seconds", type=float, default=460.0, help="end within this time, as far as known")
     parser.add_argument("--output", type=Path, help=f"directory of <device>/inference.json, {RESULTS} by default")
@@ -80,13 +80,8 @@ def make_session(options: argparse.Namespace, clock: Clock) -> Session:
 
 
 def full_sizes(options: argparse.Namespace) -> Sizes:
-    found = structures.STRUCTURES if options.structures is None else structures.read(options.structures)
-    wanted = options.only or list(found)
-    unknown = set(wanted) - set(found)
-    if unknown:
-        raise SystemExit(f"--only must name {', '.join(found)}, got {', '.join(sorted(unknown))}")
+    named = structures.chosen(options.structures, options.only)
     lengths = batches.real_mnli(MNLI_SENTENCES, options.data) or batches.mnli_like(MNLI_SENTENCES)
-    named = {name: structure for name, structure in found.items() if name in wanted}
     timed = tuple((name, batch) for name, batch in TIMED if name in named)
     return Sizes(named, {**EVEN, MNLI: lengths}, timed, (torch.bfloat16, torch.float16))
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.tables import number
+
 
 def of_file(file: Path) -> str:
     return markdown(json.loads(file.read_text()))
@@ -29,10 +31,10 @@ def _times(rows: list[dict[str, Any]]) -> str:
     head = ["us, ids to logits", *(f"ours: {name}" for name in rungs), *rivals, "gain", "floor", "target", ""]
     lines = []
     for row in rows:
-        cells = [row["case"], *(_number(row["rungs"].get(name)) for name in rungs)]
-        cells += [_number(row["rivals"].get(name)) for name in rivals]
+        cells = [row["case"], *(number(row["rungs"].get(name)) for name in rungs)]
+        cells += [number(row["rivals"].get(name)) for name in rivals]
         best = min(row["rivals"].values(), default=None)
-        cells += ["-" if best is None else f"{best / row['value']:.2f}x", _number(row["floor"])]
+        cells += ["-" if best is None else f"{best / row['value']:.2f}x", number(row["floor"])]
         lines.append([*cells, *_target(row)])
     return _table(head, lines)
 
@@ -42,8 +44,8 @@ def _others(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         rivals = row["rivals"].items()
         best = min(rivals, key=lambda r: r[1]) if row["unit"] == "x" else max(rivals, key=lambda r: r[1], default=None)
-        against = "-" if not best else f"{best[0]} {_number(best[1])} {row.get('rivals_unit', row['unit'])}"
-        value = f"{_number(row['value'])} {row['unit']}"
+        against = "-" if not best else f"{best[0]} {number(best[1])} {row.get('rivals_unit', row['unit'])}"
+        value = f"{number(row['value'])} {row['unit']}"
         lines.append([f"{row['case']}, {row['metric']}", value, against, *_target(row)])
     return _table(["", "ours", "best rival", "target", ""], lines)
 
@@ -62,13 +64,13 @@ def _launches(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         share = row.get("share_of_floor")
-        measured = "not available" if "profile" in row else _number(row.get("encoder_us"))
-        cells = [row["case"], f"{row['value']:.0f}", _number(row["predicted_us"]), measured]
+        measured = "not available" if "profile" in row else number(row.get("encoder_us"))
+        cells = [row["case"], f"{row['value']:.0f}", number(row["predicted_us"]), measured]
         cells += [
-            _number(row["floor"]),
+            number(row["floor"]),
             "-" if share is None else f"{share:.0%}",
-            _number(row.get("others_us")),
-            _number(row.get("idle_us")),
+            number(row.get("others_us")),
+            number(row.get("idle_us")),
         ]
         lines.append(cells)
     return _table(head, lines)
@@ -76,7 +78,7 @@ def _launches(rows: list[dict[str, Any]]) -> str:
 
 def _target(row: dict[str, Any]) -> list[str]:
     target = row.get("target")
-    return ["-", ""] if target is None else [_number(target["limit"]), "met" if target["met"] else "MISSED"]
+    return ["-", ""] if target is None else [number(target["limit"]), "met" if target["met"] else "MISSED"]
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:
@@ -84,7 +86,3 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
         return ""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
