@@ -33,6 +33,7 @@ from cofi.data.load import Splits, ValidationSets
 from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError, first_few
+from cofi.machine import pick_device
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.class_names import class_names, output_order
@@ -41,7 +42,6 @@ from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.train.ranges import flag
 from cofi.train.rundir import RunDirectory
-from cofi.train.session import pick_device
 from cofi_kernels.native import is_emulated
 
 _COLUMNS = ("text_column", "pair_column", "label_column", "task_kind")

@@ -13,7 +13,7 @@ from cofi.bench import rates as measuring
 from cofi.bench.explain import ARITHMETIC, CALL, MEMORY, Explanation, Sublayer, explain, sublayer_table, total_table
 from cofi.bench.rates import HIDDEN, Rates, measure_rates, weight_bytes
 from cofi.models import from_lists
-from tests.test_bench_command import make_compact, make_dense
+from tests.measure.encoders import make_compact, make_dense
 
 GIGA = 1e9
 

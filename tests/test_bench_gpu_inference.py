@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -154,9 +153,8 @@ def test_quantiles_are_those_of_the_data_set(data_dir):
     assert max(abs(a - b) for a, b in zip(found, batches.MNLI_QUANTILES, strict=True)) <= 1
 
 
-def test_structures_are_those_of_the_official_results():
-    default = Path(__file__).resolve().parents[2] / "shared" / "structures.json"
-    path = Path(os.environ.get("COFI_GOLDEN_DIR", default.parent / "golden")).parent / "structures.json"
+def test_structures_are_those_of_the_official_results(golden_dir):
+    path = golden_dir.parent / "structures.json"
     if not path.is_file():
         pytest.skip("no structures.json beside the golden numbers")
     assert structures.read(path) == structures.STRUCTURES

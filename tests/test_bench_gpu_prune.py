@@ -84,7 +84,7 @@ def test_a_live_fraction_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
 
 def test_sentences_are_as_long_as_those_of_mnli(tmp_path, monkeypatch):
-    monkeypatch.setattr(prune, "data_folder", lambda: None)
+    monkeypatch.delenv("COFI_DATA_DIR", raising=False)
     lengths, of = prune.lengths_of(Bench(Sizes(), Record(tmp_path, {"device": "cpu", "cpu": "none"}), smoke=False))
     assert sum(lengths) / len(lengths) == pytest.approx(39, abs=1) and len(set(lengths)) > 30
     assert len(lengths) == 32 * 32 and of == "lengths like MNLI's"

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from cofi.bench.speedup import Ratio
-from cofi.bench.timing import machine_info
+from cofi.machine import machine_info
 from cofi.masks import ModelShape, Structure
+from cofi.measure.speedup import Ratio
 from cofi.models import CompactModel
 from cofi.profile.profile import Check, Profile, Table, Tables
 

@@ -1,1 +1,1 @@
-"""Measuring models: fair timing, the speedup a run reports, and the command that compares with rivals."""
+"""The command that compares a pruned model with its original and with rivals, and says what bounds its sublayers."""

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from cofi.bench.explain import Explanation, explain, sublayer_table, total_table
 from cofi.bench.results import Case, to_rows, to_table
-from cofi.bench.speedup import Differs
 from cofi.bench.subjects import COMPACT, Inputs, Models, Subject, find_subjects, load_models
-from cofi.bench.timing import RIVAL_PAUSE_S, interleaved, machine_info, sgemm_gflops, synchronizer
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
+from cofi.machine import machine_info, pick_device, set_threads
+from cofi.measure.speedup import Differs
+from cofi.measure.timing import RIVAL_PAUSE_S, interleaved, sgemm_gflops, synchronizer
 from cofi.memory import keep_freed_memory
 from cofi.models import from_lists
-from cofi.train.session import pick_device, set_threads
 
 
 def build_parser() -> Parser:

@@ -22,12 +22,11 @@ Prepare = Callable[[Tensor, Tensor], Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Engine:
-    """load: reads a file of `exported`; needs: packages; extra: of this project, which brings them."""
+    """load: reads a file of `exported`; needs: packages."""
 
     name: str
     load: Callable[[Path], Prepare]
     needs: tuple[str, ...]
-    extra: str
 
     @property
     def missing(self) -> list[str]:
@@ -89,6 +88,6 @@ def _feed(names: set[str], input_ids: Tensor, attention_mask: Tensor) -> dict[st
 
 
 _OPENVINO_NEEDS = ("onnx", "onnxruntime", "openvino")  # the export is checked in ONNX Runtime before it is used
-ONNX_RUNTIME = Engine("ONNX Runtime", _load_onnx_runtime, ("onnx", "onnxruntime"), "onnx")
-OPENVINO = Engine("OpenVINO", functools.partial(_load_openvino, precision="f32"), _OPENVINO_NEEDS, "bench")
-OPENVINO_BF16 = Engine("OpenVINO, bf16", functools.partial(_load_openvino, precision="bf16"), _OPENVINO_NEEDS, "bench")
+ONNX_RUNTIME = Engine("ONNX Runtime", _load_onnx_runtime, ("onnx", "onnxruntime"))
+OPENVINO = Engine("OpenVINO", functools.partial(_load_openvino, precision="f32"), _OPENVINO_NEEDS)
+OPENVINO_BF16 = Engine("OpenVINO, bf16", functools.partial(_load_openvino, precision="bf16"), _OPENVINO_NEEDS)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import cofi_kernels
 from cofi.bench.rates import HIDDEN, Clock, Rates, deployment_of, measure_rates, weight_bytes
-from cofi.bench.timing import no_collection
+from cofi.measure.timing import no_collection
 from cofi.models import CompactModel, PackedBatch
 from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import PANEL

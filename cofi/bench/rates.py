@@ -17,8 +17,8 @@ from typing import cast
 import torch
 
 import cofi_kernels
-from cofi.bench.timing import no_collection, synchronizer, turn
 from cofi.masks import Structure
+from cofi.measure.timing import no_collection, synchronizer, turn
 from cofi.models import CompactConfig, CompactModel, PackedBatch, from_lists
 from cofi.profile.parts import Call, Deployment
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cofi.bench.subjects import COMPACT
-from cofi.bench.timing import Timing
+from cofi.measure.timing import Timing
 
 FAMILY = "inference"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, Engine, Prepare, exported
-from cofi.bench.speedup import Differs, check_against_definition, main_output, relative_difference
 from cofi.errors import UserError
 from cofi.files import read_json
-from cofi.models import CompactConfig, CompactModel, LoadedModel, load_model
+from cofi.measure.speedup import Differs, check_against_definition, main_output, relative_difference
+from cofi.models import CompactConfig, CompactModel, LoadedModel, in_precision, load_model
 from cofi.models.checkpoint import CONFIG_FILE
 from cofi.models.locate import MODEL_OF_RUN, locate
 
@@ -129,18 +128,10 @@ def _installed(device: torch.device, notes: list[str]) -> list[Engine]:
             notes.append(f"No {engine.name}: it is compared on the CPU only.")
         elif engine.missing:
             missing = ", ".join(engine.missing)
-            notes.append(f"No {engine.name}: {missing} not installed (pip install 'cofi-kernels[{engine.extra}]').")
+            notes.append(f"No {engine.name}: {missing} not installed (pip install {' '.join(engine.missing)}).")
         else:
             found.append(engine)
     return found
-
-
-def in_precision(model: CompactModel, precision: str) -> CompactModel:
-    """The same weights, computed in another precision."""
-    other = copy.copy(model)
-    other.config = copy.deepcopy(model.config)
-    other.set_inference_precision(precision)
-    return other
 
 
 def own_subject(name: str, model: CompactModel) -> Subject:

@@ -12,7 +12,7 @@ from cofi.masks.shape import ModelShape
 class MaskKind:
     """One mask kind.
 
-    name:         short name, as in `--kinds head,int`; the mask itself is called `z_<name>`
+    name:         short name, as in `--mask-kinds head,int`; the mask itself is called `z_<name>`
     units:        shape of this kind's loga and mask
     vector_size:  units that one deterministic mask rounds together (official: heads and intermediate dims by layer,
                   hidden dims all together, a sublayer by itself); divides the number of units

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cofi.bench.speedup import quantile_batch
-from cofi.bench.timing import machine_info
 from cofi.cli import Parser, positive, run
 from cofi.data import check_length, load_splits, load_tokenizer, tokenize
 from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
+from cofi.machine import machine_info, pick_device, set_threads, versions
+from cofi.measure.speedup import quantile_batch
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactConfig, CompactModel, load_model
 from cofi.models.config_values import INFERENCE_PRECISIONS
@@ -29,8 +29,6 @@ from cofi.profile.measure import measure, n_points
 from cofi.profile.parts import Deployment
 from cofi.profile.profile import FOLDER, Profile
 from cofi.profile.show import profile_table
-from cofi.train.result import versions
-from cofi.train.session import pick_device, set_threads
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_LENGTH = 128

@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
-from cofi.bench.timing import no_collection, synchronizer, turn
 from cofi.masks import LatencyModel, ModelShape, Structure
 from cofi.masks.interpolation import curve, surface
+from cofi.measure.timing import no_collection, synchronizer, turn
 from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
 from cofi.profile.profile import Check, Table, Tables

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from cofi.bench.timing import machine_info
 from cofi.cli import EXIT_SIGNAL
 from cofi.cli import run as run_command
 from cofi.errors import UserError
+from cofi.machine import machine_info, pick_device, set_threads
 from cofi.sweep.measuring import Measurer, in_words
 from cofi.sweep.options import Options, parse
 from cofi.sweep.plan import Point
@@ -25,7 +25,6 @@ from cofi.sweep.retiming import retime, untimed
 from cofi.sweep.running import Sweep
 from cofi.sweep.store import Store, locked
 from cofi.train.interrupt import Interrupted
-from cofi.train.session import pick_device, set_threads
 
 EXIT_FAILED = 1  # the sweep went through, but not every point has a result
 

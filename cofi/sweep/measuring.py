@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cofi.bench.speedup import measure_speedup
 from cofi.bench.subjects import load_models
 from cofi.data import load_tokenizer, tokenize
 from cofi.errors import UserError
 from cofi.files import write_atomically
+from cofi.machine import pick_device
+from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
 from cofi.sweep.store import Place
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import read_splits
 from cofi.train.result import SPEED_BATCH_SIZES
-from cofi.train.session import pick_device
 
 DEFAULT_SECONDS = 20.0  # a point
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cofi.bench.timing import machine_info
 from cofi.errors import UserError
+from cofi.machine import machine_info
 from cofi.masks import Constraint, ModelShape, PruningTarget, SparsityTarget, SpeedupTarget
 from cofi.profile.profile import Profile, find_profile, read_profile
 from cofi.train.config import TrainConfig

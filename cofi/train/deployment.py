@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from cofi.bench.speedup import Ratio, measure_ratio
-from cofi.bench.subjects import in_precision
-from cofi.models import CompactModel
+from cofi.measure.speedup import Ratio, measure_ratio
+from cofi.models import CompactModel, in_precision
 from cofi.profile.profile import Profile
 
 TOLERANCE = 0.02  # share of the request that a measured speedup may be off before masks are corrected for it

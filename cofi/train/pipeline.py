@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from cofi.errors import UserError, first_few
+from cofi.machine import pick_device, set_threads
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel
 from cofi.models.save import save_model
@@ -29,7 +30,7 @@ from cofi.train.rates import settle_rates
 from cofi.train.result import teacher_score, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.selection import checksum
-from cofi.train.session import Session, pick_device, read_last_checkpoint, set_threads
+from cofi.train.session import Session, read_last_checkpoint
 
 
 def train(

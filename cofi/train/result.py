@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
-import torch
-import transformers
-
-import cofi_kernels
-from cofi.bench.speedup import measure_speedup
-from cofi.bench.timing import machine_info
 from cofi.data.predict import evaluate_model
+from cofi.machine import machine_info, versions
+from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
 from cofi.profile.profile import Profile
 from cofi.train import calibration
@@ -146,13 +141,4 @@ def _dense_structure(dense: CompactModel) -> dict[str, Any]:
         "heads": [shape.n_heads] * shape.n_layers,
         "intermediate": [shape.d_int] * shape.n_layers,
         "hidden": shape.d_hidden,
-    }
-
-
-def versions() -> dict[str, str]:
-    return {
-        "cofi_kernels": cofi_kernels.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
     }

@@ -22,7 +22,6 @@ from cofi.train.monitor import Monitor
 from cofi.train.rundir import RunDirectory
 from cofi.train.teacher import Teacher
 
-MAX_THREADS = 1024  # more than any machine in use has; far more end the process
 T = TypeVar("T")
 PHASES = ("teacher", "distil", "prune", "finetune")
 
@@ -109,25 +108,3 @@ def read_last_checkpoint(run: RunDirectory, config: TrainConfig) -> dict[str, An
     if checkpoint["phase"] != PHASES[0] and not (run.teacher / "config.json").is_file():
         raise UserError(f"--resume: the teacher of the run is gone, {run.teacher / 'config.json'} is not there")
     return checkpoint
-
-
-def pick_device(name: str) -> torch.device:
-    """The device a name means. Raises UserError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()  # the device "meta" holds no numbers
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device must be auto, cpu or a GPU of this machine, got {name!r} ({reason})") from error
-    return device
-
-
-def set_threads(count: int | None) -> None:
-    """Let PyTorch use `count` CPU threads; None leaves its own choice. Raises UserError for more than MAX_THREADS."""
-    if count is None:
-        return
-    if count > MAX_THREADS:
-        raise UserError(f"--threads must be at most {MAX_THREADS}, got {count}")
-    torch.set_num_threads(count)

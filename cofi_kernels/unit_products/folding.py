@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cofi_kernels.unit_products.padding import PAD, TILE_COUNTERS, padded
+from cofi_kernels.unit_products.padding import PAD, TILE_COUNTERS
 from cofi_kernels.unit_products.tiling import Work, padded_extent
 
 _ROWS, _COLUMNS = 16, 256  # of a program's copies: 384 programs for a layer of BERT-base
@@ -205,27 +205,6 @@ def _fold_kernel(
             )
 
 
-@triton.jit
-def _list_kernel(
-    z_unit_ptr,
-    z_layer_ptr,
-    live_ptr,
-    count_ptr,
-    counters_ptr,
-    n_rows,
-    HAS_UNIT: tl.constexpr,
-    HAS_LAYER: tl.constexpr,
-    ROWS: tl.constexpr,
-    SCAN: tl.constexpr,
-):
-    """The list, count and counters alone."""
-    first = tl.program_id(0) * ROWS
-    live, place, _, _ = _live_block(z_unit_ptr, z_layer_ptr, first, n_rows, 1, HAS_UNIT, HAS_LAYER, ROWS, SCAN)
-    _store_list(live_ptr, count_ptr, live, place, first, n_rows, 1, ROWS)
-    if first == 0:
-        tl.store(counters_ptr + tl.arange(0, _COUNTERS), tl.zeros((_COUNTERS,), tl.int32))
-
-
 def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks, work: Work, out: Folded) -> None:
     """Fill `out` and the list, count and counters of `work`.
 
@@ -258,32 +237,3 @@ def fold(w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, masks: Masks,
             SCAN=_SCAN,
             maxnreg=_REGISTERS,
         )
-
-
-def list_live(masks: Masks, work: Work) -> None:
-    """Fill the list, count and counters of `work` alone: for a backward, whose forward kept what `fold` wrote."""
-    n_units = work.live.numel()
-    with torch.cuda.device_of(work.n_live):
-        _list_kernel[(max(triton.cdiv(n_units, _SCAN), 1),)](
-            masks.unit,
-            masks.layer,
-            work.live,
-            work.n_live,
-            work.counters,
-            n_units,
-            HAS_UNIT=masks.unit is not None,
-            HAS_LAYER=masks.layer is not None,
-            ROWS=_SCAN,
-            SCAN=_SCAN,
-        )
-
-
-def new_folded(groups: int, n_rows: int, n_hidden: int, dtype: torch.dtype, device: torch.device) -> Folded:
-    """Memory for `fold`: n_rows = N D."""
-    w_in, w_out = ((padded(n), n_hidden) for n in (groups * n_rows, n_rows))
-    return Folded(
-        torch.empty(w_in, dtype=dtype, device=device),
-        torch.empty(w_in[0], dtype=torch.float32, device=device),
-        torch.empty(w_out, dtype=dtype, device=device),
-        torch.empty(n_hidden, dtype=torch.float32, device=device),
-    )

@@ -15,7 +15,6 @@ from tests.kernels import aot
 
 pytest.importorskip("triton")
 from cofi_kernels.masked_ffn import triton_kernels  # noqa: E402
-from cofi_kernels.unit_products import folding, tiling  # noqa: E402
 from tests.kernels import launches  # noqa: E402
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -53,8 +52,6 @@ def cases() -> Iterator[aot.Case]:
         wanted = launches.of_layers(architecture, LAYERS.values(), launch)
         with launches.on_gpu(architecture) as found:
             triton_kernels.forward(*arguments_of(*LAYERS["BERT-base"][0]), "gelu", False)
-            masks = folding.Masks(*(torch.empty(shape, device="meta") for shape in ((3072,), (), (768,))))
-            folding.list_live(masks, tiling.new_work(torch.empty(1, dtype=BF16, device="meta"), 3072))
             if architecture == 80:
                 launch(*SINGLE)
         yield from launches.distinct([*wanted, *found])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import sys
 
 import pytest
 
@@ -271,6 +273,18 @@ def test_two_sweeps_in_one_directory_do_not_mix(words, tmp_path, capsys):
     with locked(tmp_path / "sweep", "--output"):
         assert run_command(lambda: main(words)) == 2
     assert "is in use by another process" in capsys.readouterr().err
+
+
+def test_a_system_without_locks_is_named_where_a_sweep_starts(tmp_path, monkeypatch):
+    """The module loads there, as other commands read sweeps too; a copy of it, so that no class is there twice."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.find_spec("cofi.sweep.store")
+    store = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(store)
+    needs = f"a sweep needs a POSIX system .* to hold --output .* against others, got {sys.platform}"
+    with pytest.raises(UserError, match=needs), store.locked(tmp_path / "sweep", "--output"):
+        pass
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_estimate_goes_by_what_is_most_alike():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cofi import CompactModel
-from cofi.bench.speedup import measure_ratio
 from cofi.masks import Gates
+from cofi.measure.speedup import measure_ratio
 from cofi.models import from_lists
 from cofi.prune import compact
 from cofi.report.tables import speedup_note

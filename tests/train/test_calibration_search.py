@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cofi.bench.speedup import Ratio
 from cofi.masks import Gates, SpeedupTarget, fit
+from cofi.measure.speedup import Ratio
 from cofi.train.calibration import CORRECTIONS, nearest, search
 from cofi.train.deployment import TOLERANCE
 from tests.masks.test_constraint import BERT_SMALL, learned_gates

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from cofi import CompactConfig, CompactModel
-from cofi.bench.speedup import Ratio
 from cofi.cli import run as run_command
+from cofi.measure.speedup import Ratio
 from cofi.profile.profile import read_profile
 from cofi.report import write_report
 from cofi.report.tables import speedup_note

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SMALL_TASKS = ("cola", "stsb", "mrpc", "rte")
+from cofi.train.recipes.official import SMALL_TASKS
 
 _COMMON = {
     "learning_rate": None,  # by the size of the student; the paper has 2e-5

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cofi.bench.timing import Timing, interleaved, interleaved_samples, machine_info, synchronizer
+from cofi.machine import machine_info
+from cofi.measure.timing import Timing, interleaved, interleaved_samples, synchronizer
 from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
 from cofi_kernels import force_backend
 

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from cofi.bench import timing
-from cofi.bench.speedup import MAX_ROUNDS, RATIO_ROUNDS, Ratio, measure_ratio
-from cofi.bench.timing import MIN_ROUNDS
-from tests.test_bench_command import make_compact, make_dense
+from cofi.measure import timing
+from cofi.measure.speedup import MAX_ROUNDS, RATIO_ROUNDS, Ratio, measure_ratio
+from cofi.measure.timing import MIN_ROUNDS
+from tests.measure.encoders import make_compact, make_dense
 
 
 class TestRatio:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import torch
-
-from cofi_kernels.native import load_native
 
 MIN_ROUNDS = 3
 PAUSE_S = 0.01  # longer than idle threads of PyTorch and of our kernels spin
@@ -157,64 +149,3 @@ def sgemm_gflops(device: torch.device | str = "cpu", seconds: float = 0.5) -> fl
         {"sgemm": lambda: torch.mm(a, b, out=out)}, 1000, seconds=seconds, synchronize=synchronizer(device)
     )
     return 2 * size**3 / timing["sgemm"].median_s / 1e9
-
-
-def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The machine as result files name it; None for what it does not have.
-
-    device ("cpu" or the name of the GPU), cpu, threads, torch, triton, driver, commit (of this checkout), date (UTC).
-    """
-    device = torch.device(device)
-    is_cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "triton": _version_of("triton"),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if is_cuda else None,
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def cpu_name() -> str:
-    """The model name Linux gives, elsewhere what Python knows, and the instructions where they are not the usual ones.
-
-    One name ("AMD EPYC") stands for several processors, of which virtual machines may hide parts.
-    """
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    native = load_native()
-    if native is None:
-        return name
-    return name + (" with AMX" if native.has_amx() else " with AVX2" if native.isa() == "avx2" else "")
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the repository that tracks this very file (an installed copy has none)."""
-    here = Path(__file__).resolve()
-    if _output("git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name) is None:
-        return None
-    return _output("git", "-C", str(here.parent), "describe", "--always", "--dirty", "--exclude", "*")
-
-
-def _output(*command: str) -> str | None:
-    """First line a program prints, None where it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.strip().splitlines()
-    return lines[0] if done.returncode == 0 and lines else None

@@ -1,0 +1,71 @@
+"""Interleaved rounds: who is called when, what is waited for, when it ends, and what is made of the times."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+
+import pytest
+
+from cofi.measure import timing
+from cofi.measure.timing import MIN_ROUNDS, Timing, interleaved, sgemm_gflops, summarize
+
+
+class TestInterleaved:
+    def test_every_round_calls_each_once_and_everyone_follows_everyone(self, monkeypatch):
+        monkeypatch.setattr("cofi.measure.timing.TURN_S", 0.0)
+        calls: list[str] = []
+        timings = interleaved({name: lambda n=name: calls.append(n) for name in "abc"}, rounds=40, warmup=1, pause_s=0)
+        turns = [name for name, run in itertools.groupby(calls[3:]) for _ in range(len(list(run)) // 2)]
+        rounds = ["".join(turns[i : i + 3]) for i in range(0, 120, 3)]
+        assert len(turns) == 120 and {"".join(sorted(names)) for names in rounds} == {"abc"} and len(set(rounds)) == 6
+        assert rounds[0] == "abc" and {name: timing.rounds for name, timing in timings.items()} == dict.fromkeys(
+            "abc", 40
+        )
+
+    def test_a_turn_is_more_than_one_call(self):
+        calls: list[str] = []
+        interleaved({"a": lambda: calls.append("a")}, rounds=1, warmup=0)
+        assert len(calls) > 3
+
+    def test_a_time_limit_ends_it_after_the_least_number_of_rounds(self):
+        timings = interleaved({"a": lambda: None}, rounds=10_000_000, seconds=1e-9)
+        assert timings["a"].rounds == MIN_ROUNDS
+        assert interleaved({"a": lambda: None}, rounds=2, seconds=1e-9)["a"].rounds == 2
+
+    def test_the_device_is_waited_for_within_the_time(self):
+        events: list[str] = []
+        interleaved({"a": lambda: events.append("run")}, 2, 0, synchronize=lambda: events.append("wait"))
+        assert len(events) > 4 and events == ["run", "wait"] * (len(events) // 2)
+
+    def test_garbage_collection_is_off_meanwhile_and_back_afterwards(self):
+        seen = []
+        interleaved({"a": lambda: seen.append(gc.isenabled())}, rounds=2, warmup=0)
+        assert len(seen) > 2 and not any(seen) and gc.isenabled()
+        with pytest.raises(ZeroDivisionError):
+            interleaved({"a": lambda: 1 // 0}, warmup=0)
+        assert gc.isenabled()
+
+    def test_idle_threads_of_the_one_before_are_waited_for_even_at_the_end(self, monkeypatch):
+        pauses: list[float] = []
+        monkeypatch.setattr(timing.time, "sleep", pauses.append)
+        interleaved({"a": lambda: None, "b": lambda: None}, rounds=2, pause_s=0.125)
+        assert pauses == [0.125] * 5
+
+    @pytest.mark.parametrize("bad", [{"rounds": 0}, {"warmup": -1}, {"seconds": 0.0}, {"pause_s": -1.0}])
+    def test_bad_arguments_are_named(self, bad):
+        with pytest.raises(ValueError, match="rounds >= 1"):
+            interleaved({"a": lambda: None}, **bad)
+        with pytest.raises(ValueError, match="a callable"):
+            interleaved({})
+
+
+def test_summary_is_median_and_percentiles():
+    timing = summarize([float(value) for value in range(100, -1, -1)])
+    assert (timing.median_s, timing.p10_s, timing.p90_s, timing.rounds) == (50.0, 10.0, 90.0, 101)
+    assert timing.spread == pytest.approx(1.6)
+    assert summarize([2.0]) == Timing(2.0, 2.0, 2.0, 1)
+
+
+def test_sgemm_rate_is_positive_and_possible():
+    assert 0.01 < sgemm_gflops(seconds=0.01) < 1e6
