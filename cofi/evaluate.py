@@ -194,8 +194,8 @@ def evaluate_split(
 def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """What the command reports, as JSON holds it. Raises UserError."""
     device = pick_device(options.device)
-    options = as_in_run(options, console)
     trained = Trained.load(options.model)
+    options = as_in_run(options, console)
     rows = load_rows(options, trained)
     label_order(trained, rows.task)  # before the work, not after
     check_length(trained.model, options.max_length)
