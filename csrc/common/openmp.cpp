@@ -25,8 +25,18 @@ void find(Function& function, const char* name) {
 
 std::atomic<bool> forked{false};
 
+}  // namespace
+
+void watch_forks() {
+  static const int watched = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+  (void)watched;
+}
+
+namespace {
+
 const Runtime& runtime() {
   static const Runtime found = [] {
+    watch_forks();
     Runtime r;
     find(r.parallel, "GOMP_parallel");
     find(r.thread_num, "omp_get_thread_num");
@@ -38,11 +48,6 @@ const Runtime& runtime() {
 }
 
 }  // namespace
-
-void watch_forks() {
-  static const int watched = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
-  (void)watched;
-}
 
 bool available() { return runtime().complete() && !forked.load(std::memory_order_relaxed) && !runtime().in_parallel(); }
 

@@ -36,7 +36,14 @@ LEARNING = {  # rates at which everything moves, so that no gradient is noise th
     "start-sparsity": 0.1,
     "batch-size": 15,  # of 64 rows: shares of 8 and 7, and a last batch of 4
 }
-SHORT = {"distil_epochs": 0, "teacher_epochs": 1, "prune_epochs": 1, "finetune_epochs": 1, "measure_seconds": 0.01}
+SHORT = {
+    "distil_epochs": 0,
+    "teacher_epochs": 1,
+    "prune_epochs": 1,
+    "sparsity_warmup_epochs": 0.5,
+    "finetune_epochs": 1,
+}
+SHORT |= {"measure_seconds": 0.01}
 
 
 def changed(flags: list[str], **settings: object) -> list[str]:
