@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, OPENVINO_BF16, Engine, exported
+from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, OPENVINO_BF16, Engine, exported, not_installed
 from cofi.models import CompactModel
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS
@@ -94,8 +93,7 @@ class Rival:
 
     @property
     def missing(self) -> list[str]:
-        """Packages that this machine has not."""
-        return [package for package in self.needs if find_spec(package) is None]
+        return not_installed(self.needs)
 
 
 def _rival(engine: Engine, precision: str = "fp32") -> Rival:

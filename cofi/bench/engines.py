@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,8 +30,12 @@ class Engine:
 
     @property
     def missing(self) -> list[str]:
-        """Packages that this machine has not."""
-        return [package for package in self.needs if find_spec(package) is None]
+        return not_installed(self.needs)
+
+
+def not_installed(packages: Sequence[str]) -> list[str]:
+    """Those that this machine has not."""
+    return [package for package in packages if find_spec(package) is None]
 
 
 @contextlib.contextmanager

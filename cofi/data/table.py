@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from cofi.errors import UserError
+from cofi.errors import UserError, first_few
 
 _ROW_BYTES = 1 << 24  # a block of a text file must hold a whole row; pyarrow's own 1 MiB is less than some texts have
 
@@ -126,8 +126,7 @@ def _neighbours(folder: Path) -> str:
 
 def describe_folder(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-    return f"{folder} holds: {shown}" if names else f"{folder} is empty"
+    return f"{folder} holds: {first_few(names)}" if names else f"{folder} is empty"
 
 
 def column(raw: RawTable, name: str) -> pa.ChunkedArray:
