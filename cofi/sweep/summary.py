@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from cofi.report.values import MISSING, number, numbers, show_count, show_percent, show_ratio, show_score, show_seconds
 from cofi.sweep.goal import Goal
-from cofi.sweep.store import DONE, FAILED
+from cofi.sweep.repeating import repeats
+from cofi.sweep.store import DONE, FAILED, SUMMARY
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -18,6 +19,11 @@ NOTE = (
     "mean and sample standard deviation over the seeds, in points. Masked: before fine-tuning. Parameters: the "
     "encoder's, without embeddings and heads. Speed: against the teacher, medians of interleaved calls, real lengths, "
     "no padding. A star: expected sparsity stayed below the target."
+)
+REPEATED = (
+    "Where tasks did not come from the hub: with `--data`; where the model was not all-MiniLM-L6-v2: with `--model`. "
+    "Another seed is another `--seeds`. Speeds: `python -m cofi.sweep --output DIR --measure`, on quiet cores. What "
+    f"was typed is in `{SUMMARY}`."
 )
 
 
@@ -93,8 +99,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def report(records: Sequence[Record], commands: Sequence[str], machine: dict[str, Any]) -> str:
-    """table.md: the mean over tasks, a table a task, what failed, how to repeat it."""
+def report(records: Sequence[Record], typed: Sequence[str], machine: dict[str, Any]) -> str:
+    """table.md: the mean over tasks, a table a task, what failed, how to repeat it. `typed`: what was given."""
     groups = group(records)
     parts = ["# Results", NOTE]
     if len({g.task for g in groups}) > 1:
@@ -108,7 +114,8 @@ def report(records: Sequence[Record], commands: Sequence[str], machine: dict[str
     waiting = sum(record["status"] not in (DONE, FAILED) for record in records)
     if waiting:
         parts.append(f"{waiting} of {len(records)} points are not finished.")
-    parts += ["## How it was made", "```bash\n" + "\n".join(commands) + "\n```", where(records, machine)]
+    commands = [str(repeat) for repeat in repeats(records)] or typed  # old points do not say their settings
+    parts += ["## To repeat it", REPEATED, "```bash\n" + "\n".join(commands) + "\n```", where(records, machine)]
     return "\n\n".join(parts) + "\n"
 
 

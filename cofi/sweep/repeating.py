@@ -1,0 +1,91 @@
+"""What repeats the rows of a table: commands made from what the points have recorded, not from what was typed then."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cofi.sweep.goal import SPARSITY, Goal
+from cofi.sweep.plan import Grid, Point
+from cofi.sweep.store import DONE, settings_of_variant
+from cofi.sweep.variants import VARIANTS
+from cofi.train.config import defaults
+from cofi.train.ranges import flag
+from cofi.train.rates import settle_rates
+
+PROFILE = "PROFILE"  # stands for the file of a device profile, which is of one machine
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A full grid: every task with every variant, goal and seed. `words`: the flags of all of them."""
+
+    tasks: tuple[str, ...]
+    variants: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    seeds: tuple[int, ...]
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        named = [f"{goal.value:g}" for goal in self.goals]
+        asked = ["--sparsities", *named]
+        if self.goals[0].kind != SPARSITY:
+            asked = ["--target-speedups", *named, "--device-profile", PROFILE]
+        own = [("--variant", f"{name}={shlex.join(self.words)}") for name in self.variants if name not in VARIANTS]
+        flags = [word for pair in own for word in pair] or self.words
+        seeds = ["--seeds", *map(str, self.seeds)]
+        lists = ["--tasks", *self.tasks, *([] if own else ["--variants", *self.variants]), *asked, *seeds]
+        return shlex.join(["python", "-m", "cofi.sweep", "--output", "DIR", *lists, *flags])
+
+
+def repeats(records: Sequence[dict[str, Any]]) -> list[Repeat]:
+    """Grids that hold each finished point of `records` once, in their order.
+
+    A point that does not say its settings, as those of old sweeps, is left out.
+    """
+    single = []
+    for record in records:
+        if record["status"] == DONE and "settings" in record:
+            point = Point(record["task"], record["variant"], Goal.read(record, "target_"), int(record["seed"]))
+            words = _words(point, record["settings"], record.get("dense_structure"))
+            single.append(Repeat((point.task,), (point.variant,), (point.goal,), (point.seed,), words))
+    found = _joined(single, "seeds", lambda repeat: ())
+    found = _joined(found, "goals", lambda repeat: repeat.goals[0].kind)  # each kind has a flag of its own
+    found = _joined(found, "tasks", lambda repeat: ())
+    return _joined(found, "variants", lambda repeat: tuple(name for name in repeat.variants if name not in VARIANTS))
+
+
+def _joined(found: list[Repeat], axis: str, apart: Callable[[Repeat], Hashable]) -> list[Repeat]:
+    """Those that differ along `axis` alone made one, in the place of the first; what `apart` says must be equal too."""
+    groups: dict[tuple[Repeat, Hashable], list[Repeat]] = {}
+    for repeat in found:
+        groups.setdefault((replace(repeat, **{axis: ()}), apart(repeat)), []).append(repeat)
+    joined = []
+    for of in groups.values():
+        values = list(dict.fromkeys(value for repeat in of for value in getattr(repeat, axis)))
+        joined.append(replace(of[0], **{axis: tuple(sorted(values) if axis in ("goals", "seeds") else values)}))
+    return joined
+
+
+def _words(point: Point, settings: dict[str, Any], dense: dict[str, Any] | None) -> tuple[str, ...]:
+    """The flags of cofi.train that a sweep of today needs to give `point` these settings.
+
+    dense: the structure of what was pruned, whose size settles what settings leave to it; None if it is not known
+    """
+    given = {} if point.variant in VARIANTS else {"recipe": settings.get("recipe", "default")}
+    variant = {point.variant: VARIANTS[point.variant].settings if point.variant in VARIANTS else given}
+    grid = Grid((point.task,), (point.goal,), (point.seed,), variant, Path("teachers"), profile=PROFILE)
+    config = grid.run(point, Path("run"))
+    now = settings_of_variant(config if dense is None else settle_rates(config, dense["hidden"]))
+    for name, default in defaults().items():
+        was = settings.get(name, default)
+        if was is not None and was != now.get(name, default):
+            given = {**given, name: was}
+    return tuple(word for name, value in given.items() for word in (flag(name), _text(value)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
