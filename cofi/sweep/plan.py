@@ -40,11 +40,12 @@ class Point:
         return f"{self.task}-{self.variant}-{self.goal.label}-seed{self.seed}"
 
     @classmethod
-    def read(cls, fields: Mapping[str, Any]) -> Point:
-        return cls(fields["task"], fields["variant"], Goal.read(fields), fields["seed"])
+    def read(cls, fields: Mapping[str, Any], prefix: str = "") -> Point:
+        """`prefix`: of the goal."""
+        return cls(fields["task"], fields["variant"], Goal.read(fields, prefix), fields["seed"])
 
     def fields(self, prefix: str = "") -> dict[str, Any]:
-        """The inverse of `read`, which takes no prefix of the goal."""
+        """The inverse of `read`."""
         return {"task": self.task, "variant": self.variant, **self.goal.fields(prefix), "seed": self.seed}
 
 

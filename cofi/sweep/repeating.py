@@ -29,15 +29,20 @@ class Repeat:
     seeds: tuple[int, ...]
     words: tuple[str, ...]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether its variant is one that the sweep's command defines; it has its flags to itself."""
+        return self.variants[0] not in VARIANTS
+
     def __str__(self) -> str:
-        named = [f"{goal.value:g}" for goal in self.goals]
-        asked = ["--sparsities", *named]
-        if self.goals[0].kind != SPARSITY:
-            asked = ["--target-speedups", *named, "--device-profile", PROFILE]
-        own = [("--variant", f"{name}={shlex.join(self.words)}") for name in self.variants if name not in VARIANTS]
-        flags = [word for pair in own for word in pair] or self.words
-        seeds = ["--seeds", *map(str, self.seeds)]
-        lists = ["--tasks", *self.tasks, *([] if own else ["--variants", *self.variants]), *asked, *seeds]
+        asked = (
+            ["--sparsities"] if self.goals[0].kind == SPARSITY else ["--device-profile", PROFILE, "--target-speedups"]
+        )
+        asked += [_text(goal.value) for goal in self.goals]
+        variants, flags = ["--variants", *self.variants], self.words
+        if self.is_own:
+            variants, flags = [], ("--variant", f"{self.variants[0]}={shlex.join(self.words)}")
+        lists = ["--tasks", *self.tasks, *variants, *asked, "--seeds", *map(str, self.seeds)]
         return shlex.join(["python", "-m", "cofi.sweep", "--output", "DIR", *lists, *flags])
 
 
@@ -49,13 +54,13 @@ def repeats(records: Sequence[dict[str, Any]]) -> list[Repeat]:
     single = []
     for record in records:
         if record["status"] == DONE and "settings" in record:
-            point = Point(record["task"], record["variant"], Goal.read(record, "target_"), int(record["seed"]))
+            point = Point.read(record, "target_")
             words = _words(point, record["settings"], record.get("dense_structure"))
             single.append(Repeat((point.task,), (point.variant,), (point.goal,), (point.seed,), words))
     found = _joined(single, "seeds", lambda repeat: ())
     found = _joined(found, "goals", lambda repeat: repeat.goals[0].kind)  # each kind has a flag of its own
     found = _joined(found, "tasks", lambda repeat: ())
-    return _joined(found, "variants", lambda repeat: tuple(name for name in repeat.variants if name not in VARIANTS))
+    return _joined(found, "variants", lambda repeat: repeat.is_own and repeat.variants)
 
 
 def _joined(found: list[Repeat], axis: str, apart: Callable[[Repeat], Hashable]) -> list[Repeat]:
@@ -75,9 +80,10 @@ def _words(point: Point, settings: dict[str, Any], dense: dict[str, Any] | None)
 
     dense: the structure of what was pruned, whose size settles what settings leave to it; None if it is not known
     """
-    given = {} if point.variant in VARIANTS else {"recipe": settings.get("recipe", "default")}
-    variant = {point.variant: VARIANTS[point.variant].settings if point.variant in VARIANTS else given}
-    grid = Grid((point.task,), (point.goal,), (point.seed,), variant, Path("teachers"), profile=PROFILE)
+    built_in = VARIANTS.get(point.variant)
+    given = {"recipe": settings.get("recipe", "default")} if built_in is None else {}
+    variants = {point.variant: given if built_in is None else built_in.settings}
+    grid = Grid((point.task,), (point.goal,), (point.seed,), variants, Path("teachers"), profile=PROFILE)
     config = grid.run(point, Path("run"))
     now = settings_of_variant(config if dense is None else settle_rates(config, dense["hidden"]))
     for name, default in defaults().items():
@@ -88,4 +94,7 @@ def _words(point: Point, settings: dict[str, Any], dense: dict[str, Any] | None)
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    """As a flag takes it, to the last digit."""
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -68,6 +68,7 @@ def test_speedups_are_goals_beside_sparsities_or_instead_of_them():
 def test_a_point_is_read_as_it_was_written(goal):
     point = Point("rte", "default", goal, 3)
     assert Point.read(point.fields()) == point
+    assert Point.read(point.fields("target_"), "target_") == point
     assert Goal.read(point.fields("target_"), "target_") == goal
 
 

@@ -42,7 +42,7 @@ def settings_by_command(records: list[dict[str, Any]]) -> dict[Point, dict[str, 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
 def test_the_committed_results_are_repeated_with_their_settings(path):
     records = [each for each in read_summary(path.parent)["points"] if each["status"] == "done" and "settings" in each]
-    made = {Point(r["task"], r["variant"], Goal.read(r, "target_"), r["seed"]): r["settings"] for r in records}
+    made = {Point.read(each, "target_"): each["settings"] for each in records}
     assert settings_by_command(records) == made
 
 
@@ -59,6 +59,13 @@ def test_points_that_make_no_grid_are_each_run_once():
         points = [point for i, point in enumerate(grid) if i not in left_out]
         found = settings_by_command([record(p, settings, dense_structure={"hidden": 384}) for p in points])
         assert found == dict.fromkeys(points, settings)
+
+
+def test_numbers_keep_all_their_digits():
+    point = Point("cola", "mine", Goal("sparsity", 0.123456789), 1)
+    settings = {"recipe": "default", "reg_learning_rate": 0.0123456789}
+    assert point in settings_by_command([record(point, settings)])
+    assert settings_by_command([record(point, settings)])[point]["reg_learning_rate"] == 0.0123456789
 
 
 def test_a_size_that_is_not_known_has_its_rates_named():

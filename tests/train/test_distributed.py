@@ -42,8 +42,8 @@ SHORT = {
     "prune_epochs": 1,
     "sparsity_warmup_epochs": 0.5,
     "finetune_epochs": 1,
+    "measure_seconds": 0.01,
 }
-SHORT |= {"measure_seconds": 0.01}
 
 
 def changed(flags: list[str], **settings: object) -> list[str]:
