@@ -259,8 +259,8 @@ def test_one_point_with_two_results_is_refused(tmp_path, capsys):
     assert "must be in one sweep only, or the same in all" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.5, 10.6), (1.0, 12.0), (0.98, 1.02), (2.0, 2.0), (1.0, 1e6), (3.1, 3.9)])
+@pytest.mark.parametrize(("low", "high"), [(0.5, 10.6), (1.0, 12.0), (0.98, 1.02), (1.8, 2.2), (1.0, 1e6), (3.1, 3.9)])
 def test_ticks_are_few_and_inside(low, high):
     ticks = log_ticks(low, high)
-    assert 1 <= len(ticks) <= 6 and ticks == sorted(ticks)
-    assert all(low * 0.8 <= tick <= high * 1.25 for tick in ticks)
+    assert 2 <= len(ticks) <= 6 and ticks == sorted(set(ticks))
+    assert low <= ticks[0] and ticks[-1] <= high
