@@ -12,7 +12,6 @@ from cofi.cli import run as run_command
 from cofi.compare.__main__ import main
 from cofi.compare.frontier import Frontier, Verdict
 from cofi.compare.table import compare, report
-from cofi.report.frontier_figure import log_ticks
 from cofi.sweep.figures import ablations, draw
 from cofi.sweep.summary import Mean, group
 
@@ -257,10 +256,3 @@ def test_one_point_with_two_results_is_refused(tmp_path, capsys):
     folders = [write(tmp_path / "one", REFERENCE), write(tmp_path / "two", [other])]
     assert run_command(lambda: main(folders)) == 2
     assert "must be in one sweep only, or the same in all" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.5, 10.6), (1.0, 12.0), (0.98, 1.02), (1.8, 2.2), (1.0, 1e6), (3.1, 3.9)])
-def test_ticks_are_few_and_inside(low, high):
-    ticks = log_ticks(low, high)
-    assert 2 <= len(ticks) <= 6 and ticks == sorted(set(ticks))
-    assert low <= ticks[0] and ticks[-1] <= high
