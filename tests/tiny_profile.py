@@ -40,6 +40,7 @@ def tiny_profile(**changes: Any) -> Profile:
         "tables": tables,
         "checks": [Check({"heads": [1, 0], "intermediate": [9, 0], "hidden": 30}, 0.5, 0.51)],
         "spread": 0.05,
+        "gflops": 50.0,
     }
     return Profile(**(values | changes))
 
@@ -67,13 +68,13 @@ def timed_by(law: Callable[[float], float] = lambda ms: ms) -> Callable[..., Rat
     latency = tiny_profile().latency_model()
 
     def measure(
-        dense: CompactModel, compact: CompactModel, lengths: Sequence[int], *, seconds: float, within: float
+        dense: CompactModel, compact: CompactModel, lengths: Sequence[int], *, seconds: float, within: float, **_: float
     ) -> Ratio:
         assert list(lengths) == tiny_profile().lengths and seconds > 0
         ms = {
             name: law(latency.of_structure(structure_of(model)))
             for name, model in (("teacher", dense), ("compact", compact))
         }
-        return Ratio(ms["teacher"] / ms["compact"], within / 2, 20, ms)
+        return Ratio(ms["teacher"] / ms["compact"], within / 2, 20, ms, 50.0)
 
     return measure

@@ -16,8 +16,9 @@ from cofi.bench.subjects import COMPACT, Inputs, Models, Subject, find_subjects,
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
 from cofi.machine import machine_info, pick_device, set_threads
+from cofi.measure.rate import sgemm_gflops
 from cofi.measure.speedup import Differs
-from cofi.measure.timing import RIVAL_PAUSE_S, interleaved, sgemm_gflops, synchronizer
+from cofi.measure.timing import RIVAL_PAUSE_S, interleaved, synchronizer
 from cofi.memory import keep_freed_memory
 from cofi.models import from_lists
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cofi.machine import machine_info
-from cofi.measure.timing import Timing, interleaved, interleaved_samples, synchronizer
+from cofi.measure.rate import Rounds, gauged_rounds
+from cofi.measure.timing import Timing, summarize
 from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
 from cofi_kernels import force_backend
 
@@ -32,6 +33,7 @@ def measure_speedup(
     batch_sizes: Sequence[int] = (1, 32),
     *,
     seconds: float = 10.0,
+    gflops: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Time both models on packed batches with the given sequence lengths, interleaved, outputs checked first.
@@ -39,22 +41,29 @@ def measure_speedup(
     lengths:     tokens of each sequence of some real data; a batch takes its evenly spaced quantiles
     batch_sizes: sequences a batch; each gives an entry "batch N" in the result
     seconds:     time for all measurements together; three rounds are made in any case
+    gflops:      rate of `cofi.measure.rate.Gauge` at which a round counts, which may take PATIENCE times as long to
+                 find; None: at any
     Returns parts of result.json: latency_ms {"teacher", "compact": {name: median}}, speedup {name: ratio of the
-    medians}, measured {lengths, rounds, spread of each}, machine.
+    medians}, measured {lengths, and of each batch size rounds, gflops, spread and disturbed}, machine.
     Raises ValueError for models on different devices or a bad argument, RuntimeError where the compact model does
     not compute what its definition says.
     """
     device = _common_device(dense, compact)
     lengths = [int(length) for length in lengths]
     _check_counts(lengths, batch_sizes)
-    timings: dict[str, dict[str, Timing]] = {}
+    share = seconds / len(batch_sizes)
+    found: dict[str, Rounds] = {}
+
+    def enough(rounds: Rounds, late: bool) -> bool:
+        return late and rounds.counted >= min(RATIO_ROUNDS, rounds.made / 2)
+
     with _inference(dense, compact):
         for size in batch_sizes:
             calls = _checked_calls(dense, compact, quantile_batch(lengths, size, _vocabulary(dense, compact), seed))
-            share = seconds / len(batch_sizes)
-            wait = synchronizer(device)
-            timings[f"batch {size}"] = interleaved(calls, MAX_ROUNDS, warmup=1, seconds=share, synchronize=wait)
-    return _as_result(timings, lengths, machine_info(device))
+            found[f"batch {size}"] = gauged_rounds(
+                calls, device, MAX_ROUNDS, seconds=share, gflops=gflops, enough=enough
+            )
+    return _as_result(found, lengths, machine_info(device))
 
 
 @dataclass(frozen=True)
@@ -62,49 +71,60 @@ class Ratio:
     """How many times as fast as the dense model the compact one is.
 
     value: median over the rounds of the ratio of the two times in one; uncertainty: half of its 95 % interval as a
-    fraction of it; rounds: of timing; ms: {"teacher", "compact": median}
+    fraction of it; rounds: that count; ms: {"teacher", "compact": median}; gflops: rate of the gauge meanwhile;
+    disturbed: whether that is another rate than the one asked for
     """
 
     value: float
     uncertainty: float
     rounds: int
     ms: dict[str, float]
+    gflops: float
+    disturbed: bool = False
 
     @classmethod
-    def of(cls, samples: Mapping[str, Sequence[float]]) -> Ratio:
+    def of(cls, found: Rounds) -> Ratio:
         """From seconds of "teacher" and "compact", two rounds at least.
 
         Rounds are compared within themselves: what slows the machine for seconds slows both. The interval is that of a
         median of normal values, 2 * 1.25 sigma / sqrt(n), with sigma from the quartiles, which bursts do not reach.
         """
+        samples = found.samples
         ratios = [a / b for a, b in zip(samples["teacher"], samples["compact"], strict=True)]
         low, value, high = statistics.quantiles(ratios, n=4, method="inclusive")
         uncertainty = 2 * 1.25 * (high - low) / 1.35 / math.sqrt(len(ratios)) / value
         ms = {name: _rounded(1e3 * statistics.median(times)) for name, times in samples.items()}
-        return cls(_rounded(value), _rounded(uncertainty), len(ratios), ms)
+        return cls(_rounded(value), _rounded(uncertainty), len(ratios), ms, _rounded(found.gflops), found.disturbed)
 
 
 def measure_ratio(
-    dense: CompactModel, compact: CompactModel, lengths: Sequence[int], *, seconds: float, within: float, seed: int = 0
+    dense: CompactModel,
+    compact: CompactModel,
+    lengths: Sequence[int],
+    *,
+    seconds: float,
+    within: float,
+    at_most: float,
+    gflops: float | None,
+    seed: int = 0,
 ) -> Ratio:
     """The speedup on one batch of sequences of these very lengths, timed as `measure_speedup` does.
 
-    within: uncertainty at which timing ends; `seconds` end it in any case, after three rounds at least
+    within:  uncertainty at which timing ends
+    seconds: from then on `at_most` is enough
+    gflops:  rate of the gauge at which a round counts; with one, timing goes on for PATIENCE times `seconds` at most
     Raises as `measure_speedup` does.
     """
     device = _common_device(dense, compact)
     _check_counts(lengths, [len(lengths)])
 
-    def enough(samples: Mapping[str, Sequence[float]]) -> bool:
-        return len(samples["teacher"]) >= RATIO_ROUNDS and Ratio.of(samples).uncertainty <= within
+    def enough(rounds: Rounds, late: bool) -> bool:
+        return rounds.counted >= RATIO_ROUNDS and Ratio.of(rounds).uncertainty <= (at_most if late else within)
 
     with _inference(dense, compact):
         batch = quantile_batch(lengths, len(lengths), _vocabulary(dense, compact), seed)
         calls = _checked_calls(dense, compact, batch)
-        wait = synchronizer(device)
-        return Ratio.of(
-            interleaved_samples(calls, MAX_ROUNDS, warmup=1, seconds=seconds, synchronize=wait, enough=enough)
-        )
+        return Ratio.of(gauged_rounds(calls, device, MAX_ROUNDS, seconds=seconds, gflops=gflops, enough=enough))
 
 
 def _check_counts(lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
@@ -121,10 +141,11 @@ def _checked_calls(dense: CompactModel, compact: CompactModel, batch: PackedBatc
     return {"teacher": partial(dense, batch=batch), "compact": partial(compact, batch=batch)}
 
 
-def _as_result(
-    timings: dict[str, dict[str, Timing]], lengths: Sequence[int], machine: dict[str, Any]
-) -> dict[str, Any]:
+def _as_result(found: dict[str, Rounds], lengths: Sequence[int], machine: dict[str, Any]) -> dict[str, Any]:
     models = ("teacher", "compact")
+    timings: dict[str, dict[str, Timing]] = {
+        name: {model: summarize(rounds.samples[model]) for model in models} for name, rounds in found.items()
+    }
     return {
         "latency_ms": {
             model: {name: _rounded(1e3 * times[model].median_s) for name, times in timings.items()} for model in models
@@ -133,6 +154,8 @@ def _as_result(
         "measured": {
             "lengths": {"median": statistics.median(lengths), "longest": max(lengths)},
             "rounds": {name: times["compact"].rounds for name, times in timings.items()},
+            "gflops": {name: _rounded(rounds.gflops) for name, rounds in found.items()},
+            "disturbed": {name: rounds.disturbed for name, rounds in found.items()},
             "spread": {
                 model: {name: _rounded(times[model].spread) for name, times in timings.items()} for model in models
             },

@@ -1,4 +1,4 @@
-"""Timing on shared, noisy machines: interleaved rounds, medians with their spread, the machine's own rate beside."""
+"""Timing on shared, noisy machines: interleaved rounds, medians with their spread."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def turn(call: Callable[[], object], synchronize: Callable[[], object], pause_s:
     return statistics.median(samples)
 
 
-def summarize(samples_s: list[float]) -> Timing:
+def summarize(samples_s: Sequence[float]) -> Timing:
     """Median and percentiles (linear between samples) of times in seconds."""
     if len(samples_s) == 1:
         return Timing(samples_s[0], samples_s[0], samples_s[0], 1)
@@ -138,14 +138,3 @@ def synchronizer(device: torch.device) -> Callable[[], object]:
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None
-
-
-def sgemm_gflops(device: torch.device | str = "cpu", seconds: float = 0.5) -> float:
-    """GFLOP/s of PyTorch's fp32 matrix product with the current threads: what this machine gives at this moment."""
-    device = torch.device(device)
-    size = 4096 if device.type == "cuda" else 1024
-    a, b, out = (torch.ones(size, size, device=device) for _ in range(3))
-    timing = interleaved(
-        {"sgemm": lambda: torch.mm(a, b, out=out)}, 1000, seconds=seconds, synchronize=synchronizer(device)
-    )
-    return 2 * size**3 / timing["sgemm"].median_s / 1e9

@@ -116,7 +116,7 @@ def make_profile(options: argparse.Namespace, device: torch.device, console: Con
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("", total=options.passes * n_points(deployment, shape))
-        tables, checks, spread = measure(deployment, shape, options.passes, options.seed, lambda: progress.advance(bar))
+        found = measure(deployment, shape, options.passes, options.seed, lambda: progress.advance(bar))
     return Profile(
         source=options.model,
         shape=shape,
@@ -125,9 +125,10 @@ def make_profile(options: argparse.Namespace, device: torch.device, console: Con
         threads=torch.get_num_threads(),
         machine=machine_info(device),
         versions=versions(),
-        tables=tables,
-        checks=checks,
-        spread=spread,
+        tables=found.tables,
+        checks=found.checks,
+        spread=found.spread,
+        gflops=found.gflops,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from cofi.masks import LatencyModel, ModelShape, Structure
 from cofi.masks.interpolation import curve, surface
+from cofi.measure.rate import GAUGE, Gauge
 from cofi.measure.timing import no_collection, synchronizer, turn
 from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
@@ -50,6 +51,10 @@ class Stopwatch:
         times = sorted(self._seconds[key])
         return 1e3 * times[len(times) // 4]
 
+    def gflops(self, gauge: Gauge) -> float:
+        """The rate of the machine at the times that `ms` says: a quartile as they are."""
+        return gauge.rate(1e-3 * self.ms(GAUGE))
+
     def spread(self) -> float:
         """Median over the points of how far the passes lie apart, as a fraction of the least."""
         return statistics.median((max(times) - min(times)) / min(times) for times in self._seconds.values())
@@ -58,10 +63,12 @@ class Stopwatch:
 def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
     """Everything a profile measures in one pass.
 
-    Whole models, the dense one among them, come after every hidden size: each prediction is divided by theirs.
+    Whole models, the dense one among them, come after every hidden size: each prediction is divided by theirs. So does
+    the gauge, by which later measurements know the state of the machine that all this is of.
     """
     structures = [uniform(shape, scale) for scale in SCALES] + [sample(shape, scale, seed) for scale in CHECKS]
     whole = [Point(("whole", structure), partial(deployment.whole, structure)) for structure in structures]
+    whole.append(Point((GAUGE,), partial(Gauge, deployment.device)))
     found: list[Point] = []
     for hidden in hidden_knots(shape):
         found.append(Point(("single", hidden), partial(deployment.single, hidden)))
@@ -72,10 +79,18 @@ def points(deployment: Deployment, shape: ModelShape, seed: int) -> list[Point]:
     return found
 
 
-def measure(
-    deployment: Deployment, shape: ModelShape, passes: int, seed: int, advance: Callable[[], None]
-) -> tuple[Tables, list[Check], float]:
-    """Time all points `passes` times, `advance` is called after each. Returns tables, checks of them, the spread."""
+@dataclass(frozen=True)
+class Measured:
+    """What a profile says of the machine: see there."""
+
+    tables: Tables
+    checks: list[Check]
+    spread: float
+    gflops: float
+
+
+def measure(deployment: Deployment, shape: ModelShape, passes: int, seed: int, advance: Callable[[], None]) -> Measured:
+    """Time all points `passes` times; `advance` is called after each."""
     work = points(deployment, shape, seed)
     watch = Stopwatch(deployment.device)
     with torch.inference_mode(), no_collection():
@@ -88,7 +103,7 @@ def measure(
     checks = []
     for structure in (sample(shape, scale, seed) for scale in CHECKS):
         checks.append(Check(structure.to_dict(), model.of_structure(structure), watch.ms("whole", structure)))
-    return tables, checks, watch.spread()
+    return Measured(tables, checks, watch.spread(), watch.gflops(Gauge(deployment.device)))
 
 
 def n_points(deployment: Deployment, shape: ModelShape) -> int:

@@ -14,7 +14,7 @@ from cofi.masks import LatencyModel, ModelShape
 from cofi.masks.interpolation import curve, surface
 from cofi.models.config_values import INFERENCE_PRECISIONS
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = Path("profiles")  # where a name without a path is looked for
 MAX_BYTES = 1 << 20
 _SIZES = {
@@ -73,7 +73,8 @@ class Profile:
     """Latencies of one deployment.
 
     source: the model's name; lengths: tokens of each sequence of the batch; precision: of the products; threads: of the
-    CPU; machine: as `machine_info`, with `device`; versions: of the packages; spread: of repeated measurements
+    CPU; machine: as `machine_info`, with `device`; versions: of the packages; spread: of repeated measurements; gflops:
+    what the machine gave `cofi.measure.rate.Gauge` meanwhile
     """
 
     source: str
@@ -86,6 +87,7 @@ class Profile:
     tables: Tables
     checks: list[Check]
     spread: float
+    gflops: float
 
     @property
     def on_cpu(self) -> bool:
@@ -132,7 +134,10 @@ def read_profile(path: Path) -> Profile:
     """Read and check a profile. Raises UserError naming the file, the field and the rule."""
     values = read_json(path, MAX_BYTES)
     if values.get("format") != FORMAT:
-        raise UserError(f"{path} is no latency profile of this version (format {FORMAT}, got {values.get('format')!r})")
+        raise UserError(
+            f"{path} is no latency profile of this version (format {FORMAT}, got {values.get('format')!r}): "
+            "measure one with python -m cofi.profile"
+        )
     try:
         return _parse(values)
     except (KeyError, TypeError, ValueError) as error:
@@ -160,9 +165,12 @@ def _parse(values: dict[str, Any]) -> Profile:
             for c in values["checks"]
         ],
         spread=_floats("spread", [values["spread"]])[0],
+        gflops=_floats("gflops", [values["gflops"]])[0],
     )
     if profile.precision not in INFERENCE_PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(INFERENCE_PRECISIONS)}, got {profile.precision!r}")
+    if profile.gflops == 0:
+        raise ValueError("gflops must be above 0")
     if not float(profile.latency_model()({})) > 0:  # which also refuses knots that do not rise
         raise ValueError("the dense model must take some time")
     return profile

@@ -93,6 +93,8 @@ def speedup_note(result: Mapping[str, Any]) -> str:
     uncertainty = number(target, "measured_uncertainty")
     if uncertainty is not None:
         facts[-1] += f" +-{100 * uncertainty:.1f} %"
+    if target.get("disturbed") is True:
+        facts[-1] += " beside other work, so not comparable"
     batch = _mapping(target.get("batch"))
     sequences, longest = number(batch, "sequences"), number(batch, "longest")
     if sequences is not None and longest is not None:
@@ -129,6 +131,10 @@ def measurement_note(result: Mapping[str, Any]) -> str:
         facts.append(f"{threads:.0f} thread{'' if threads == 1 else 's'} of {machine.get('cpu') or 'the CPU'}")
     elif machine.get("device"):
         facts.append(f"on {machine['device']}")
+    rates = numbers(measured, "gflops").values()
+    if rates:
+        between = dict.fromkeys(f"{rate:.3g}" for rate in (min(rates), max(rates)))
+        facts.append(f"which made {' to '.join(between)} GFLOP/s in a plain product")
     return f"Latency: {', '.join(facts)}."
 
 

@@ -75,6 +75,8 @@ def measure(options: Options, store: Store, machine: dict[str, Any], console: Co
     names = {record["name"] for record in untimed(store.records([]), machine if options.retime else None)}
     left = [point for point in store.found() if point.name in names]
     measurer = Measurer(options.settings)
+    if left:
+        console.print(f"timing where a plain product makes {measurer.gflops:.3g} GFLOP/s, this machine's own rate")
     for number, point in enumerate(left, 1):
         words = in_words(point.name, measurer.measure(store.place(point)))
         console.print(f"measured {number} of {len(left)}: {words}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cofi.data import load_tokenizer, tokenize
 from cofi.errors import UserError
 from cofi.files import write_atomically
 from cofi.machine import pick_device
+from cofi.measure.rate import undisturbed_gflops
 from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
 from cofi.sweep.store import Place
@@ -19,10 +21,11 @@ from cofi.train.inputs import read_splits
 from cofi.train.result import SPEED_BATCH_SIZES
 
 DEFAULT_SECONDS = 20.0  # a point
+LOOKS = 4  # times as long the machine is looked at before: its own rate shows in a tenth of that
 
 
 class Measurer:
-    """Times points. `lengths` of a task are read once."""
+    """Times points, all of them in one state of the machine: left alone. `lengths` of a task are read once."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         """settings: those of the command; where it says nothing the point was run on its own device."""
@@ -31,6 +34,11 @@ class Measurer:
         if self.seconds <= 0:
             raise UserError(f"--measure-seconds must be above 0 with --measure, got {self.seconds}")
         self._lengths: dict[tuple[Any, ...], list[int]] = {}
+
+    @cached_property
+    def gflops(self) -> float:
+        """What the machine makes of a plain product when it is left alone: the state that points are timed in."""
+        return undisturbed_gflops(self.device, LOOKS * self.seconds)
 
     def measure(self, place: Place) -> dict[str, Any]:
         """Time the model of a finished point and write speed.json. Raises UserError where a model is not there."""
@@ -48,7 +56,7 @@ class Measurer:
     def time(self, place: Place, dense: CompactModel, compact: CompactModel) -> dict[str, Any]:
         """Time two models on batches like those of the point's validation rows."""
         lengths = self.lengths(place.run.read_config())
-        return measure_speedup(dense, compact, lengths, SPEED_BATCH_SIZES, seconds=self.seconds)
+        return measure_speedup(dense, compact, lengths, SPEED_BATCH_SIZES, seconds=self.seconds, gflops=self.gflops)
 
     def lengths(self, config: TrainConfig) -> list[int]:
         """Tokens of each validation example, as the run saw them."""
@@ -63,4 +71,5 @@ class Measurer:
 
 def in_words(name: str, speed: dict[str, Any]) -> str:
     """A line for whoever waits: `cola-default-s95-seed1: batch 1 8.5, batch 32 14.2`."""
-    return f"{name}: " + ", ".join(f"{batch} {ratio:g}" for batch, ratio in speed["speedup"].items())
+    disturbed = " (beside other work)" if any(speed["measured"]["disturbed"].values()) else ""
+    return f"{name}: " + ", ".join(f"{batch} {ratio:g}" for batch, ratio in speed["speedup"].items()) + disturbed

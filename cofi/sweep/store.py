@@ -109,8 +109,9 @@ class Store:
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
         record["settings"] = settings_of_variant(place.run.read_config())
         record["score"] = result["compact_score"]
-        if "measured" in result.get("target_speedup", {}):
-            record["delivered_speedup"] = result["target_speedup"]["measured"]
+        target = result.get("target_speedup", {})
+        if "measured" in target and not target.get("disturbed"):
+            record["delivered_speedup"] = target["measured"]
         if place.speed.is_file():
             record |= speed_fields(read_json(place.speed))
         return record

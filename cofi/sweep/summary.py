@@ -18,7 +18,7 @@ NOTE = (
     "Scores are the best evaluation of the fine-tuned small model on the validation rows, as the paper reports them: "
     "mean and sample standard deviation over the seeds, in points. Masked: before fine-tuning. Parameters: the "
     "encoder's, without embeddings and heads. Speed: against the teacher, medians of interleaved calls, real lengths, "
-    "no padding. A star: expected sparsity stayed below the target."
+    "no padding, of rounds in which the machine was left alone. A star: expected sparsity stayed below the target."
 )
 REPEATED = (
     "Where tasks did not come from the hub: with `--data`; where the model was not all-MiniLM-L6-v2: with `--model`. "
@@ -186,6 +186,9 @@ def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
     done = [record for record in records if record["status"] == DONE]
     lines = [f"Trained on {_place(record.get('machine', machine), record.get('versions', {}))}." for record in done]
     lines += [f"Timed on {_place(record['measured_on'], {})}." for record in done if "measured_on" in record]
+    disturbed = [record["name"] for record in done if any(record.get("measured", {}).get("disturbed", {}).values())]
+    if disturbed:
+        lines.append(f"Timed beside other work, for want of a quiet minute: {', '.join(disturbed)}.")
     return "\n\n".join(dict.fromkeys(lines))
 
 

@@ -10,10 +10,10 @@ import torch
 from cofi.measure.speedup import Ratio, measure_ratio
 from cofi.models import CompactModel, in_precision
 from cofi.profile.profile import Profile
+from cofi.train.constraint import same_machine
 
 TOLERANCE = 0.02  # share of the request that a measured speedup may be off before masks are corrected for it
 WITHIN = TOLERANCE / 4  # uncertainty of a measurement that leaves no doubt about that
-ATTEMPTS = 3  # what else runs on a machine comes and goes: 14 % uncertain beside other work, 1 % without
 
 
 def measure_as_profiled(
@@ -21,21 +21,27 @@ def measure_as_profiled(
 ) -> Ratio:
     """How many times as fast as `dense` `small` is, from packed ids to the head's output, as the profile counts it.
 
-    seconds: for timing, less where the machine is quiet; where it is too noisy to tell TOLERANCE, as many again, up to
-    ATTEMPTS times, and the most certain measurement counts; if that is noisy too, `say` takes a warning. Neither model
-    is changed.
+    seconds: for timing, less where the machine is quiet, up to `cofi.measure.rate.PATIENCE` times as many where it is
+    in another state than when the profile was measured, or too noisy to tell TOLERANCE; if that does not end, `say`
+    takes a warning. A profile of another machine knows nothing of this one's states. Neither model is changed.
     """
+    gflops = profile.gflops if same_machine(profile) else None
     before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
-    ratios: list[Ratio] = []
-    while len(ratios) < ATTEMPTS and (not ratios or ratios[-1].uncertainty > TOLERANCE):
-        ratios.append(measure_ratio(before, after, profile.lengths, seconds=seconds, within=WITHIN))
-    best = min(ratios, key=lambda ratio: ratio.uncertainty)
-    if best.uncertainty > TOLERANCE:
+    ratio = measure_ratio(
+        before, after, profile.lengths, seconds=seconds, within=WITHIN, at_most=TOLERANCE, gflops=gflops
+    )
+    if ratio.disturbed:
         say(
-            f"[yellow]the measured speedup is known to +-{100 * best.uncertainty:.0f} % only, the best of {ATTEMPTS} "
-            "attempts: something else is running on these cores[/yellow]"
+            f"[yellow]the machine makes {ratio.gflops:.4g} GFLOP/s in a plain product and made {profile.gflops:.4g} "
+            f"when the profile was measured: the measured speedup, {ratio.value:.3g}x, is not the one that the profile "
+            "speaks of[/yellow]"
         )
-    return best
+    elif ratio.uncertainty > TOLERANCE:
+        say(
+            f"[yellow]the measured speedup is known to +-{100 * ratio.uncertainty:.0f} % only after {ratio.rounds} "
+            "rounds: something else is running on these cores[/yellow]"
+        )
+    return ratio
 
 
 def deployed(model: CompactModel, precision: str, *, on_cpu: bool) -> CompactModel:

@@ -96,8 +96,9 @@ def _speed(session: Session, dense: CompactModel, small: CompactModel) -> dict[s
     if seconds == 0:
         return {}
     session.monitor.message("measuring speed ...")
-    lengths = session.validation.lengths.tolist()
-    return measure_speedup(dense, small, lengths=lengths, batch_sizes=SPEED_BATCH_SIZES, seconds=seconds)
+    lengths, profile = session.validation.lengths.tolist(), session.profile
+    gflops = profile.gflops if profile is not None and same_machine(profile) else None
+    return measure_speedup(dense, small, lengths=lengths, batch_sizes=SPEED_BATCH_SIZES, seconds=seconds, gflops=gflops)
 
 
 def _speedup_target(session: Session, best: dict[str, Any], dense: CompactModel, small: CompactModel) -> dict[str, Any]:
@@ -124,7 +125,13 @@ def _measured_target(session: Session, profile: Profile, dense: CompactModel, sm
     if session.config.measure_seconds == 0:
         return {}
     ratio = measure_as_profiled(profile, dense, small, session.config.measure_seconds / 2, session.monitor.message)
-    return {"measured": ratio.value, "measured_uncertainty": ratio.uncertainty, "measured_ms": ratio.ms}
+    return {
+        "measured": ratio.value,
+        "measured_uncertainty": ratio.uncertainty,
+        "measured_ms": ratio.ms,
+        "measured_gflops": ratio.gflops,
+        "disturbed": ratio.disturbed,
+    }
 
 
 def _calibration(found: dict[str, Any] | None) -> dict[str, Any]:

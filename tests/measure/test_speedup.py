@@ -36,8 +36,10 @@ class TestMeasureSpeedup:
             assert ratio == pytest.approx(latency["teacher"][name] / latency["compact"][name], rel=2e-3)
         assert result["measured"]["lengths"] == {"median": 9, "longest": 20}
         assert min(result["measured"]["rounds"].values()) >= MIN_ROUNDS
+        assert min(result["measured"]["gflops"].values()) > 0 and not any(result["measured"]["disturbed"].values())
         json.dumps(result)
         assert "median 9, longest 20" in measurement_note(result)
+        assert "GFLOP/s in a plain product" in measurement_note(result)
         assert len(summary_table(result).columns) == 4 + 2 * 2
 
     def test_training_modes_are_put_back(self):
@@ -49,7 +51,7 @@ class TestMeasureSpeedup:
         compact = make_compact()
         outputs = iter([torch.ones(3), torch.ones(3) * 1.1])
         monkeypatch.setattr(speedup, "main_output", lambda output: next(outputs))
-        monkeypatch.setattr(speedup, "interleaved", lambda *args, **kwargs: pytest.fail("timed"))
+        monkeypatch.setattr(speedup, "gauged_rounds", lambda *args, **kwargs: pytest.fail("timed"))
         with pytest.raises(RuntimeError, match="differs from its definition"):
             measure_speedup(make_dense(), compact, [4], (1,), seconds=0.01)
 

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from cofi.measure import timing
-from cofi.measure.timing import MIN_ROUNDS, Timing, interleaved, sgemm_gflops, summarize
+from cofi.measure.timing import MIN_ROUNDS, Timing, interleaved, summarize
 
 
 class TestInterleaved:
@@ -65,7 +65,3 @@ def test_summary_is_median_and_percentiles():
     assert (timing.median_s, timing.p10_s, timing.p90_s, timing.rounds) == (50.0, 10.0, 90.0, 101)
     assert timing.spread == pytest.approx(1.6)
     assert summarize([2.0]) == Timing(2.0, 2.0, 2.0, 1)
-
-
-def test_sgemm_rate_is_positive_and_possible():
-    assert 0.01 < sgemm_gflops(seconds=0.01) < 1e6

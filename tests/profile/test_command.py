@@ -12,6 +12,7 @@ import torch
 
 from cofi.cli import run as run_command
 from cofi.masks import Structure
+from cofi.measure.rate import GAUGE, Gauge
 from cofi.models import CompactConfig, from_lists
 from cofi.profile import measure as measuring
 from cofi.profile.__main__ import main
@@ -90,6 +91,8 @@ def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
             units = cost["attention"] * sum(s.heads) + cost["ffn"] * sum(s.intermediate)
             kept = 0.05 * (sum(s.mha) + sum(s.ffn))
             return 1e-3 * 2 * (0.2 * s.hidden / 32 + units * s.hidden / 32 + kept)
+        if kind == GAUGE:
+            return Gauge(torch.device("cpu")).rate(50.0)  # what makes 50 GFLOP/s of it
         return 1e-3 * (0.1 + 0.05 if kind == "single" else 0.05 + 0.2 * sizes[0] / 32)
 
     for slow in (1.0, 7.0, 1.1):
@@ -103,13 +106,15 @@ def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
         expected = 1e3 * seconds(("whole", structure))
         assert latency.of_structure(structure) == pytest.approx(expected, rel=0.02)
     assert watch.spread() == pytest.approx(6.0)
+    assert watch.gflops(Gauge(torch.device("cpu"))) == pytest.approx(50.0)
 
 
 def test_passes_turn_and_each_point_is_counted(_fast):
     seen = []
-    tables, checks, spread = measure(deployment(), SHAPE, 2, 0, lambda: seen.append(1))
-    assert len(seen) == 2 * len(points(deployment(), SHAPE, 0)) and spread == 0.0
-    assert len(checks) == 3 and statistics.mean(tables.fixed_ms) == pytest.approx(1.0)
+    found = measure(deployment(), SHAPE, 2, 0, lambda: seen.append(1))
+    assert len(seen) == 2 * len(points(deployment(), SHAPE, 0)) and found.spread == 0.0
+    assert len(found.checks) == 3 and statistics.mean(found.tables.fixed_ms) == pytest.approx(1.0)
+    assert found.gflops == pytest.approx(Gauge(torch.device("cpu")).rate(1e-3))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_a_profile_in_the_way_is_not_replaced(checkpoint, tmp_path, capsys, _fas
     assert run_command(lambda: main(arguments)) == 2
     assert "replace it with --overwrite" in capsys.readouterr().err and output.read_text() == "mine"
     assert main([*arguments, "--overwrite"]) == 0
-    assert json.loads(output.read_text())["format"] == 1
+    assert json.loads(output.read_text())["format"] == 2
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch, capsys):

@@ -39,7 +39,9 @@ def changed(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed("format", to=2), "format 1, got 2"),
+        (changed("format", to=1), "format 2, got 1): measure one with python -m cofi.profile"),
+        (changed("gflops", to=0), "gflops must be above 0"),
+        (changed("gflops", to="fast"), "gflops must hold numbers from 0 to 1e9, got 'fast'"),
         (changed("tables", to=...), "'tables' is missing"),
         (changed("tables", to=[]), "no latency profile"),
         (changed("shape", "d_hidden", to=0), "d_hidden must be an integer of at least 1, got 0"),

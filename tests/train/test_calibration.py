@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from cofi import CompactModel
 from cofi.masks import Gates
+from cofi.measure.rate import sgemm_gflops
 from cofi.measure.speedup import measure_ratio
 from cofi.models import from_lists
 from cofi.prune import compact
@@ -44,6 +46,7 @@ def flags(flags, tmp_path) -> list[str]:
 @pytest.fixture(autouse=True)
 def _slow_call(monkeypatch):
     monkeypatch.setattr(MEASURE, timed_by(slow_call))
+    monkeypatch.setattr("cofi.measure.rate.PATIENCE", 1)  # a made-up profile knows nothing of this machine's rate
 
 
 def result_of(run: Path) -> dict:
@@ -69,7 +72,7 @@ def test_a_run_delivers_the_speedup_that_was_asked_for(flags, tmp_path, capsys):
     assert found["measured"] == pytest.approx(3, rel=TOLERANCE)
     assert found["measured"] == rounds[chosen]["measured"] and found["predicted"] == rounds[chosen]["predicted"]
     assert result["target_reached"] is True
-    names = ("round", "requested", "aim", "predicted", "measured", "uncertainty", "timed")
+    names = ("round", "requested", "aim", "predicted", "measured", "uncertainty", "timed", "gflops", "disturbed")
     assert [{name: row[name] for name in names} for row in calibrations(run)] == rounds
     words = " ".join(capsys.readouterr().err.split())
     assert words.count("calibration: asked 3x, measured ") == len(rounds)
@@ -200,9 +203,25 @@ def test_what_cannot_be_reached_is_said_and_ends(flags, tmp_path, capsys, monkey
     assert "calibration: no structure came closer than" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_machine_in_another_state_than_the_profile_s_corrects_nothing(flags, tmp_path, capsys, monkeypatch):
+    exact = timed_by(slow_call)
+    monkeypatch.setattr(MEASURE, lambda *args, **kw: replace(exact(*args, **kw), disturbed=True, gflops=31.0))
+    assert main(flags) == 0
+    result = result_of(tmp_path / "run")
+    found = result["target_speedup"]
+    (row,) = found["calibration"]["rounds"]
+    assert row["disturbed"] and row["gflops"] == 31.0 and row["measured"] < 3 * (1 - TOLERANCE)
+    assert found["predicted"] == pytest.approx(3, rel=TOLERANCE) and found["disturbed"] is True
+    assert result["target_reached"] is True  # by the profile
+    assert "calibration: nothing is corrected; the speedup is that of the profile" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_on_a_real_clock_it_ends(flags, tmp_path, monkeypatch):
     """What this machine's time is of a model of 2 layers of 32 dims is of no matter here."""
     monkeypatch.setattr(MEASURE, measure_ratio)
+    tiny_profile(gflops=sgemm_gflops()).save(tmp_path / "cpu.json")
     assert main([*flags, "--measure-seconds", str(REAL_SECONDS)]) == 0
     found = result_of(tmp_path / "run")["target_speedup"]
     assert 1 <= len(found["calibration"]["rounds"]) <= 1 + CORRECTIONS

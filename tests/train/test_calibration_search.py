@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from cofi.masks import Gates, SpeedupTarget, fit
@@ -16,13 +18,14 @@ def target_of(speedup: float) -> SpeedupTarget:
     return SpeedupTarget(latency_model(BERT_SMALL), speedup)
 
 
-def rounds_by(law, speedup: float, gates: Gates | None = None, uncertainty: float = 0.001) -> list:
-    """What the search finds where milliseconds of the profile take law(ms)."""
+def rounds_by(law, speedup: float, gates: Gates | None = None, uncertainty: float = 0.001, disturbed=(False,)) -> list:
+    """What the search finds where milliseconds of the profile take law(ms); the last of `disturbed` goes on."""
+    states = itertools.chain(disturbed, itertools.repeat(disturbed[-1]))
     gates, target = gates or learned_gates(0), target_of(speedup)
 
     def measure(masks) -> Ratio:
         ms = law(target.latency.of_structure(masks.structure(gates.shape)))
-        return Ratio(law(target.dense_ms) / ms, uncertainty, 20, {})
+        return Ratio(law(target.dense_ms) / ms, uncertainty, 20, {}, 50.0, next(states))
 
     return list(search(gates, target, fit(gates, target), measure))
 
@@ -54,10 +57,20 @@ class TestSearch:
         assert len(rounds_by(lambda ms: ms + by_call, 4.0, uncertainty=0.1)) == 1
         assert len(rounds_by(lambda ms: ms + by_call, 4.0, uncertainty=0.05)) > 1
 
+    def test_what_a_disturbed_measurement_says_is_not_corrected(self):
+        (found,) = rounds_by(lambda ms: 1.0 + ms, 4.0, disturbed=(True,))
+        assert found.disturbed and abs(found.off(4.0)) > TOLERANCE and nearest([found], 4.0) == 0
+
+    def test_a_correction_that_was_not_measured_undisturbed_is_not_taken(self):
+        by_call = 0.1 * target_of(4.0).dense_ms / 4
+        rounds = rounds_by(lambda ms: ms + by_call, 4.0, disturbed=(False, True))
+        assert [found.disturbed for found in rounds] == [False, True] and nearest(rounds, 4.0) == 0
+        assert abs(rounds[1].off(4.0)) < abs(rounds[0].off(4.0))
+
     def test_a_machine_that_follows_no_law_ends_it_and_the_nearest_stays(self):
         gates, target = learned_gates(0), target_of(4.0)
         measured = iter([3.0, 3.7, 5.6, 2.9, 4.0])
-        rounds = list(search(gates, target, {}, lambda masks: Ratio(next(measured), 0.0, 20, {})))
+        rounds = list(search(gates, target, {}, lambda masks: Ratio(next(measured), 0.0, 20, {}, 50.0)))
         assert [found.measured for found in rounds] == [3.0, 3.7, 5.6, 2.9][: 1 + CORRECTIONS]
         assert nearest(rounds, 4.0) == 1
 
@@ -78,7 +91,7 @@ class TestSearch:
 
         def measure(masks) -> Ratio:
             seen.append(masks.structure(gates.shape))
-            return Ratio(1.94, 0.0, 20, {})
+            return Ratio(1.94, 0.0, 20, {}, 50.0)
 
         rounds = list(search(gates, target, fit(gates, target), measure))
         assert len(rounds) == len(seen) == len(set(seen)) < 1 + CORRECTIONS

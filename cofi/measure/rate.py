@@ -1,0 +1,121 @@
+"""What a machine gives at the moment: the rate of a product that never changes, read in every round of timing.
+
+A core that another machine's threads share slows down for seconds, and not everything alike: beside a neighbour a dense
+model took 2.35 times as long, a pruned one 1.5 times, the product here 1.35 times (docs/speed.md). So a speedup is that
+of one state of the machine, and this tells the states apart.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cofi.measure.timing import MIN_ROUNDS, interleaved_samples, synchronizer
+
+SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
+ALIKE = 0.1  # two rates that lie no further apart are those of one state: 145 to 158 GFLOP/s alone, 90 to 135 shared
+PATIENCE = 12  # times as long as it would take otherwise a state is waited for: it stays for seconds, seldom a minute
+GAUGE = "gauge"
+
+
+class Gauge:
+    """PyTorch's fp32 product of two square matrices with the current threads, to be called and timed."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = SIZES.get(device.type, SIZES["cpu"])
+        self._a, self._b, self._out = (torch.ones(size, size, device=device) for _ in range(3))
+        self._gflop = 2e-9 * size**3
+
+    def __call__(self) -> None:
+        torch.mm(self._a, self._b, out=self._out)
+
+    def rate(self, seconds: float) -> float:
+        """GFLOP/s where a call takes this long."""
+        return self._gflop / seconds
+
+
+def sgemm_gflops(device: torch.device | str = "cpu", seconds: float = 0.5) -> float:
+    """GFLOP/s of a `Gauge`, the median of as many turns as fit into `seconds`."""
+    return statistics.median(_rates(torch.device(device), seconds))
+
+
+def undisturbed_gflops(device: torch.device | str = "cpu", seconds: float = 20.0) -> float:
+    """GFLOP/s of a `Gauge` in the best tenth of `seconds`: what the machine makes when it is left alone for a while."""
+    return statistics.quantiles(_rates(torch.device(device), seconds), n=10, method="inclusive")[-1]
+
+
+def _rates(device: torch.device, seconds: float) -> list[float]:
+    gauge, wait = Gauge(device), synchronizer(device)
+    times = interleaved_samples({GAUGE: gauge}, 10_000, 2, seconds=seconds, synchronize=wait)[GAUGE]
+    return [gauge.rate(time) for time in times]
+
+
+def alike(gflops: float, other: float) -> bool:
+    """Whether both may be rates of a machine in one state."""
+    return abs(gflops / other - 1) <= ALIKE
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Times in seconds of some calls, round by round.
+
+    samples: of the rounds that count; gflops: median rate of the gauge in them; made: rounds in all; disturbed: whether
+    fewer than MIN_ROUNDS had the rate that was asked for, so that all of them count
+    """
+
+    samples: Mapping[str, Sequence[float]]
+    gflops: float
+    made: int
+    disturbed: bool = False
+
+    @property
+    def counted(self) -> int:
+        return 0 if self.disturbed else min(map(len, self.samples.values()))
+
+    @classmethod
+    def of(cls, samples: Mapping[str, Sequence[float]], gauge: Gauge, gflops: float | None) -> Rounds:
+        """From the samples of all calls and of the gauge; rounds whose rate is like `gflops` count, all without it."""
+        rates = [gauge.rate(seconds) for seconds in samples[GAUGE]]
+        chosen = [i for i, rate in enumerate(rates) if gflops is None or alike(rate, gflops)]
+        disturbed = len(chosen) < MIN_ROUNDS
+        if disturbed:
+            chosen = list(range(len(rates)))
+        counted = {name: [times[i] for i in chosen] for name, times in samples.items() if name != GAUGE}
+        return cls(counted, statistics.median(rates[i] for i in chosen), len(rates), disturbed)
+
+
+def gauged_rounds(
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    *,
+    seconds: float,
+    gflops: float | None = None,
+    enough: Callable[[Rounds, bool], bool],
+) -> Rounds:
+    """Time `calls` as `interleaved_samples` does, with a gauge in every round.
+
+    rounds:  at most, of those that count
+    seconds: for timing, and PATIENCE times as much where `enough` is not content with what was found at `gflops`
+    gflops:  rate of the gauge at which a round counts; None: at any
+    enough:  asked after every round with what counts so far, and whether `seconds` have passed
+    """
+    gauge, began = Gauge(device), time.perf_counter()
+
+    def ends(samples: Mapping[str, Sequence[float]]) -> bool:
+        found, late = Rounds.of(samples, gauge, gflops), time.perf_counter() - began >= seconds
+        return found.counted >= rounds or enough(found, late)
+
+    samples = interleaved_samples(
+        {**calls, GAUGE: gauge},
+        PATIENCE * rounds,
+        warmup=1,
+        seconds=PATIENCE * seconds if gflops is not None else seconds,
+        synchronize=synchronizer(device),
+        enough=ends,
+    )
+    return Rounds.of(samples, gauge, gflops)

@@ -1,0 +1,118 @@
+"""The rate of the machine: which rounds count by it, how long one waits for them, what is left where none comes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import torch
+
+from cofi.measure import rate, timing
+from cofi.measure.rate import (
+    ALIKE,
+    GAUGE,
+    PATIENCE,
+    Gauge,
+    Rounds,
+    alike,
+    gauged_rounds,
+    sgemm_gflops,
+    undisturbed_gflops,
+)
+from cofi.measure.timing import MIN_ROUNDS
+
+CPU = torch.device("cpu")
+QUIET, BUSY = (Gauge(CPU).rate(1.0) / gflops for gflops in (150.0, 110.0))  # seconds of the gauge
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A machine of which a round takes a second, and whose states are listed; the last of them stays."""
+
+    def run(states: str, **arguments) -> tuple[Rounds, int]:
+        now, made = [0.0], iter(itertools.chain(states, itertools.repeat(states[-1])))
+        turns = []
+
+        def turn(call, synchronize, pause_s):
+            if isinstance(call, Gauge):
+                now[0] += 1.0
+                return QUIET if turns[-1] == "q" else BUSY
+            turns.append(next(made))
+            return 1.0 if turns[-1] == "q" else 2.0
+
+        monkeypatch.setattr(timing, "turn", turn)
+        monkeypatch.setattr(timing.random.Random, "shuffle", lambda self, order: None)  # the gauge is the last
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+        found = gauged_rounds({"a": lambda: None}, CPU, **{"rounds": 100, "enough": lambda *_: False} | arguments)
+        return found, len(turns)
+
+    return run
+
+
+def test_the_rate_is_that_of_the_product():
+    calls = []
+    gauge = Gauge(CPU)
+    gauge()
+    calls.append(gauge._out)
+    assert gauge._out.shape == (rate.SIZES["cpu"],) * 2 and (gauge._out == rate.SIZES["cpu"]).all()
+    assert gauge.rate(1e-3) == pytest.approx(2e-6 * rate.SIZES["cpu"] ** 3)
+
+
+def test_rates_of_this_machine_are_possible():
+    assert 0.01 < sgemm_gflops(seconds=0.01) < 1e6
+    assert 0.01 < undisturbed_gflops(seconds=0.05) < 1e6
+
+
+def test_a_machine_left_alone_for_a_tenth_of_the_time_is_known(monkeypatch):
+    times = itertools.cycle([BUSY] * 7 + [QUIET] * 2)
+    monkeypatch.setattr(timing, "turn", lambda *_: next(times))
+    monkeypatch.setattr(rate, "interleaved_samples", lambda calls, *_, **__: {GAUGE: [next(times) for _ in range(90)]})
+    assert undisturbed_gflops() == pytest.approx(150.0) and sgemm_gflops() == pytest.approx(110.0)
+
+
+@pytest.mark.parametrize(("other", "same"), [(100 * (1 - ALIKE) + 1, True), (100 * (1 - ALIKE) - 1, False)])
+def test_states_are_told_apart_from_both_sides(other, same):
+    assert alike(other, 100.0) is same and alike(200.0 - other, 100.0) is same
+
+
+class TestRounds:
+    def test_without_a_rate_all_count(self):
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET, BUSY, BUSY]}, Gauge(CPU), None)
+        assert found == Rounds({"a": [1.0, 2.0, 3.0]}, pytest.approx(110.0), 3) and found.counted == 3
+
+    def test_those_at_the_rate_count(self):
+        samples = {"a": [1.0, 2.0, 3.0, 4.0], "b": [5.0, 6.0, 7.0, 8.0], GAUGE: [QUIET, BUSY, QUIET, QUIET]}
+        found = Rounds.of(samples, Gauge(CPU), 145.0)
+        assert found.samples == {"a": [1.0, 3.0, 4.0], "b": [5.0, 7.0, 8.0]} and not found.disturbed
+        assert found.gflops == pytest.approx(150.0) and (found.counted, found.made) == (3, 4)
+
+    def test_too_few_at_the_rate_and_all_are_given_as_disturbed(self):
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET, QUIET, BUSY]}, Gauge(CPU), 110.0)
+        assert found.disturbed and found.counted == 0 and found.samples == {"a": [1.0, 2.0, 3.0]}
+        assert found.gflops == pytest.approx(150.0)
+
+
+class TestGaugedRounds:
+    def test_a_busy_while_is_waited_for(self, clock):
+        found, made = clock("b" * 17 + "q", seconds=5.0, gflops=150.0, enough=lambda found, late: found.counted >= 4)
+        assert made == found.made == 21 and found.samples == {"a": [1.0] * 4} and not found.disturbed
+
+    def test_with_the_rate_at_hand_it_ends_in_time(self, clock):
+        found, made = clock("q", seconds=5.0, gflops=150.0, enough=lambda found, late: late)
+        assert made == 5 and found.counted == 5
+
+    def test_patience_ends(self, clock):
+        found, made = clock("b", seconds=5.0, gflops=150.0)
+        assert made == 5 * PATIENCE and found.disturbed and found.gflops == pytest.approx(110.0)
+
+    def test_without_a_rate_there_is_nothing_to_wait_for(self, clock):
+        found, made = clock("b", seconds=5.0)
+        assert made == 5 and not found.disturbed and found.counted == 5
+
+    def test_no_more_rounds_count_than_asked_for(self, clock):
+        found, made = clock("bbbbq", seconds=1e9, gflops=150.0, rounds=20)
+        assert made == 24 and found.counted == 20
+
+    def test_the_least_number_is_made_in_any_time(self, clock):
+        assert clock("q", seconds=1e-9, gflops=150.0)[1] == MIN_ROUNDS
