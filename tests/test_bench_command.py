@@ -13,7 +13,7 @@ from cofi.bench import engines, subjects
 from cofi.bench.results import Case, to_rows
 from cofi.cli import run as run_command
 from cofi.errors import UserError
-from cofi.measure import speedup
+from cofi.measure import rate, speedup
 from cofi.measure.timing import Timing
 from tests.measure.encoders import SIZES, make_compact, make_dense
 
@@ -63,7 +63,8 @@ class TestCommand:
     @pytest.fixture(autouse=True)
     def _known_machine(self, monkeypatch):
         monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
-        monkeypatch.setattr(bench_command, "sgemm_gflops", lambda device: 50.0)  # takes half a second for real
+        monkeypatch.setattr(bench_command, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
+        monkeypatch.setattr(rate, "ALIKE", float("inf"))
 
     def test_a_run_is_compared_with_its_own_teacher(self, run_dir, tmp_path, capsys):
         target = tmp_path / "bench.json"
@@ -78,6 +79,12 @@ class TestCommand:
         assert [(s["kind"], s["units"]) for s in result["explained"][0]["sublayers"]] == [("attention", 1), ("ffn", 5)]
         assert "bound by" in printed and "total by the sums of the sublayers" in printed
         assert list(tmp_path.iterdir()) == [target]
+
+    def test_what_was_timed_beside_other_work_is_said(self, run_dir, monkeypatch, capsys):
+        monkeypatch.setattr(rate, "ALIKE", -1.0)
+        assert main([str(run_dir), *FEW, "--seconds", "0.01"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "1 x 6 was timed beside other work, at " in said and "2 x 6 was timed beside" in said
 
     def test_the_stock_model_is_a_rival_where_dense_is_its_checkpoint(self, run_dir, hf_dir, capsys):
         assert main([str(run_dir / "model"), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0

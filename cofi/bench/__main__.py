@@ -16,11 +16,13 @@ from cofi.bench.subjects import COMPACT, Inputs, Models, Subject, find_subjects,
 from cofi.cli import Parser, positive, run, write_json
 from cofi.errors import UserError
 from cofi.machine import machine_info, pick_device, set_threads
-from cofi.measure.rate import sgemm_gflops
+from cofi.measure.rate import gauged_rounds, undisturbed_gflops
 from cofi.measure.speedup import Differs
-from cofi.measure.timing import RIVAL_PAUSE_S, interleaved, synchronizer
+from cofi.measure.timing import RIVAL_PAUSE_S, summarize
 from cofi.memory import keep_freed_memory
 from cofi.models import from_lists
+
+LOOK_S = 4.0  # to see what the machine makes when it is left alone
 
 
 def build_parser() -> Parser:
@@ -29,7 +31,7 @@ def build_parser() -> Parser:
     parser.add_argument("--dense", metavar="ID|DIR", help="the dense original; by default the teacher a run has kept")
     parser.add_argument("--batch-size", type=positive, nargs="+", default=[1, 8, 32], metavar="N", help="sequences")
     parser.add_argument("--seq-len", type=positive, nargs="+", default=[32, 128], metavar="N", help="tokens of each")
-    parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="timed calls of each model a case")
+    parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="of timing that count, a case")
     parser.add_argument("--seconds", type=float, default=60.0, help="a case starts no round after this long")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
     parser.add_device_flag()
@@ -45,11 +47,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(
-    options: argparse.Namespace, models: Models, subjects: list[Subject], notes: list[str], device: torch.device
+    options: argparse.Namespace,
+    models: Models,
+    subjects: list[Subject],
+    notes: list[str],
+    device: torch.device,
+    gflops: float,
 ) -> tuple[list[Case], list[Explanation]]:
     """Every subject on every batch shape: outputs are compared before anything is timed; then the sublayers.
 
-    A subject other than the compact model whose output differs is left out there, and `notes` say so.
+    A subject other than the compact model whose output differs is left out there, and `notes` say so. Rounds count
+    where the machine makes `gflops`, as when it is left alone; notes say where there were none.
     """
     generator = torch.Generator().manual_seed(0)
     cases, explanations = [], []
@@ -59,14 +67,19 @@ def measure(
                 ids = _token_ids(models, (size, length), generator).to(device)
                 inputs = Inputs(ids, torch.ones_like(ids))
                 right = [subject for subject in subjects if _is_right(subject, inputs, notes)]
-                timings = interleaved(
+                found = gauged_rounds(
                     {subject.name: subject.prepare(inputs) for subject in right},
+                    device,
                     options.rounds,
                     seconds=options.seconds,
-                    synchronize=synchronizer(device),
+                    gflops=gflops,
+                    patience=1,
                     pause_s=RIVAL_PAUSE_S,
                 )
+                timings = {name: summarize(samples) for name, samples in found.samples.items()}
                 case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in right})
+                if found.disturbed:
+                    notes.append(f"{case.name} was timed beside other work, at {found.gflops:,.0f} GFLOP/s.")
                 cases.append(case)
                 explanations.append(explain(models.compact, from_lists(ids.tolist()).to(device), case.name))
     return cases, explanations
@@ -100,8 +113,8 @@ def _caption(machine: dict[str, Any]) -> str:
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'} of {machine['cpu']}"
     return (
         f"{threads if machine['device'] == 'cpu' else machine['device']}, PyTorch {machine['torch']}. Medians of "
-        "interleaved calls; spread: 10th to 90th percentile. Matrix products in fp32 by PyTorch: "
-        f"{machine['sgemm_gflops']:,.0f} GFLOP/s."
+        "interleaved calls; spread: 10th to 90th percentile. Rounds count where PyTorch's product in fp32 makes "
+        f"{machine['sgemm_gflops']:,.0f} GFLOP/s, as it does here without other work."
     )
 
 
@@ -115,9 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     subjects, notes = find_subjects(models, device)
     # with JSON on standard output the table goes where it does not mix with it
     console = Console(stderr=options.json == "-")
-    machine: dict[str, Any] = machine_info(device) | {"sgemm_gflops": round(sgemm_gflops(device), 1)}
     with console.status("measuring"):
-        cases, explanations = measure(options, models, subjects, notes, device)
+        gflops = undisturbed_gflops(device, LOOK_S)
+        cases, explanations = measure(options, models, subjects, notes, device, gflops)
+    machine: dict[str, Any] = machine_info(device) | {"sgemm_gflops": round(gflops, 1)}
     console.print(to_table(cases, options.directory, "\n".join([_caption(machine), *notes])))
     console.print(sublayer_table(explanations[-1]))
     console.print(total_table(explanations))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cofi.measure.timing import MIN_ROUNDS, interleaved_samples, synchronizer
+from cofi.measure.timing import MIN_ROUNDS, PAUSE_S, interleaved_samples, synchronizer
 
 SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
 ALIKE = 0.1  # two rates that lie no further apart are those of one state: 145 to 158 GFLOP/s alone, 90 to 135 shared
@@ -38,20 +38,11 @@ class Gauge:
         return self._gflop / seconds
 
 
-def sgemm_gflops(device: torch.device | str = "cpu", seconds: float = 0.5) -> float:
-    """GFLOP/s of a `Gauge`, the median of as many turns as fit into `seconds`."""
-    return statistics.median(_rates(torch.device(device), seconds))
-
-
-def undisturbed_gflops(device: torch.device | str = "cpu", seconds: float = 20.0) -> float:
+def undisturbed_gflops(device: torch.device, seconds: float) -> float:
     """GFLOP/s of a `Gauge` in the best tenth of `seconds`: what the machine makes when it is left alone for a while."""
-    return statistics.quantiles(_rates(torch.device(device), seconds), n=10, method="inclusive")[-1]
-
-
-def _rates(device: torch.device, seconds: float) -> list[float]:
     gauge, wait = Gauge(device), synchronizer(device)
     times = interleaved_samples({GAUGE: gauge}, 10_000, 2, seconds=seconds, synchronize=wait)[GAUGE]
-    return [gauge.rate(time) for time in times]
+    return gauge.rate(statistics.quantiles(times, n=10, method="inclusive")[0])
 
 
 def alike(gflops: float, other: float) -> bool:
@@ -95,16 +86,21 @@ def gauged_rounds(
     *,
     seconds: float,
     gflops: float | None = None,
-    enough: Callable[[Rounds, bool], bool],
+    patience: float | None = None,
+    enough: Callable[[Rounds, bool], bool] = lambda found, late: late,
+    pause_s: float = PAUSE_S,
 ) -> Rounds:
     """Time `calls` as `interleaved_samples` does, with a gauge in every round.
 
-    rounds:  at most, of those that count
-    seconds: for timing, and PATIENCE times as much where `enough` is not content with what was found at `gflops`
-    gflops:  rate of the gauge at which a round counts; None: at any
-    enough:  asked after every round with what counts so far, and whether `seconds` have passed
+    rounds:   at most, of those that count
+    seconds:  for timing, and `patience` times as much where `enough` is not content with what was found at `gflops`
+    gflops:   rate of the gauge at which a round counts; None: at any
+    patience: PATIENCE by default
+    enough:   asked after every round with what counts so far, and whether `seconds` have passed
+    pause_s:  as there
     """
     gauge, began = Gauge(device), time.perf_counter()
+    limit = 1.0 if gflops is None else PATIENCE if patience is None else patience
 
     def ends(samples: Mapping[str, Sequence[float]]) -> bool:
         found, late = Rounds.of(samples, gauge, gflops), time.perf_counter() - began >= seconds
@@ -114,8 +110,9 @@ def gauged_rounds(
         {**calls, GAUGE: gauge},
         PATIENCE * rounds,
         warmup=1,
-        seconds=PATIENCE * seconds if gflops is not None else seconds,
+        seconds=limit * seconds,
         synchronize=synchronizer(device),
+        pause_s=pause_s,
         enough=ends,
     )
     return Rounds.of(samples, gauge, gflops)

@@ -60,9 +60,8 @@ def measure_speedup(
     with _inference(dense, compact):
         for size in batch_sizes:
             calls = _checked_calls(dense, compact, quantile_batch(lengths, size, _vocabulary(dense, compact), seed))
-            found[f"batch {size}"] = gauged_rounds(
-                calls, device, MAX_ROUNDS, seconds=share, gflops=gflops, enough=enough
-            )
+            rounds = gauged_rounds(calls, device, MAX_ROUNDS, seconds=share, gflops=gflops, enough=enough)
+            found[f"batch {size}"] = rounds
     return _as_result(found, lengths, machine_info(device))
 
 
