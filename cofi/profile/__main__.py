@@ -50,7 +50,13 @@ def build_parser() -> Parser:
         "--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of the products with weights"
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
-    parser.add_argument("--passes", type=positive, default=10, metavar="N", help="times all is measured (default: 10)")
+    parser.add_argument(
+        "--passes",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="times all is measured (default: 10), a size that other work disturbed up to three times as often",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the structures that check the table")
     parser.add_device_flag()
     return parser
@@ -116,7 +122,14 @@ def make_profile(options: argparse.Namespace, device: torch.device, console: Con
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("", total=options.passes * n_points(deployment, shape))
-        found = measure(deployment, shape, options.passes, options.seed, lambda: progress.advance(bar))
+        found = measure(
+            deployment, shape, options.passes, options.seed, lambda total: progress.update(bar, advance=1, total=total)
+        )
+    if found.disturbed:
+        console.print(
+            f"[yellow]{found.disturbed} of {n_points(deployment, shape)} sizes were never timed with the machine left "
+            "alone: measure again, or with more --passes, when nothing else uses these cores[/yellow]"
+        )
     return Profile(
         source=options.model,
         shape=shape,

@@ -12,11 +12,11 @@ import torch
 
 from cofi.cli import run as run_command
 from cofi.masks import Structure
-from cofi.measure.rate import GAUGE, Gauge
+from cofi.measure.rate import Gauge
 from cofi.models import CompactConfig, from_lists
 from cofi.profile import measure as measuring
 from cofi.profile.__main__ import main
-from cofi.profile.measure import Stopwatch, as_tables, measure, points
+from cofi.profile.measure import MOST_PASSES, Stopwatch, as_tables, measure, points
 from cofi.profile.parts import Deployment
 from cofi.profile.plan import CHECKS, sample
 from cofi.profile.profile import read_profile
@@ -63,6 +63,14 @@ def test_lengths_may_be_given(checkpoint, tmp_path, _fast):
     assert (profile.lengths, profile.precision) == ([7, 7], "bf16")
 
 
+def test_a_profile_of_a_machine_in_use_is_said(checkpoint, tmp_path, monkeypatch, capsys, _fast):
+    monkeypatch.setattr(measuring, "alike", lambda *_: False)
+    assert main([str(checkpoint), "--seq-len", "7", "--output", str(tmp_path / "p.json"), *FEW]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    size = len(points(deployment(), SHAPE, 0))
+    assert f"{size} of {size} sizes were never timed with the machine left alone: measure again" in said
+
+
 def test_every_point_computes_what_it_says():
     """Sizes by the sublayers that run: a removed one passes x on, a kept one does not."""
     parts = deployment()
@@ -77,7 +85,8 @@ def test_every_point_computes_what_it_says():
 
 
 def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
-    """Times made up from the sizes come back from the tables; a burst in one pass does not reach them."""
+    """Times made up from the sizes come back from the tables; neither a burst in one pass reaches them, nor most of the
+    passes, in which a neighbour slows down the gauge a little and the points more, each in its own way."""
     parts, shape = deployment(), SHAPE
     cost = {"attention": 0.3, "ffn": 0.02}
     watch = Stopwatch(torch.device("cpu"))
@@ -91,13 +100,13 @@ def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
             units = cost["attention"] * sum(s.heads) + cost["ffn"] * sum(s.intermediate)
             kept = 0.05 * (sum(s.mha) + sum(s.ffn))
             return 1e-3 * 2 * (0.2 * s.hidden / 32 + units * s.hidden / 32 + kept)
-        if kind == GAUGE:
-            return Gauge(torch.device("cpu")).rate(50.0)  # what makes 50 GFLOP/s of it
         return 1e-3 * (0.1 + 0.05 if kind == "single" else 0.05 + 0.2 * sizes[0] / 32)
 
-    for slow in (1.0, 7.0, 1.1):
-        for point in points(parts, shape, 0):
-            watch._seconds.setdefault(point.key, []).append(seconds(point.key) * slow)
+    quiet = Gauge(torch.device("cpu")).rate(50.0)  # seconds of the gauge where it makes 50 GFLOP/s
+    for slow, gauge in [(1.0, quiet), (7.0, quiet), (1.1, 1.02 * quiet), *[(None, 1.3 * quiet)] * 6]:
+        for number, point in enumerate(points(parts, shape, 0)):
+            factor = slow or 1.4 + number % 9 / 8
+            watch._seconds.setdefault(point.key, []).append((seconds(point.key) * factor, gauge))
     tables = as_tables(watch, shape)
     assert tables.attention.ms[-1][-1] == pytest.approx(0.3 * 4 + 0.05)
     assert tables.ffn.ms[0] == pytest.approx([0.05] * len(tables.ffn.hidden))
@@ -106,13 +115,58 @@ def test_tables_are_the_quiet_times_less_the_call(monkeypatch):
         expected = 1e3 * seconds(("whole", structure))
         assert latency.of_structure(structure) == pytest.approx(expected, rel=0.02)
     assert watch.spread() == pytest.approx(6.0)
-    assert watch.gflops(Gauge(torch.device("cpu"))) == pytest.approx(50.0)
+    assert watch.gflops() == pytest.approx(50.0)
+
+
+class TestDisturbed:
+    """A machine in made-up states: "q" is left alone; "b" is busy, all takes twice as long."""
+
+    @pytest.fixture
+    def profiled(self, monkeypatch):
+        def run(states, passes: int = 4):
+            made, state, totals = [], ["q"], []
+
+            def turn(call, synchronize):
+                if not isinstance(call, Gauge):
+                    made.append(call)
+                    state[0] = states(len(made))
+                return 1e-3 * (1 if state[0] == "q" else 2)
+
+            monkeypatch.setattr(measuring, "turn", turn)
+            found = measure(deployment(), SHAPE, passes, 0, totals.append)
+            assert len(totals) == len(made) == totals[-1]
+            return found, len(made) / len(points(deployment(), SHAPE, 0))
+
+        return run
+
+    def test_a_point_that_was_left_alone_often_enough_is_not_timed_again(self, profiled):
+        found, passes = profiled(lambda number: "b" if number % 11 == 0 else "q")
+        assert passes == 4 and found.disturbed == 0 and found.gflops == Gauge(torch.device("cpu")).rate(1e-3)
+        assert set(found.tables.whole_ms[1:]) == {1.0}
+
+    def test_those_that_were_not_are(self, profiled):
+        size = len(points(deployment(), SHAPE, 0))
+        found, passes = profiled(lambda number: "b" if number <= 4.5 * size and number % size > size // 2 else "q")
+        assert 4 < passes < 4 * MOST_PASSES and found.disturbed == 0 and found.spread == 0.0
+        assert set(found.tables.whole_ms[1:]) == {1.0}
+
+    def test_what_never_was_is_counted_and_has_the_times_it_has(self, profiled):
+        size = len(points(deployment(), SHAPE, 0))
+        left = size - 10
+        found, passes = profiled(lambda number: "b" if number > 10 else "q", passes=1)
+        assert found.disturbed == left and passes * size == size + (MOST_PASSES - 1) * left
+        assert {check.measured_ms for check in found.checks} == {2.0}
+
+    def test_a_machine_that_others_always_use_is_taken_as_it_is(self, profiled):
+        found, passes = profiled(lambda number: "b")
+        assert (passes, found.disturbed) == (4, 0) and set(found.tables.whole_ms[1:]) == {2.0}
 
 
 def test_passes_turn_and_each_point_is_counted(_fast):
     seen = []
-    found = measure(deployment(), SHAPE, 2, 0, lambda: seen.append(1))
-    assert len(seen) == 2 * len(points(deployment(), SHAPE, 0)) and found.spread == 0.0
+    found = measure(deployment(), SHAPE, 2, 0, seen.append)
+    size = len(points(deployment(), SHAPE, 0))
+    assert seen == [2 * size] * (2 * size) and found.spread == 0.0 and found.disturbed == 0
     assert len(found.checks) == 3 and statistics.mean(found.tables.fixed_ms) == pytest.approx(1.0)
     assert found.gflops == pytest.approx(Gauge(torch.device("cpu")).rate(1e-3))
 
