@@ -104,7 +104,7 @@ def _add_goals(parser: Parser) -> None:
         metavar="X",
         default=[],
         help="runs that are asked for a speedup instead, by --device-profile; each measures and corrects it, for "
-        "--measure-seconds, before it fine-tunes: wants quiet cores",
+        "--measure-seconds, before it fine-tunes, while the machine is in the state that the profile was measured in",
     )
     parser.add_argument(
         "--device-profile", metavar="FILE", help="of this machine, by cofi.profile; for --target-speedups"
@@ -142,7 +142,8 @@ def _add_work(parser: Parser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="at the end, time every point that has not been timed: batch 1 and 32, real lengths; wants quiet cores",
+        help="at the end, time every point that has not been timed: batch 1 and 32, real lengths, while nothing else "
+        "uses these cores",
     )
     parser.add_argument(
         "--results",
