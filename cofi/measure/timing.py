@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 MIN_ROUNDS = 3
+GAUGE = "gauge"
 PAUSE_S = 0.01  # longer than idle threads of PyTorch and of our kernels spin
 # Those of ONNX Runtime spin a million times, 20 to 50 ms: after 10 ms whoever came next was 1.3 to 1.8 times too slow.
 RIVAL_PAUSE_S = 0.1
@@ -67,10 +68,13 @@ def interleaved_samples(
     seconds: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
     pause_s: float = PAUSE_S,
+    gauge: Callable[[], object] | None = None,
     enough: Callable[[Mapping[str, Sequence[float]]], bool] = lambda samples: False,
 ) -> dict[str, list[float]]:
     """Seconds a call of each callable takes, round by round: as `interleaved`, which summarizes them.
 
+    gauge:  takes a turn before every other and after the last of a round; its samples, as many a round as there are
+            callables and one more, are those of GAUGE
     enough: asked after every round from MIN_ROUNDS on; no further one is made where it says yes
     """
     if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0) or pause_s < 0:
@@ -82,19 +86,25 @@ def interleaved_samples(
         for _ in range(warmup):
             call()
             synchronize()
-    samples: dict[str, list[float]] = {name: [] for name in callables}
     order, shuffled = list(callables), random.Random(0)
+    calls = {**callables, GAUGE: gauge} if gauge is not None else callables
+    samples: dict[str, list[float]] = {name: [] for name in calls}
     with no_collection():
         end = None if seconds is None else time.perf_counter() + seconds
         for done in range(rounds):
             late = end is not None and time.perf_counter() >= end
             if done >= MIN_ROUNDS and (late or enough(samples)):
                 break
-            for name in order:
-                samples[name].append(turn(callables[name], synchronize, pause_s))
+            for name in order if gauge is None else _beside(order):
+                samples[name].append(turn(calls[name], synchronize, pause_s))
             shuffled.shuffle(order)  # nobody always runs in the caches, and beside the idle threads, of one neighbour
     time.sleep(pause_s)  # nor does whatever is timed next
     return samples
+
+
+def _beside(order: Sequence[str]) -> list[str]:
+    """The turns of a round: one of the gauge before each and at the end."""
+    return [GAUGE, *(entry for name in order for entry in (name, GAUGE))]
 
 
 @contextmanager

@@ -27,21 +27,27 @@ QUIET, BUSY = (Gauge(CPU).rate(1.0) / gflops for gflops in (150.0, 110.0))  # se
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A machine of which a round takes a second, and whose states are listed; the last of them stays."""
+    """A machine of which a round takes a second, and whose states are listed; the last of them stays.
+
+    "q" is left alone, "b" is busy, "m" becomes busy within the round.
+    """
 
     def run(states: str, **arguments) -> tuple[Rounds, int]:
-        now, made = [0.0], iter(itertools.chain(states, itertools.repeat(states[-1])))
+        now, made, readings = [0.0], iter(itertools.chain(states, itertools.repeat(states[-1]))), []
         turns = []
 
         def turn(call, synchronize, pause_s):
             if isinstance(call, Gauge):
-                now[0] += 1.0
-                return QUIET if turns[-1] == "q" else BUSY
-            turns.append(next(made))
+                readings.append(1)
+                if len(readings) % 2 == 1:  # before the only call
+                    turns.append(next(made))
+                else:
+                    now[0] += 1.0
+                busy = turns[-1] == "b" or (turns[-1] == "m" and len(readings) % 2 == 0)
+                return BUSY if busy else QUIET
             return 1.0 if turns[-1] == "q" else 2.0
 
         monkeypatch.setattr(timing, "turn", turn)
-        monkeypatch.setattr(timing.random.Random, "shuffle", lambda self, order: None)  # the gauge is the last
         monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         found = gauged_rounds({"a": lambda: None}, CPU, **{"rounds": 100, "enough": lambda *_: False} | arguments)
         return found, len(turns)
@@ -73,25 +79,30 @@ def test_states_are_told_apart_from_both_sides(other, same):
 
 
 class TestRounds:
+    """Rounds of one call have two readings, of two calls three."""
+
     def test_without_a_rate_all_count(self):
-        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET, BUSY, BUSY]}, Gauge(CPU), None)
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET, BUSY, BUSY, BUSY, BUSY, BUSY]}, Gauge(CPU), None)
         assert found == Rounds({"a": [1.0, 2.0, 3.0]}, pytest.approx(110.0), 3) and found.counted == 3
 
-    def test_those_at_the_rate_count(self):
-        samples = {"a": [1.0, 2.0, 3.0, 4.0], "b": [5.0, 6.0, 7.0, 8.0], GAUGE: [QUIET, BUSY, QUIET, QUIET]}
+    def test_those_at_the_rate_before_and_after_each_call_count(self):
+        readings = [QUIET] * 3 + [QUIET, QUIET, BUSY] + [QUIET] * 6 + [QUIET, BUSY, QUIET]
+        samples = {"a": [1.0, 2.0, 3.0, 4.0, 9.0], "b": [5.0, 6.0, 7.0, 8.0, 9.0], GAUGE: readings}
         found = Rounds.of(samples, Gauge(CPU), 145.0)
         assert found.samples == {"a": [1.0, 3.0, 4.0], "b": [5.0, 7.0, 8.0]} and not found.disturbed
-        assert found.gflops == pytest.approx(150.0) and (found.counted, found.made) == (3, 4)
+        assert found.gflops == pytest.approx(150.0) and (found.counted, found.made) == (3, 5)
 
     def test_too_few_at_the_rate_and_all_are_given_as_disturbed(self):
-        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET, QUIET, BUSY]}, Gauge(CPU), 110.0)
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET] * 4 + [BUSY] * 2}, Gauge(CPU), 110.0)
         assert found.disturbed and found.counted == 0 and found.samples == {"a": [1.0, 2.0, 3.0]}
         assert found.gflops == pytest.approx(150.0)
 
 
 class TestGaugedRounds:
     def test_a_busy_while_is_waited_for(self, clock):
-        found, made = clock("b" * 17 + "q", seconds=5.0, gflops=150.0, enough=lambda found, late: found.counted >= 4)
+        found, made = clock(
+            "b" * 9 + "m" * 8 + "q", seconds=5.0, gflops=150.0, enough=lambda found, late: found.counted >= 4
+        )
         assert made == found.made == 21 and found.samples == {"a": [1.0] * 4} and not found.disturbed
 
     def test_with_the_rate_at_hand_it_ends_in_time(self, clock):

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from cofi.measure import timing
-from cofi.measure.timing import MIN_ROUNDS, Timing, interleaved, summarize
+from cofi.measure.timing import GAUGE, MIN_ROUNDS, Timing, interleaved, interleaved_samples, summarize
 
 
 class TestInterleaved:
@@ -32,6 +32,17 @@ class TestInterleaved:
         timings = interleaved({"a": lambda: None}, rounds=10_000_000, seconds=1e-9)
         assert timings["a"].rounds == MIN_ROUNDS
         assert interleaved({"a": lambda: None}, rounds=2, seconds=1e-9)["a"].rounds == 2
+
+    def test_a_gauge_takes_a_turn_before_and_after_each(self, monkeypatch):
+        seen = []
+        monkeypatch.setattr(timing, "turn", lambda call, *_: seen.append(call()) or len(seen))
+        samples = interleaved_samples({name: lambda n=name: n for name in "ab"}, 2, 0, gauge=lambda: "gauge")
+        assert (
+            len(seen) == 10
+            and [seen[i] for i in (0, 2, 4, 5, 7, 9)] == ["gauge"] * 6
+            and sorted(seen[1:4:2] + seen[6:9:2]) == [*"aabb"]
+        )
+        assert samples[GAUGE] == [1, 3, 5, 6, 8, 10] and len(samples["a"]) == len(samples["b"]) == 2
 
     def test_the_device_is_waited_for_within_the_time(self):
         events: list[str] = []
