@@ -4,7 +4,7 @@ A core that another machine's threads share slows down for seconds, and not ever
 model took 2.35 times as long, a pruned one 1.5 times, the product here 1.35 times (docs/speed.md). So a speedup is that
 of one state of the machine, and this tells the states apart. A round counts where the product has the rate of that
 state before and after every call: of 479 rounds on a core in use all had a median speedup of 6.8, those with one good
-reading 5.25, the middle half within 22 %, and those with good ones all around within 7 %.
+reading 5.25, the middle half within 22 %, those with good ones all around 5.25, within 7 %.
 """
 
 from __future__ import annotations
