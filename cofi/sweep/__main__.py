@@ -20,10 +20,11 @@ from cofi.machine import machine_info, pick_device, set_threads
 from cofi.sweep.measuring import Measurer, in_words
 from cofi.sweep.options import Options, parse
 from cofi.sweep.plan import Point
-from cofi.sweep.results import check_publishable, publish, write_documents, write_summary
+from cofi.sweep.results import check_publishable, publish, read_summary, write_documents, write_summary
 from cofi.sweep.retiming import retime, untimed
 from cofi.sweep.running import Sweep
-from cofi.sweep.store import Store, locked
+from cofi.sweep.store import SUMMARY, Store, locked
+from cofi.sweep.summary import known_rates
 from cofi.train.interrupt import Interrupted
 
 EXIT_FAILED = 1  # the sweep went through, but not every point has a result
@@ -71,10 +72,16 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
 
 
 def measure(options: Options, store: Store, machine: dict[str, Any], console: Console) -> None:
-    """Time every finished point that was not timed; with --retime those timed elsewhere too, here and in --results."""
-    names = {record["name"] for record in untimed(store.records([]), machine if options.retime else None)}
+    """Time every finished point that was not, or beside other work alone.
+
+    With --retime those timed elsewhere too, here and in --results.
+    """
+    records = store.records([])
+    names = {record["name"] for record in untimed(records, machine if options.retime else None)}
     left = [point for point in store.found() if point.name in names]
-    measurer = Measurer(options.settings)
+    if options.results is not None and (options.results / SUMMARY).exists():
+        records += read_summary(options.results)["points"]
+    measurer = Measurer(options.settings, known_rates(records, machine))
     if left:
         console.print(f"timing where a plain product makes {measurer.gflops:.3g} GFLOP/s, this machine's own rate")
     for number, point in enumerate(left, 1):

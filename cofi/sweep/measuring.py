@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,18 +29,26 @@ LOOKS = 4  # times as long the machine is looked at before: its own rate shows i
 class Measurer:
     """Times points, all of them in one state of the machine: left alone. `lengths` of a task are read once."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        """settings: those of the command; where it says nothing the point was run on its own device."""
+    def __init__(self, settings: dict[str, Any], known: Sequence[float] = ()) -> None:
+        """settings: those of the command; where it says nothing the point was run on its own device.
+
+        known: rates of this machine at which points were timed before
+        """
         self.device = pick_device(settings.get("device", "auto"))
         self.seconds = settings.get("measure_seconds", DEFAULT_SECONDS)
         if self.seconds <= 0:
             raise UserError(f"--measure-seconds must be above 0 with --measure, got {self.seconds}")
+        self._known = known
         self._lengths: dict[tuple[Any, ...], list[int]] = {}
 
     @cached_property
     def gflops(self) -> float:
-        """What the machine makes of a plain product when it is left alone: the state that points are timed in."""
-        return undisturbed_gflops(self.device, LOOKS * self.seconds)
+        """What the machine makes of a plain product when it is left alone: the state that points are timed in.
+
+        It may not be left alone just now, so what was known before counts where it is more.
+        """
+        now = undisturbed_gflops(self.device, LOOKS * self.seconds)
+        return max(now, statistics.median(self._known)) if self._known else now
 
     def measure(self, place: Place) -> dict[str, Any]:
         """Time the model of a finished point and write speed.json. Raises UserError where a model is not there."""

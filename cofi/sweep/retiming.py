@@ -22,7 +22,7 @@ from cofi.report.values import Sizes, read_sizes
 from cofi.sweep.measuring import Measurer, in_words
 from cofi.sweep.results import read_summary, save_summary
 from cofi.sweep.store import DONE, Place, Store, speed_fields
-from cofi.sweep.summary import Record, place_of
+from cofi.sweep.summary import Record, is_disturbed, place_of
 
 
 def retime(folder: Path, store: Store, measurer: Measurer, machine: Mapping[str, Any], console: Console) -> None:
@@ -49,11 +49,12 @@ def retime(folder: Path, store: Store, measurer: Measurer, machine: Mapping[str,
 
 
 def untimed(records: Sequence[Record], machine: Mapping[str, Any] | None = None) -> list[Record]:
-    """Finished points that were not timed, or with `machine` not on such a one."""
+    """Finished points that were not timed, or beside other work alone, or with `machine` not on such a one."""
     done = [record for record in records if record["status"] == DONE]
     if machine is None:
-        return [record for record in done if "measured_on" not in record]
-    return [record for record in done if place_of(record.get("measured_on", {})) != place_of(machine)]
+        return [record for record in done if "measured_on" not in record or is_disturbed(record)]
+    place = place_of(machine)
+    return [record for record in done if place_of(record.get("measured_on", {})) != place or is_disturbed(record)]
 
 
 def rebuilt(record: Record, dense: CompactModel) -> CompactModel:

@@ -77,6 +77,18 @@ def place_of(machine: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(machine.get(name) for name in ("device", "cpu", "threads"))
 
 
+def is_disturbed(record: Record) -> bool:
+    """Whether its speed was measured beside other work, for want of a quiet minute."""
+    return any(record.get("measured", {}).get("disturbed", {}).values())
+
+
+def known_rates(records: Iterable[Record], machine: Mapping[str, Any]) -> list[float]:
+    """GFLOP/s that this machine made in a plain product while points were timed with nothing beside them."""
+    timed = [record for record in records if "measured_on" in record and not is_disturbed(record)]
+    here = [record for record in timed if place_of(record["measured_on"]) == place_of(machine)]
+    return [rate for record in here for rate in numbers(record["measured"], "gflops").values()]
+
+
 def group(records: Sequence[Record]) -> list[Group]:
     """Finished points by task, variant and goal, in the order in which the first two appear, goals ascending."""
     finished = [record for record in records if record["status"] == DONE]
@@ -186,7 +198,7 @@ def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
     done = [record for record in records if record["status"] == DONE]
     lines = [f"Trained on {_place(record.get('machine', machine), record.get('versions', {}))}." for record in done]
     lines += [f"Timed on {_place(record['measured_on'], {})}." for record in done if "measured_on" in record]
-    disturbed = [record["name"] for record in done if any(record.get("measured", {}).get("disturbed", {}).values())]
+    disturbed = [record["name"] for record in done if is_disturbed(record)]
     if disturbed:
         lines.append(f"Timed beside other work, for want of a quiet minute: {', '.join(disturbed)}.")
     return "\n\n".join(dict.fromkeys(lines))

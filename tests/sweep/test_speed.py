@@ -9,9 +9,42 @@ import pytest
 from cofi.errors import UserError
 from cofi.report.values import show_ratio
 from cofi.sweep.__main__ import main
+from cofi.sweep.measuring import Measurer
 from cofi.sweep.results import read_summary
+from cofi.sweep.retiming import untimed
+from cofi.sweep.store import DONE
+from cofi.sweep.summary import known_rates
 from tests.tiny_profile import write_profile
 from tests.tiny_sweep import points
+
+
+@pytest.fixture(autouse=True)
+def _one_state(monkeypatch):
+    """Whatever else runs on this machine, all rounds count; the rates of profiles are made up."""
+    monkeypatch.setattr("cofi.measure.rate.ALIKE", float("inf"))
+
+
+HERE = {"device": "cpu", "cpu": "this", "threads": 2}
+
+
+def timed(name: str, gflops: float, *, disturbed: bool = False, **machine: object) -> dict:
+    measured = {"gflops": {"batch 1": gflops, "batch 32": gflops + 2}, "disturbed": {"batch 1": disturbed}}
+    return {"name": name, "status": DONE, "measured": measured, "measured_on": HERE | machine}
+
+
+def test_points_timed_beside_other_work_are_timed_again():
+    old = {"name": "old", "status": DONE, "measured_on": HERE, "measured": {"rounds": {"batch 1": 9}}}
+    records = [timed("a", 150.0), timed("b", 90.0, disturbed=True), {"name": "c", "status": DONE}, old]
+    records += [{"name": "d", "status": "waiting"}, timed("e", 150.0, cpu="another")]
+    assert [record["name"] for record in untimed(records)] == ["b", "c"]
+    assert [record["name"] for record in untimed(records, HERE)] == ["b", "c", "e"]
+    assert known_rates([*records, timed("f", 140.0)], HERE) == [150.0, 152.0, 140.0, 142.0]
+
+
+@pytest.mark.parametrize(("known", "gflops"), [([], 120.0), ([150.0, 110.0, 152.0], 150.0), ([90.0, 92.0], 120.0)])
+def test_the_state_points_are_timed_in_is_remembered_over_a_busy_hour(monkeypatch, known, gflops):
+    monkeypatch.setattr("cofi.sweep.measuring.undisturbed_gflops", lambda device, seconds: 120.0)
+    assert Measurer({"device": "cpu", "measure_seconds": 1.0}, known).gflops == gflops
 
 
 def test_measuring_comes_last_and_once(one, tmp_path, capsys):
@@ -69,10 +102,9 @@ def test_retiming_needs_a_folder(one):
         main([*one, "--measure", "--retime"])
 
 
-def test_a_sweep_by_speedup(one, tmp_path, monkeypatch):
+def test_a_sweep_by_speedup(one, tmp_path):
     words = [*one[: one.index("--sparsities")], *one[one.index("--sparsities") + 2 :], "--target-speedups", "1.5"]
     profile = str(write_profile(tmp_path))
-    monkeypatch.setattr("cofi.measure.rate.ALIKE", float("inf"))  # the profile is made up, and so is its rate
     flags = ["--device-profile", profile, "--gate-prior", "none", "--measure-seconds", "0.4"]
     assert main([*words, *flags]) == 0
     (record,) = points(tmp_path / "sweep").values()
