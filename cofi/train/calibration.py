@@ -38,7 +38,9 @@ class Round:
     """One structure: the speedup that its masks were fitted to, what the profile says of it and what was measured.
 
     uncertainty: of `measured`, a fraction; timed: rounds of timing; gflops: rate of the machine in them; disturbed:
-    whether that is another than the profile's, so that `measured` says nothing about the structure
+    whether that is another than the profile's, so that `measured` says nothing about the structure; estimate: what its
+    speedup is taken for: `measured`, or where that is disturbed `predicted` times what the last measurement that was
+    not was off by
     """
 
     aim: float
@@ -48,11 +50,12 @@ class Round:
     timed: int
     gflops: float
     disturbed: bool
+    estimate: float
     shifts: Shifts
 
     def off(self, asked: float) -> float:
         """How far it is from the request: 0.1 and -0.1 are 10 % too fast and too slow."""
-        return self.measured / asked - 1
+        return self.estimate / asked - 1
 
     def is_close(self, asked: float) -> bool:
         """Whether there is nothing to correct, or nothing that could be told from noise."""
@@ -65,7 +68,7 @@ def search(gates: Gates, target: SpeedupTarget, shifts: Shifts, measure: Callabl
     Ends after CORRECTIONS, and before where a measurement is disturbed, or the next structure is out of the profile's
     reach or was measured already.
     """
-    asked, aim = target.speedup, target.speedup
+    asked, aim, factor = target.speedup, target.speedup, 1.0
     seen: set[Structure] = set()
     for _ in range(1 + CORRECTIONS):
         masks = gates.deterministic(shifts)
@@ -75,22 +78,19 @@ def search(gates: Gates, target: SpeedupTarget, shifts: Shifts, measure: Callabl
         seen.add(structure)
         predicted = float(target.shown(target.of_masks(masks.alive())))
         ratio = measure(masks)
-        found = Round(
-            aim, predicted, ratio.value, ratio.uncertainty, ratio.rounds, ratio.gflops, ratio.disturbed, shifts
-        )
+        factor = factor if ratio.disturbed else ratio.value / predicted
+        measured = (ratio.value, ratio.uncertainty, ratio.rounds, ratio.gflops, ratio.disturbed)
+        found = Round(aim, predicted, *measured, estimate=predicted * factor, shifts=shifts)
         yield found
-        aim = max(1.0, predicted * asked / found.measured)
+        aim = max(1.0, asked / factor)
         if found.disturbed or found.is_close(asked) or aim >= target.most:
             return
         shifts = fit(gates, SpeedupTarget(target.latency, aim))
 
 
 def nearest(rounds: list[Round], asked: float) -> int:
-    """Which round to keep: the one whose measured speedup is nearest to the request, the earliest of equals.
-
-    A disturbed one only where it is the first, the structure of the profile alone.
-    """
-    return min(range(len(rounds)), key=lambda i: (rounds[i].disturbed, abs(math.log(rounds[i].measured / asked))))
+    """Which round to keep: the one whose speedup is nearest to the request, the earliest of equals."""
+    return min(range(len(rounds)), key=lambda i: abs(math.log(rounds[i].estimate / asked)))
 
 
 def calibrate(session: Session, student: Student, best: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _kept(path: Path) -> dict[str, Any] | None:
 
 def rows(calibration: dict[str, Any]) -> list[dict[str, Any]]:
     """The rounds of a calibration as they are reported."""
-    names = ("aim", "predicted", "measured", "uncertainty", "timed", "gflops", "disturbed")
+    names = ("aim", "predicted", "measured", "uncertainty", "timed", "gflops", "disturbed", "estimate")
     return [
         {"round": index, "requested": calibration["requested"], **{name: found[name] for name in names}}
         for index, found in enumerate(calibration["rounds"])
@@ -142,8 +142,7 @@ def _calibrated(session: Session, student: Student, target: SpeedupTarget, shift
         chosen = outcome["rounds"][outcome["chosen"]]
         if outcome["chosen"] > 0:
             kept = Evaluator(session, "prune", student).rescored(chosen["shifts"])
-        if not chosen["disturbed"]:
-            kept["target_reached"] = chosen["measured"] >= asked * (1 - max(TOLERANCE, chosen["uncertainty"]))
+        kept["target_reached"] = chosen["estimate"] >= asked * (1 - max(TOLERANCE, chosen["uncertainty"]))
     return {**kept, KEY: {**outcome, "seconds": session.monitor.seconds - started}}
 
 
@@ -170,12 +169,11 @@ def _measured(session: Session, student: Student, target: SpeedupTarget, shifts:
             break
     chosen = nearest(rounds, asked)
     if rounds[chosen].disturbed:
-        session.monitor.message(
-            "[yellow]calibration: nothing is corrected; the speedup is that of the profile[/yellow]"
-        )
+        how = "corrected by the measurement before" if chosen > 0 else "not corrected: the speedup is the profile's"
+        session.monitor.message(f"[yellow]calibration: {how}; the machine is in use[/yellow]")
     elif not rounds[chosen].is_close(asked):
         session.monitor.message(
-            f"[yellow]calibration: no structure came closer than {rounds[chosen].measured:.3g}x to {asked:g}x[/yellow]"
+            f"[yellow]calibration: no structure came closer than {rounds[chosen].estimate:.3g}x to {asked:g}x[/yellow]"
         )
     return {"requested": asked, "rounds": [asdict(found) for found in rounds], "chosen": chosen}
 

@@ -72,7 +72,18 @@ def test_a_run_delivers_the_speedup_that_was_asked_for(flags, tmp_path, capsys):
     assert found["measured"] == pytest.approx(3, rel=TOLERANCE)
     assert found["measured"] == rounds[chosen]["measured"] and found["predicted"] == rounds[chosen]["predicted"]
     assert result["target_reached"] is True
-    names = ("round", "requested", "aim", "predicted", "measured", "uncertainty", "timed", "gflops", "disturbed")
+    names = (
+        "round",
+        "requested",
+        "aim",
+        "predicted",
+        "measured",
+        "uncertainty",
+        "timed",
+        "gflops",
+        "disturbed",
+        "estimate",
+    )
     assert [{name: row[name] for name in names} for row in calibrations(run)] == rounds
     words = " ".join(capsys.readouterr().err.split())
     assert words.count("calibration: asked 3x, measured ") == len(rounds)
@@ -213,9 +224,26 @@ def test_a_machine_in_another_state_than_the_profile_s_corrects_nothing(flags, t
     assert row["disturbed"] and row["gflops"] == 31.0 and row["measured"] < 3 * (1 - TOLERANCE)
     assert found["predicted"] == pytest.approx(3, rel=TOLERANCE) and found["disturbed"] is True
     assert result["target_reached"] is True  # by the profile
-    assert "calibration: nothing is corrected; the speedup is that of the profile" in " ".join(
+    assert "calibration: not corrected: the speedup is the profile's; the machine is in use" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_what_one_measurement_has_corrected_stays_where_the_next_is_disturbed(flags, tmp_path, capsys, monkeypatch):
+    exact, made = timed_by(slow_call), []
+
+    def measured(*args, **kw):
+        made.append(exact(*args, **kw))
+        return made[-1] if len(made) == 1 else replace(made[-1], value=9.0, disturbed=True, gflops=31.0)
+
+    monkeypatch.setattr(MEASURE, measured)
+    assert main(flags) == 0
+    result = result_of(tmp_path / "run")
+    found = result["target_speedup"]["calibration"]
+    assert found["chosen"] == 1 and [row["disturbed"] for row in found["rounds"]] == [False, True]
+    assert made[-1].value == pytest.approx(3, rel=TOLERANCE) and result["target_reached"] is True
+    said = " ".join(capsys.readouterr().err.split())
+    assert "calibration: corrected by the measurement before; the machine is in use" in said
 
 
 def test_on_a_real_clock_it_ends(flags, tmp_path, monkeypatch):
