@@ -201,6 +201,10 @@ def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
     disturbed = [record["name"] for record in done if is_disturbed(record)]
     if disturbed:
         lines.append(f"Timed beside other work, for want of a quiet minute: {', '.join(disturbed)}.")
+    timed = [record for record in done if "measured_on" in record]
+    older = [record for record in timed if "gflops" not in record.get("measured", {})]
+    if older:
+        lines.append(f"{len(older)} of {len(timed)} speeds are of all rounds, whatever else the machine was doing.")
     return "\n\n".join(dict.fromkeys(lines))
 
 

@@ -13,7 +13,7 @@ from cofi.sweep.measuring import Measurer
 from cofi.sweep.results import read_summary
 from cofi.sweep.retiming import untimed
 from cofi.sweep.store import DONE
-from cofi.sweep.summary import known_rates
+from cofi.sweep.summary import known_rates, where
 from tests.tiny_profile import write_profile
 from tests.tiny_sweep import points
 
@@ -39,6 +39,14 @@ def test_points_timed_beside_other_work_are_timed_again():
     assert [record["name"] for record in untimed(records)] == ["b", "c"]
     assert [record["name"] for record in untimed(records, HERE)] == ["b", "c", "e"]
     assert known_rates([*records, timed("f", 140.0)], HERE) == [150.0, 152.0, 140.0, 142.0]
+
+
+def test_the_table_says_how_speeds_were_measured():
+    machine = HERE | {"commit": "abc", "date": "2026-01-01"}
+    records = [timed(name, 150.0, **machine) for name in "ab"] + [timed("busy", 90.0, disturbed=True, **machine)]
+    assert where(records, machine).endswith("Timed beside other work, for want of a quiet minute: busy.")
+    del records[0]["measured"]["gflops"]
+    assert where(records, machine).endswith("1 of 3 speeds are of all rounds, whatever else the machine was doing.")
 
 
 @pytest.mark.parametrize(("known", "gflops"), [([], 120.0), ([150.0, 110.0, 152.0], 150.0), ([90.0, 92.0], 120.0)])
