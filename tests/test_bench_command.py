@@ -64,7 +64,7 @@ class TestCommand:
     def _known_machine(self, monkeypatch):
         monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
         monkeypatch.setattr(bench_command, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
-        monkeypatch.setattr(rate, "ALIKE", float("inf"))
+        monkeypatch.setattr(rate, "SLOWER", 1.0)
 
     def test_a_run_is_compared_with_its_own_teacher(self, run_dir, tmp_path, capsys):
         target = tmp_path / "bench.json"
@@ -81,7 +81,7 @@ class TestCommand:
         assert list(tmp_path.iterdir()) == [target]
 
     def test_what_was_timed_beside_other_work_is_said(self, run_dir, monkeypatch, capsys):
-        monkeypatch.setattr(rate, "ALIKE", -1.0)
+        monkeypatch.setattr(rate, "SLOWER", -1e9)
         assert main([str(run_dir), *FEW, "--seconds", "0.01"]) == 0
         said = " ".join(capsys.readouterr().out.split())
         assert "1 x 6 was timed beside other work, at " in said and "2 x 6 was timed beside" in said

@@ -19,7 +19,9 @@ import torch
 from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, interleaved_samples, synchronizer
 
 SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
-ALIKE = 0.07  # two rates that lie no further apart are those of one state: 145 to 158 GFLOP/s alone, 90 to 135 shared
+SLOWER = (
+    0.07  # by no more than that a machine left alone falls behind its own rate: 145 to 158 GFLOP/s, shared 90 to 135
+)
 PATIENCE = 12  # times as long as it would take otherwise a state is waited for: it stays for seconds, seldom a minute
 
 
@@ -46,9 +48,9 @@ def undisturbed_gflops(device: torch.device, seconds: float) -> float:
     return gauge.rate(statistics.quantiles(times, n=10, method="inclusive")[0])
 
 
-def alike(gflops: float, other: float) -> bool:
-    """Whether both may be rates of a machine in one state."""
-    return abs(gflops / other - 1) <= ALIKE
+def is_undisturbed(gflops: float, own: float) -> bool:
+    """Whether a machine that makes `own` when it is left alone may be so now; more says that `own` was disturbed."""
+    return gflops >= (1 - SLOWER) * own
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,13 @@ class Rounds:
 
     @classmethod
     def of(cls, samples: Mapping[str, Sequence[float]], gauge: Gauge, gflops: float | None) -> Rounds:
-        """From what `interleaved_samples` has made; rounds whose rates are all like `gflops` count, all without it."""
+        """From what `interleaved_samples` has made; rounds at that rate all along count, all without it."""
         rates = [gauge.rate(seconds) for seconds in samples[GAUGE]]
         size = len(samples)  # readings of a round: one before each call and one at its end
         beside = [rates[start : start + size] for start in range(0, len(rates), size)]
-        chosen = [i for i, found in enumerate(beside) if gflops is None or all(alike(rate, gflops) for rate in found)]
+        chosen = [
+            i for i, found in enumerate(beside) if gflops is None or all(is_undisturbed(rate, gflops) for rate in found)
+        ]
         disturbed = len(chosen) < MIN_ROUNDS
         if disturbed:
             chosen = list(range(len(beside)))
@@ -97,7 +101,7 @@ def gauged_rounds(
 
     rounds:   at most, of those that count
     seconds:  for timing, and `patience` times as much where `enough` is not content with what was found at `gflops`
-    gflops:   rate of the gauge at which a round counts; None: at any
+    gflops:   rate of the gauge from which on a round counts; None: from any
     patience: PATIENCE by default
     enough:   asked after every round with what counts so far, and whether `seconds` have passed
     pause_s:  as there

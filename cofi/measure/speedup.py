@@ -71,7 +71,7 @@ class Ratio:
 
     value: median over the rounds of the ratio of the two times in one; uncertainty: half of its 95 % interval as a
     fraction of it; rounds: that count; ms: {"teacher", "compact": median}; gflops: rate of the gauge meanwhile;
-    disturbed: whether that is another rate than the one asked for
+    disturbed: whether that is less than was asked for
     """
 
     value: float

@@ -11,7 +11,7 @@ import torch
 
 from cofi.masks import LatencyModel, ModelShape, Structure
 from cofi.masks.interpolation import curve, surface
-from cofi.measure.rate import Gauge, alike
+from cofi.measure.rate import Gauge, is_undisturbed
 from cofi.measure.timing import no_collection, synchronizer, turn
 from cofi.profile.parts import Call, Deployment
 from cofi.profile.plan import CHECKS, SCALES, dim_knots, head_knots, hidden_knots, sample, uniform
@@ -70,7 +70,7 @@ class Stopwatch:
 
     def _undisturbed(self, key: Key) -> list[float]:
         own = self.gflops()
-        return [seconds for seconds, reading in self._seconds[key] if alike(self._gauge.rate(reading), own)]
+        return [seconds for seconds, reading in self._seconds[key] if is_undisturbed(self._gauge.rate(reading), own)]
 
     def spread(self) -> float:
         """Median over the points of how far the undisturbed times lie apart, as a fraction of the least."""

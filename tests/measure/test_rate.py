@@ -10,13 +10,13 @@ import torch
 
 from cofi.measure import rate, timing
 from cofi.measure.rate import (
-    ALIKE,
     GAUGE,
     PATIENCE,
+    SLOWER,
     Gauge,
     Rounds,
-    alike,
     gauged_rounds,
+    is_undisturbed,
     undisturbed_gflops,
 )
 from cofi.measure.timing import MIN_ROUNDS
@@ -73,9 +73,9 @@ def test_a_machine_left_alone_for_some_of_the_time_is_known(monkeypatch):
     assert undisturbed_gflops(CPU, 0.05) == pytest.approx(150.0)
 
 
-@pytest.mark.parametrize(("other", "same"), [(100 * (1 - ALIKE) + 1, True), (100 * (1 - ALIKE) - 1, False)])
-def test_states_are_told_apart_from_both_sides(other, same):
-    assert alike(other, 100.0) is same and alike(200.0 - other, 100.0) is same
+@pytest.mark.parametrize(("gflops", "alone"), [(101 - 100 * SLOWER, True), (99 - 100 * SLOWER, False), (150.0, True)])
+def test_a_machine_left_alone_makes_its_own_rate_or_more(gflops, alone):
+    assert is_undisturbed(gflops, 100.0) is alone
 
 
 class TestRounds:
@@ -93,9 +93,13 @@ class TestRounds:
         assert found.gflops == pytest.approx(150.0) and (found.counted, found.made) == (3, 5)
 
     def test_too_few_at_the_rate_and_all_are_given_as_disturbed(self):
-        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [QUIET] * 4 + [BUSY] * 2}, Gauge(CPU), 110.0)
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [BUSY] * 4 + [QUIET] * 2}, Gauge(CPU), 150.0)
         assert found.disturbed and found.counted == 0 and found.samples == {"a": [1.0, 2.0, 3.0]}
-        assert found.gflops == pytest.approx(150.0)
+        assert found.gflops == pytest.approx(110.0)
+
+    def test_a_rate_from_a_busy_hour_does_not_leave_out_the_quiet_rounds(self):
+        found = Rounds.of({"a": [1.0, 2.0, 3.0], GAUGE: [BUSY] * 2 + [QUIET] * 4}, Gauge(CPU), 112.0)
+        assert found.counted == 3 and not found.disturbed
 
 
 class TestGaugedRounds:

@@ -64,7 +64,7 @@ def test_lengths_may_be_given(checkpoint, tmp_path, _fast):
 
 
 def test_a_profile_of_a_machine_in_use_is_said(checkpoint, tmp_path, monkeypatch, capsys, _fast):
-    monkeypatch.setattr(measuring, "alike", lambda *_: False)
+    monkeypatch.setattr(measuring, "is_undisturbed", lambda *_: False)
     assert main([str(checkpoint), "--seq-len", "7", "--output", str(tmp_path / "p.json"), *FEW]) == 0
     said = " ".join(capsys.readouterr().err.split())
     size = len(points(deployment(), SHAPE, 0))
