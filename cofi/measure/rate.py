@@ -19,9 +19,7 @@ import torch
 from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, interleaved_samples, synchronizer
 
 SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
-SLOWER = (
-    0.07  # by no more than that a machine left alone falls behind its own rate: 145 to 158 GFLOP/s, shared 90 to 135
-)
+SLOWER = 0.07  # a machine left alone falls no further behind its own rate: 145 to 158 GFLOP/s, shared 90 to 135
 PATIENCE = 12  # times as long as it would take otherwise a state is waited for: it stays for seconds, seldom a minute
 
 

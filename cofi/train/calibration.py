@@ -38,7 +38,7 @@ class Round:
     """One structure: the speedup that its masks were fitted to, what the profile says of it and what was measured.
 
     uncertainty: of `measured`, a fraction; timed: rounds of timing; gflops: rate of the machine in them; disturbed:
-    whether that is another than the profile's, so that `measured` says nothing about the structure; estimate: what its
+    whether that is less than the profile's, so that `measured` says nothing about the structure; estimate: what its
     speedup is taken for: `measured`, or where that is disturbed `predicted` times what the last measurement that was
     not was off by
     """

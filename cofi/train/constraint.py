@@ -68,6 +68,11 @@ def describe(profile: Profile, speedup: float) -> str:
     return text
 
 
+def rate_to_time_at(profile: Profile) -> float | None:
+    """GFLOP/s of the gauge at which rounds count; None where the profile is of another machine."""
+    return profile.gflops if same_machine(profile) else None
+
+
 def same_machine(profile: Profile) -> bool:
     """Whether the profile was measured on a machine named like this one."""
     device = "cpu" if profile.on_cpu else "cuda"

@@ -10,7 +10,7 @@ import torch
 from cofi.measure.speedup import Ratio, measure_ratio
 from cofi.models import CompactModel, in_precision
 from cofi.profile.profile import Profile
-from cofi.train.constraint import same_machine
+from cofi.train.constraint import rate_to_time_at
 
 TOLERANCE = 0.02  # share of the request that a measured speedup may be off before masks are corrected for it
 WITHIN = TOLERANCE / 4  # uncertainty of a measurement that leaves no doubt about that
@@ -25,7 +25,7 @@ def measure_as_profiled(
     in another state than when the profile was measured, or too noisy to tell TOLERANCE; if that does not end, `say`
     takes a warning. A profile of another machine knows nothing of this one's states. Neither model is changed.
     """
-    gflops = profile.gflops if same_machine(profile) else None
+    gflops = rate_to_time_at(profile)
     before, after = (deployed(model, profile.precision, on_cpu=profile.on_cpu) for model in (dense, small))
     ratio = measure_ratio(
         before, after, profile.lengths, seconds=seconds, within=WITHIN, at_most=TOLERANCE, gflops=gflops

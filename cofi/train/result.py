@@ -10,7 +10,7 @@ from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
 from cofi.profile.profile import Profile
 from cofi.train import calibration
-from cofi.train.constraint import same_machine
+from cofi.train.constraint import rate_to_time_at, same_machine
 from cofi.train.deployment import measure_as_profiled
 from cofi.train.session import Session
 
@@ -97,7 +97,7 @@ def _speed(session: Session, dense: CompactModel, small: CompactModel) -> dict[s
         return {}
     session.monitor.message("measuring speed ...")
     lengths, profile = session.validation.lengths.tolist(), session.profile
-    gflops = profile.gflops if profile is not None and same_machine(profile) else None
+    gflops = None if profile is None else rate_to_time_at(profile)
     return measure_speedup(dense, small, lengths=lengths, batch_sizes=SPEED_BATCH_SIZES, seconds=seconds, gflops=gflops)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from cofi.masks import Gates, SpeedupTarget, fit
@@ -18,14 +16,15 @@ def target_of(speedup: float) -> SpeedupTarget:
     return SpeedupTarget(latency_model(BERT_SMALL), speedup)
 
 
-def rounds_by(law, speedup: float, gates: Gates | None = None, uncertainty: float = 0.001, disturbed=(False,)) -> list:
-    """What the search finds where milliseconds of the profile take law(ms); the last of `disturbed` goes on."""
-    states = itertools.chain(disturbed, itertools.repeat(disturbed[-1]))
+def rounds_by(
+    law, speedup: float, gates: Gates | None = None, uncertainty: float = 0.001, disturbed: bool = False
+) -> list:
+    """What the search finds where milliseconds of the profile take law(ms)."""
     gates, target = gates or learned_gates(0), target_of(speedup)
 
     def measure(masks) -> Ratio:
         ms = law(target.latency.of_structure(masks.structure(gates.shape)))
-        return Ratio(law(target.dense_ms) / ms, uncertainty, 20, {}, 50.0, next(states))
+        return Ratio(law(target.dense_ms) / ms, uncertainty, 20, {}, 50.0, disturbed)
 
     return list(search(gates, target, fit(gates, target), measure))
 
@@ -58,7 +57,7 @@ class TestSearch:
         assert len(rounds_by(lambda ms: ms + by_call, 4.0, uncertainty=0.05)) > 1
 
     def test_what_a_disturbed_measurement_says_is_not_corrected(self):
-        (found,) = rounds_by(lambda ms: 1.0 + ms, 4.0, disturbed=(True,))
+        (found,) = rounds_by(lambda ms: 1.0 + ms, 4.0, disturbed=True)
         assert found.disturbed and found.estimate == pytest.approx(found.predicted)
         assert abs(found.measured / 4.0 - 1) > TOLERANCE and found.is_close(4.0)
 
