@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -21,24 +21,37 @@ MAX_BYTES = 64 << 20  # of a JSON or YAML file; an index of a sharded model is b
 def naming(path: Path) -> Iterator[None]:
     """Let an error of the operating system name `path`, which a full disk alone does not.
 
-    Libraries written in Rust raise classes of their own for such errors: they become OSError.
+    Libraries written in Rust raise classes of their own for such errors, and torch.save raises another when it closes
+    what it could not write: they become OSError.
     """
     try:
         yield
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        code = _errno(error)
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
-def _rust_errno(error: Exception) -> int | None:
+def _errno(error: BaseException | None) -> int | None:
+    """The system's number of an error, or of the one it was raised after."""
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        if code is not None:
+            return code
+        error = error.__context__
+    return None
+
+
+def _rust_errno(error: BaseException) -> int | None:
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
+
+    content: the bytes, or what writes them into the file it is given, so that a large content is never in memory twice
 
     Raises OSError naming `path`; what was at `path` is then still there, and nothing else.
     """
@@ -46,7 +59,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with naming(path):
             with open(temporary, "wb") as file:
-                file.write(data)
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -28,6 +30,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_content_can_write_itself(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def first_half(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "no room")
+
+    write_atomically(path, lambda file: file.write(b"whole"))
+    with pytest.raises(OSError, match=r"No space left.*/file"):
+        write_atomically(path, first_half)
+    assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
 
 
 # of 254 bytes the file could be, but not the temporary one beside it, however few digits the process has
