@@ -1,8 +1,8 @@
 """python -m bench.inference: latency of pruned encoders on the CPU against rivals, from token ids to logits.
 
-Outputs are compared before anything is timed; rounds are interleaved; rivals pad to the longest sentence of a batch,
-ours computes tokens only. Writes DIR/<processor>/inference.json, where rows of other cases are kept, and prints it as a
-table.
+Outputs are compared before anything is timed; rounds are interleaved, and count where the cores are left alone, for
+which a row waits up to twelve times as long; rivals pad to the longest sentence of a batch, ours computes tokens only.
+Writes DIR/<processor>/inference.json, where rows of other cases are kept, and prints it as a table.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from torch import Tensor
 from bench import measure, sentences, structures, tables
 from bench.rivals import RIVALS
 from bench.structures import Structure, build
-from cofi.measure.timing import RIVAL_PAUSE_S, Timing, interleaved
+from cofi.measure.rate import gauged_rounds, undisturbed_gflops
+from cofi.measure.timing import RIVAL_PAUSE_S, Timing, summarize
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel, in_precision
 from cofi_kernels.products import matmul
 from cofi_kernels.testing import relative_error
 
 OURS = "ours"
+CPU = torch.device("cpu")
+LOOK_S = 8.0  # to see what the machine makes when it is left alone
 # of the largest logit: engines sum in any order; and logits of random weights are small differences of large numbers
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 LOW = {f"{OURS} {precision}": precision for precision in ("bf16", "int8")}
@@ -63,7 +66,13 @@ def own_gemm_flops_per_s() -> float:
 
 @torch.inference_mode()
 def contest(
-    name: str, case: str, structure: Structure, lengths: list[int], engines: dict[str, Any], seconds: float
+    name: str,
+    case: str,
+    structure: Structure,
+    lengths: list[int],
+    engines: dict[str, Any],
+    seconds: float,
+    gflops: float,
 ) -> list[dict[str, Any]]:
     """A row for each precision of ours, from one measurement."""
     ids, mask = batch(lengths)
@@ -74,7 +83,8 @@ def contest(
             raise SystemExit(f"{name}, {case}: {rival} differs from ours by {error:.1e}: nothing was timed")
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
-    times = interleaved(runs, rounds=200, warmup=2, seconds=seconds, pause_s=RIVAL_PAUSE_S)
+    found = gauged_rounds(runs, CPU, 200, seconds=seconds, gflops=gflops, pause_s=RIVAL_PAUSE_S)
+    times = {engine: summarize(samples) for engine, samples in found.samples.items()}
     floor = structure.flops(lengths) / peak
     rivals = {engine: t for engine, t in times.items() if engine in RIVALS}
     alike = {engine: t for engine, t in rivals.items() if precision_of(engine) == "fp32"}
@@ -83,7 +93,8 @@ def contest(
     rows = [row(f"{name}, {case}", times[OURS], alike) | facts | share]
     for engine, precision in LOW.items():
         rows.append(row(f"{name} {precision}, {case}", times[engine], {**rivals, "ours fp32": times[OURS]}))
-    return rows
+    state = {"rounds": times[OURS].rounds, "gauge_gflop_per_s": round(found.gflops, 1), "disturbed": found.disturbed}
+    return [entry | state for entry in rows]
 
 
 def row(case: str, ours: Timing, others: dict[str, Timing]) -> dict[str, Any]:
@@ -119,6 +130,8 @@ def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str,
     wanted = structures.chosen(options.structures, options.only)
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     cases = sentences.of_cases({case: CASES[case] for case in options.cases}, options.data, say)
+    gflops = undisturbed_gflops(CPU, LOOK_S)
+    say(f"rounds count where PyTorch's product of 512 x 512 makes {gflops:.0f} GFLOP/s, as it does here by itself")
     rows = []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task("", total=len(wanted) * len(cases))
@@ -127,7 +140,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> list[dict[str,
             engines = prepare(build(structure, spread=0.0), options.rivals, console)
             for case, lengths in cases.items():
                 progress.update(bar, description=f"{name}, {case}")
-                rows.extend(contest(name, case, structure, lengths, engines, options.seconds))
+                rows.extend(contest(name, case, structure, lengths, engines, options.seconds, gflops))
                 progress.advance(bar)
     return rows
 

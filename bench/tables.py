@@ -15,7 +15,8 @@ def markdown(result: dict[str, Any]) -> str:
     head = ["case", f"ours ({unit})", *rivals, "gain over the best", "share of GEMM peak"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in result["rows"]:
-        cells = [row["case"], number(row["value"]), *(number(row["rivals"].get(name)) for name in rivals)]
+        case = row["case"] + (" †" if row.get("disturbed") else "")
+        cells = [case, number(row["value"]), *(number(row["rivals"].get(name)) for name in rivals)]
         foreign = [value for name, value in row["rivals"].items() if not name.startswith("ours")]
         gain = min(foreign) / row["value"] if foreign else None
         share = row.get("share_of_gemm_peak")
@@ -23,7 +24,8 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     machine = result["machine"]
     where = ", ".join(f"{name} {machine[name]}" for name in ("cpu", "threads", "torch", "commit", "date"))
-    return "\n".join([*lines, "", f"Machine: {where}."])
+    beside = " †: beside other work." if any(row.get("disturbed") for row in result["rows"]) else ""
+    return "\n".join([*lines, "", f"Machine: {where}.{beside}"])
 
 
 def number(value: float | None) -> str:

@@ -10,8 +10,10 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from bench import inference, sentences, structures, training_step
+from bench import inference, sentences, structures, tables, training_step
 from cofi.errors import UserError
+from cofi.measure import rate
+from cofi.measure.timing import MIN_ROUNDS
 
 
 @pytest.fixture
@@ -72,6 +74,20 @@ def test_inference_without_data_measures_the_other_cases(nowhere, monkeypatch, c
     assert inference.measure_all(options, Console(stderr=True)) == [("s95", "1 x 32", [32])]
     said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert [line.partition(":")[0] for line in said] == ["32 of sst2", "32 of rte"]
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_inference_says_beside_what_it_was_timed(disturbed, monkeypatch):
+    monkeypatch.setattr(rate, "PATIENCE", 1)
+    structure = structures.Structure(16, (2,), (8,), head_dim=8, longest=32)
+    engines = inference.prepare(structures.build(structure), [], Console())
+    gflops = 1e9 if disturbed else 0.0
+    rows = inference.contest("s95", "2 x 5", structure, [5, 5], engines, 0.01, gflops)
+    assert [row["case"] for row in rows] == ["s95, 2 x 5", "s95 bf16, 2 x 5", "s95 int8, 2 x 5"]
+    assert {(row["rounds"], row["disturbed"]) for row in rows} == {(MIN_ROUNDS, disturbed)}
+    machine = {"cpu": "Z80", "threads": 1, "torch": "1", "commit": "c", "date": "d"}
+    table = tables.markdown({"machine": machine, "rows": rows})
+    assert (table.count("†") == 4) if disturbed else ("†" not in table)
 
 
 def test_training_step_without_data_measures_the_other_rows():

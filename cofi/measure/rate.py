@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, interleaved_samples, synchronizer
+from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, interleaved, synchronizer
 
 SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
 SLOWER = 0.07  # a machine left alone falls no further behind its own rate: 145 to 158 GFLOP/s, shared 90 to 135
+TRUSTED_ROUNDS = 10  # that count, at least, before their quartiles are believed
 PATIENCE = 12  # times as long as it would take otherwise a state is waited for: it stays for seconds, seldom a minute
 
 
@@ -42,7 +43,7 @@ class Gauge:
 def undisturbed_gflops(device: torch.device, seconds: float) -> float:
     """GFLOP/s of a `Gauge` in the best tenth of `seconds`: what the machine makes when it is left alone for a while."""
     gauge, wait = Gauge(device), synchronizer(device)
-    times = interleaved_samples({GAUGE: gauge}, 10_000, 2, seconds=seconds, synchronize=wait)[GAUGE]
+    times = interleaved({GAUGE: gauge}, 10_000, 2, seconds=seconds, synchronize=wait)[GAUGE]
     return gauge.rate(statistics.quantiles(times, n=10, method="inclusive")[0])
 
 
@@ -68,9 +69,14 @@ class Rounds:
     def counted(self) -> int:
         return 0 if self.disturbed else min(map(len, self.samples.values()))
 
+    @property
+    def suffice(self) -> bool:
+        """Of calls so long that few rounds are made at all, half of these are enough."""
+        return self.counted >= min(TRUSTED_ROUNDS, self.made / 2)
+
     @classmethod
     def of(cls, samples: Mapping[str, Sequence[float]], gauge: Gauge, gflops: float | None) -> Rounds:
-        """From what `interleaved_samples` has made; rounds at that rate all along count, all without it."""
+        """From what `interleaved` has made; rounds at that rate all along count, all without it."""
         rates = [gauge.rate(seconds) for seconds in samples[GAUGE]]
         size = len(samples)  # readings of a round: one before each call and one at its end
         beside = [rates[start : start + size] for start in range(0, len(rates), size)]
@@ -92,16 +98,17 @@ def gauged_rounds(
     seconds: float,
     gflops: float | None = None,
     patience: float | None = None,
-    enough: Callable[[Rounds, bool], bool] = lambda found, late: late,
+    enough: Callable[[Rounds, bool], bool] = lambda found, late: late and found.suffice,
     pause_s: float = PAUSE_S,
 ) -> Rounds:
-    """Time `calls` as `interleaved_samples` does, with a gauge before and after each.
+    """Time `calls` as `interleaved` does, with a gauge before and after each.
 
     rounds:   at most, of those that count
     seconds:  for timing, and `patience` times as much where `enough` is not content with what was found at `gflops`
     gflops:   rate of the gauge from which on a round counts; None: from any
     patience: PATIENCE by default
-    enough:   asked after every round with what counts so far, and whether `seconds` have passed
+    enough:   asked after every round with what counts so far, and whether `seconds` have passed; by default it is
+              content with rounds that `suffice`
     pause_s:  as there
     """
     gauge, began = Gauge(device), time.perf_counter()
@@ -111,7 +118,7 @@ def gauged_rounds(
         found, late = Rounds.of(samples, gauge, gflops), time.perf_counter() - began >= seconds
         return found.counted >= rounds or enough(found, late)
 
-    samples = interleaved_samples(
+    samples = interleaved(
         calls,
         PATIENCE * rounds,
         warmup=1,

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from cofi.machine import machine_info
-from cofi.measure.rate import Rounds, gauged_rounds
+from cofi.measure.rate import TRUSTED_ROUNDS, Rounds, gauged_rounds
 from cofi.measure.timing import Timing, summarize
 from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
 from cofi_kernels import force_backend
 
 MAX_ROUNDS = 200
-RATIO_ROUNDS = 10  # at least, before the quartiles of their ratios are believed
 # Largest difference between the fast path and the definition, relative to the largest output, for each precision. It
 # tells a wrong kernel from rounding (one in int8 or bf16 is a 255th); how exact the kernels are is for their own tests.
 TOLERANCES = {"fp32": 2e-3, "bf16": 5e-2, "int8": 5e-2}
@@ -53,15 +52,10 @@ def measure_speedup(
     _check_counts(lengths, batch_sizes)
     share = seconds / len(batch_sizes)
     found: dict[str, Rounds] = {}
-
-    def enough(rounds: Rounds, late: bool) -> bool:
-        return late and rounds.counted >= min(RATIO_ROUNDS, rounds.made / 2)
-
     with _inference(dense, compact):
         for size in batch_sizes:
             calls = _checked_calls(dense, compact, quantile_batch(lengths, size, _vocabulary(dense, compact), seed))
-            rounds = gauged_rounds(calls, device, MAX_ROUNDS, seconds=share, gflops=gflops, enough=enough)
-            found[f"batch {size}"] = rounds
+            found[f"batch {size}"] = gauged_rounds(calls, device, MAX_ROUNDS, seconds=share, gflops=gflops)
     return _as_result(found, lengths, machine_info(device))
 
 
@@ -118,7 +112,7 @@ def measure_ratio(
     _check_counts(lengths, [len(lengths)])
 
     def enough(rounds: Rounds, late: bool) -> bool:
-        return rounds.counted >= RATIO_ROUNDS and Ratio.of(rounds).uncertainty <= (at_most if late else within)
+        return rounds.counted >= TRUSTED_ROUNDS and Ratio.of(rounds).uncertainty <= (at_most if late else within)
 
     with _inference(dense, compact):
         batch = quantile_batch(lengths, len(lengths), _vocabulary(dense, compact), seed)

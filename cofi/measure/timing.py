@@ -43,8 +43,11 @@ def interleaved(
     seconds: float | None = None,
     synchronize: Callable[[], object] = lambda: None,
     pause_s: float = PAUSE_S,
-) -> dict[str, Timing]:
-    """Time each callable in turns, so that all of them see the machine in the same state; every round in another order.
+    gauge: Callable[[], object] | None = None,
+    enough: Callable[[Mapping[str, Sequence[float]]], bool] = lambda samples: False,
+) -> dict[str, list[float]]:
+    """Seconds a call of each callable takes, round by round, in turns, so that all of them see the machine in the same
+    state; every round in another order.
 
     A turn begins with a pause and a call that is not timed: idle threads of the engine before spin for a while, and on
     as many cores as threads they would take those away from the next. Calls are then timed one by one until the turn
@@ -54,28 +57,10 @@ def interleaved(
     seconds:        no new round starts after this long, but MIN_ROUNDS (or `rounds`, if fewer) are always made
     synchronize:    waits until the device has finished; called after every call, its time included
     pause_s:        RIVAL_PAUSE_S where other engines take part
+    gauge:          takes a turn before every other and after the last of a round; its samples, as many a round as there
+                    are callables and one more, are those of GAUGE
+    enough:         asked after every round from MIN_ROUNDS on; no further one is made where it says yes
     Raises ValueError for no callable, rounds < 1, warmup < 0, seconds <= 0 or pause_s < 0.
-    """
-    samples = interleaved_samples(callables, rounds, warmup, seconds=seconds, synchronize=synchronize, pause_s=pause_s)
-    return {name: summarize(values) for name, values in samples.items()}
-
-
-def interleaved_samples(
-    callables: Mapping[str, Callable[[], object]],
-    rounds: int,
-    warmup: int,
-    *,
-    seconds: float | None = None,
-    synchronize: Callable[[], object] = lambda: None,
-    pause_s: float = PAUSE_S,
-    gauge: Callable[[], object] | None = None,
-    enough: Callable[[Mapping[str, Sequence[float]]], bool] = lambda samples: False,
-) -> dict[str, list[float]]:
-    """Seconds a call of each callable takes, round by round: as `interleaved`, which summarizes them.
-
-    gauge:  takes a turn before every other and after the last of a round; its samples, as many a round as there are
-            callables and one more, are those of GAUGE
-    enough: asked after every round from MIN_ROUNDS on; no further one is made where it says yes
     """
     if not callables or rounds < 1 or warmup < 0 or (seconds is not None and seconds <= 0) or pause_s < 0:
         raise ValueError(

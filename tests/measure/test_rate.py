@@ -13,6 +13,7 @@ from cofi.measure.rate import (
     GAUGE,
     PATIENCE,
     SLOWER,
+    TRUSTED_ROUNDS,
     Gauge,
     Rounds,
     gauged_rounds,
@@ -49,7 +50,7 @@ def clock(monkeypatch):
 
         monkeypatch.setattr(timing, "turn", turn)
         monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        found = gauged_rounds({"a": lambda: None}, CPU, **{"rounds": 100, "enough": lambda *_: False} | arguments)
+        found = gauged_rounds({"a": lambda: None}, CPU, **{"rounds": 100} | arguments)
         return found, len(turns)
 
     return run
@@ -110,8 +111,13 @@ class TestGaugedRounds:
         assert made == found.made == 21 and found.samples == {"a": [1.0] * 4} and not found.disturbed
 
     def test_with_the_rate_at_hand_it_ends_in_time(self, clock):
-        found, made = clock("q", seconds=5.0, gflops=150.0, enough=lambda found, late: late)
+        found, made = clock("q", seconds=5.0, gflops=150.0)
         assert made == 5 and found.counted == 5
+
+    def test_after_a_busy_while_ten_are_enough_or_half_of_all(self, clock):
+        found, made = clock("b" * 20 + "q", seconds=5.0, gflops=150.0)
+        assert made == 30 and found.counted == TRUSTED_ROUNDS == 10
+        assert clock("bbbq", seconds=5.0, gflops=150.0)[1] == 6
 
     def test_patience_ends(self, clock):
         found, made = clock("b", seconds=5.0, gflops=150.0)

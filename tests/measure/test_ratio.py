@@ -8,8 +8,8 @@ import random
 import pytest
 
 from cofi.measure import timing
-from cofi.measure.rate import Gauge, Rounds
-from cofi.measure.speedup import MAX_ROUNDS, RATIO_ROUNDS, Ratio, measure_ratio
+from cofi.measure.rate import TRUSTED_ROUNDS, Gauge, Rounds
+from cofi.measure.speedup import MAX_ROUNDS, Ratio, measure_ratio
 from cofi.measure.timing import MIN_ROUNDS
 from tests.measure.encoders import make_compact, make_dense
 
@@ -43,7 +43,7 @@ class TestRatio:
         assert ratio.value == pytest.approx(4.0, rel=5e-3) and ratio.uncertainty < 2e-3
 
     @pytest.mark.parametrize(
-        ("noise", "least", "most"), [(0.0, RATIO_ROUNDS, RATIO_ROUNDS), (0.3, MAX_ROUNDS, MAX_ROUNDS)]
+        ("noise", "least", "most"), [(0.0, TRUSTED_ROUNDS, TRUSTED_ROUNDS), (0.3, MAX_ROUNDS, MAX_ROUNDS)]
     )
     def test_timing_goes_on_until_noise_allows_an_answer(self, monkeypatch, noise, least, most):
         draw = random.Random(0)
@@ -87,7 +87,7 @@ class TestRatio:
 
         monkeypatch.setattr(timing, "turn", turn)
         found = measure_ratio(make_dense(), make_compact(), [4], seconds=60.0, **WITHIN | {"gflops": 148.0})
-        assert (found.value, found.rounds, found.gflops, found.disturbed) == (8.0, RATIO_ROUNDS, 150.0, False)
+        assert (found.value, found.rounds, found.gflops, found.disturbed) == (8.0, TRUSTED_ROUNDS, 150.0, False)
         found = measure_ratio(make_dense(), make_compact(), [4], seconds=0.001, **WITHIN | {"gflops": 300.0})
         assert found.disturbed and found.value > 8.0
 
@@ -102,7 +102,7 @@ class TestRatio:
 
         monkeypatch.setattr(timing, "turn", turn)
         assert measure_ratio(make_dense(), make_compact(), [3, 9, 9], seconds=1.0, **WITHIN).value == 1.0
-        assert seen == [[3, 9, 9]] * (2 * RATIO_ROUNDS)
+        assert seen == [[3, 9, 9]] * (2 * TRUSTED_ROUNDS)
 
     @pytest.mark.parametrize("lengths", [[], [0]])
     def test_bad_lengths_are_refused(self, lengths):
