@@ -33,7 +33,7 @@ class Checkpoint:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._stored: dict[str, tuple[Path, str]] = {}
-        self._pickled: dict[str, Tensor] = {}
+        self._pickled: dict[tuple[Path, str], Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in _weight_files(directory):
             shapes = _safetensors_shapes(file) if file.suffix == ".safetensors" else self._load_pickled(file)
@@ -44,8 +44,8 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor in fp32, in memory of its own. Raises UserError where it does not hold finite weights."""
         file, stored = self._stored[name]
-        if stored in self._pickled:
-            tensor = self._pickled[stored]
+        if (file, stored) in self._pickled:
+            tensor = self._pickled[file, stored]
         else:
             with safe_open(file, framework="pt") as opened:
                 tensor = opened.get_tensor(stored)
@@ -58,7 +58,7 @@ class Checkpoint:
 
     def _load_pickled(self, file: Path) -> dict[str, tuple[int, ...]]:
         state = _tensors(file)
-        self._pickled |= state
+        self._pickled |= {(file, name): tensor for name, tensor in state.items()}
         return {name: tuple(t.shape) for name, t in state.items()}
 
 

@@ -17,14 +17,17 @@ def class_names(id2label: Mapping[Any, Any] | None) -> tuple[str, ...]:
 def output_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
     """For each class of `want` the output of a head whose outputs are called `have`; None where they are other classes.
 
-    Case does not count. Where one side has numbers for names (LABEL_0, 0), outputs are taken to be in the task's order.
+    The same names are the same classes, in whatever order; case counts where names differ in nothing else. Where one
+    side has numbers for names (LABEL_0, 0) that the other has not, outputs are taken to be in the task's order.
     """
-    here, there = [name.lower() for name in have], [name.lower() for name in want]
-    if len(here) != len(there):
+    if len(have) != len(want):
         return None
-    if here == there or _numbered(here) or _numbered(there):
-        return list(range(len(there)))
-    return [here.index(name) for name in there] if sorted(here) == sorted(there) else None
+    lower = [name.lower() for name in have], [name.lower() for name in want]
+    for here, there in ((list(have), list(want)), lower):
+        if len(set(here)) == len(here) and sorted(here) == sorted(there):
+            return [here.index(name) for name in there]
+    in_order = lower[0] == lower[1] or any(map(_numbered, lower))
+    return list(range(len(want))) if in_order else None
 
 
 def _numbered(names: Sequence[str]) -> bool:

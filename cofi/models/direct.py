@@ -114,6 +114,8 @@ def _is_readable(p: Tensor) -> bool:
 
 
 def _are_tables(held: Embeddings, width: int) -> bool:
+    if not held.has_plain_tables():
+        return False
     tables = [t.weight for t in (held.position, held.token_type) if t is not None]
     norm = held.norm.weight.shape, held.norm.bias.shape
     return all(t.shape[1] == width for t in tables) and norm == ((width,), (width,))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import cofi_kernels
-from cofi.models.layers import Norm, linear
+from cofi.models.layers import Norm, is_plain_table, linear
 from cofi.models.packed import PackedBatch
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Embeddings(nn.Module):
         self, batch: PackedBatch, z_hidden: Tensor | None, site: Tensor | None, dtype: torch.dtype | None = None
     ) -> Tensor:
         """z_hidden (E,) or None; site: (2,) int64 dropout counter, None outside training; dtype: of the result."""
-        if z_hidden is None and site is None and not torch.is_grad_enabled():
+        if z_hidden is None and site is None and not torch.is_grad_enabled() and self.has_plain_tables():
             x = self._infer(batch)
             return x if self.projection is None else self.projection(x)
         x = self.word(batch.input_ids) + self.position(batch.position_ids + self.position_offset)
@@ -56,6 +56,10 @@ class Embeddings(nn.Module):
             return x
         # as in the kernels, a mask of 0 gets no gradient
         return x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden).to(x.dtype)
+
+    def has_plain_tables(self) -> bool:
+        """Whether their weights say all of what the tables give."""
+        return all(is_plain_table(table) for table in (self.word, self.position, self.token_type))
 
     def _infer(self, batch: PackedBatch) -> Tensor:
         """What the tables and their LayerNorm give, as one kernel."""

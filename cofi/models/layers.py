@@ -50,6 +50,11 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and module.bias is not None
 
 
+def is_plain_table(module: nn.Module | None) -> bool:
+    """The same of an embedding; without one there is nothing else to compute either."""
+    return module is None or (type(module) is nn.Embedding and module.max_norm is None)
+
+
 class Norm(nn.Module):
     """Weight and bias of a LayerNorm; the arithmetic is in masked_layer_norm."""
 

@@ -113,8 +113,20 @@ class Twice(torch.nn.Linear):
         return 2 * super().forward(x)
 
 
+class TwiceTable(torch.nn.Embedding):
+    def forward(self, ids):
+        return 2 * super().forward(ids)
+
+
+def limited(m: CompactModel) -> None:
+    m.embeddings.word.max_norm = 0.1
+
+
 # what compiled code would read past its end, or not see; the ordinary way takes it
 UNLIKE = {
+    "a table that does more": lambda m: m.set_input_embeddings(TwiceTable(*m.embeddings.word.weight.shape)),
+    "a table of types that does more": lambda m: setattr(m.embeddings, "token_type", TwiceTable(2, 24)),
+    "a table with a limit": limited,
     "no bias": lambda m: setattr(m, "classifier", torch.nn.Linear(24, 2, bias=False)),
     "a linear that does more": lambda m: setattr(m, "classifier", Twice(24, 2)),
     "two modules": lambda m: setattr(m, "classifier", torch.nn.Sequential(torch.nn.Linear(24, 2), torch.nn.ReLU())),
@@ -122,7 +134,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("change", UNLIKE.values(), ids=UNLIKE)
-def test_heads_that_are_not_plain_are_called(change, taken):
+def test_modules_that_are_not_plain_are_called(change, taken):
     model, inputs = model_of(head="classification"), padded_inputs()
     change(model)
     with torch.no_grad():

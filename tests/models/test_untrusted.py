@@ -126,6 +126,15 @@ class TestFilesThatDoNotFit:
         (classifier / "model.safetensors.index.json").write_text(json.dumps(index))
         self.fails(classifier, "must name weight files of its own directory|which is not there")
 
+    def test_a_tensor_is_read_from_the_file_whose_shape_was_checked(self, classifier):
+        want = load_model(classifier).model.state_dict()
+        (classifier / "model.safetensors").rename(classifier / "z.safetensors")
+        torch.save({"bert.embeddings.word_embeddings.weight": torch.zeros(3)}, classifier / "a.bin")
+        index = {"weight_map": {"bert.pooler.dense.weight": "z.safetensors", "x": "a.bin"}}
+        (classifier / "model.safetensors.index.json").write_text(json.dumps(index))
+        got = load_model(classifier).model.state_dict()
+        assert all(torch.equal(got[name], weight) for name, weight in want.items())
+
     @pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}])
     def test_index_without_a_map(self, index, classifier):
         (classifier / "model.safetensors").unlink()
