@@ -16,6 +16,7 @@ a layer by parts, 0.69 ms together).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -103,7 +104,8 @@ class SpeedupTarget(PruningTarget):
         self.latency, self.speedup, self.goal = latency, speedup, 1 - 1 / speedup if speedup else 0.0
         self.dense_ms = float(latency({}))
         none = torch.zeros(latency.shape.n_layers)
-        self.most = self.dense_ms / float(latency.to("cpu")({"mha": none, "ffn": none}))
+        least_ms = float(latency.to("cpu")({"mha": none, "ffn": none}))
+        self.most = self.dense_ms / least_ms if least_ms > 0 else math.inf
         if not 1 <= speedup < self.most:
             raise ValueError(
                 f"speedup must be at least 1 and below {self.most:.1f}, which removing every sublayer gives, "

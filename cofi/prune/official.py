@@ -6,6 +6,7 @@ weights have no description: config.json keeps the sizes of the dense model, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,9 @@ def _head_fields(opened: _Opened, head: str) -> dict[str, Any]:
     }
     names = opened.values.get("id2label")
     if isinstance(names, Mapping) and len(names) == n_labels:
+        if not all(re.fullmatch(r"\d{1,9}", str(i)) and isinstance(name, str) for i, name in names.items()):
+            where = opened.directory / CONFIG_FILE
+            raise UserError(f"{where}: id2label must give names to the numbers of outputs, got {names!r:.80}")
         fields |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
     return fields
 

@@ -23,6 +23,10 @@ from cofi.train.inputs import read_splits
 from cofi.train.result import SPEED_BATCH_SIZES
 
 DEFAULT_SECONDS = 20.0  # a point
+_OF_LENGTHS = (  # settings that say which validation rows there are, and how they are cut
+    *("task", "data", "train_file", "validation_file", "validation_fraction", "max_eval_samples"),
+    *("text_column", "pair_column", "max_length", "doc_stride"),
+)
 LOOKS = 4  # times as long the machine is looked at before: its own rate shows in a tenth of that
 
 
@@ -70,7 +74,7 @@ class Measurer:
 
     def lengths(self, config: TrainConfig) -> list[int]:
         """Tokens of each validation example, as the run saw them."""
-        key = (config.task, config.data, config.validation_file, config.max_eval_samples, config.max_length)
+        key = tuple(getattr(config, name) for name in _OF_LENGTHS)
         if key not in self._lengths:
             splits = read_splits(config)
             tokenizer = load_tokenizer(Path(str(config.teacher)))

@@ -180,7 +180,6 @@ class TrainConfig:
                 f"--sparsity-warmup-epochs must not exceed --prune-epochs ({self.prune_epochs}), "
                 f"got {self.sparsity_warmup_epochs}"
             )
-        _check_leaps(self)
         if self.method not in METHODS:
             raise UserError(f"--method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.matching not in STRATEGIES:
@@ -189,6 +188,7 @@ class TrainConfig:
             parse_kinds(self.mask_kinds)
         except ValueError as error:
             raise UserError(f"--mask-kinds: {error}") from error
+        _check_leaps(self)
         if self.augment_mlm is not None and not self.augment:
             raise UserError("--augment-mlm needs --augment, the number of versions to make with it")
         if self.resume and self.overwrite:
@@ -270,6 +270,11 @@ def _check_leaps(config: TrainConfig) -> None:
         raise UserError(
             "--gate-prior fisher needs --rounding threshold: with expected every layer keeps a twentieth of its shut "
             "units, whatever their scores"
+        )
+    if not {"head", "int"} <= set(parse_kinds(config.mask_kinds)):
+        raise UserError(
+            "--gate-prior fisher sets gates of heads and intermediate dims: --mask-kinds must have head and int, got "
+            f"{config.mask_kinds}; --recipe gradual sets none"
         )
     if config.gate_prior_rounds > 1 and config.sparsity_warmup_epochs == config.prune_epochs:
         raise UserError(

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import torch
 
+from cofi.baselines import COFI
 from cofi.errors import UserError
 from cofi.machine import machine_info
-from cofi.masks import Constraint, ModelShape, PruningTarget, SparsityTarget, SpeedupTarget
+from cofi.masks import (
+    MASK_KINDS,
+    Constraint,
+    ModelShape,
+    PruningTarget,
+    SparsityTarget,
+    SpeedupTarget,
+    parse_kinds,
+)
+from cofi.models import CompactConfig
 from cofi.profile.profile import Profile, find_profile, read_profile
 from cofi.train.config import TrainConfig
 from cofi.train.rundir import RunDirectory
 
 
-def load_profile(config: TrainConfig, run: RunDirectory, shape: ModelShape) -> Profile | None:
+def load_profile(config: TrainConfig, run: RunDirectory, student: CompactConfig) -> Profile | None:
     """The profile of --device-profile; of a run that is continued the copy it keeps. None without a target speedup.
 
     Raises UserError where it cannot be read, was measured for another encoder or another number of threads, or where
@@ -25,10 +35,31 @@ def load_profile(config: TrainConfig, run: RunDirectory, shape: ModelShape) -> P
     path = run.profile if config.resume else find_profile(config.device_profile)
     profile = read_profile(path)
     where = f"--device-profile {path}"
+    shape = student.shape()
     profile.check_model(shape, config.model, where)
     profile.check_threads(torch.get_num_threads(), where)
+    if max(profile.lengths) > student.longest:
+        raise UserError(
+            f"{where} was measured with sequences of up to {max(profile.lengths)} tokens, {config.model} reads at most "
+            f"{student.longest}"
+        )
     _target(config, shape, profile)
     return profile
+
+
+def check_reach(config: TrainConfig, shape: ModelShape, profile: Profile | None) -> None:
+    """Raise UserError where masks of --mask-kinds, all of them 0, would not remove what is asked for."""
+    if config.method != COFI:
+        return
+    target = _target(config, shape, profile)
+    kinds = parse_kinds(config.mask_kinds)
+    most = float(target.of_masks({kind: torch.zeros(MASK_KINDS[kind].units(shape)) for kind in kinds}))
+    if most < target.goal:
+        asked = "--sparsity" if profile is None else "--target-speedup"
+        raise UserError(
+            f"{asked} must be at most {target.shown(most):.4g} with --mask-kinds {config.mask_kinds}, which remove no "
+            f"more, got {target.shown(target.goal):g}"
+        )
 
 
 def make_constraint(config: TrainConfig, shape: ModelShape, profile: Profile | None) -> Constraint:

@@ -33,7 +33,7 @@ RATES = {  # what is too high where the loss of a phase is no number
 
 @dataclass(frozen=True)
 class PhaseLength:
-    """Steps of a phase of `epochs` passes over `rows` rows."""
+    """Steps of a phase of `epochs` passes over `rows` rows: at least one of a phase that there is."""
 
     steps: int
     steps_per_epoch: int
@@ -41,7 +41,8 @@ class PhaseLength:
     @staticmethod
     def of(rows: int, batch_size: int, epochs: float) -> PhaseLength:
         per_epoch = math.ceil(rows / batch_size)
-        return PhaseLength(steps=round(per_epoch * epochs), steps_per_epoch=per_epoch)
+        steps = max(1, round(per_epoch * epochs)) if epochs > 0 else 0
+        return PhaseLength(steps=steps, steps_per_epoch=per_epoch)
 
 
 @dataclass

@@ -153,10 +153,13 @@ class Monitor:
 
 
 def truncate(metrics: Path, position: int) -> None:
-    """Drop the lines that were written after the checkpoint that is continued from."""
+    """Drop the lines that were written after the checkpoint that is continued from.
+
+    After a power cut the file may end before it, within a line: checkpoints are waited for until they are on the disk.
+    """
     if metrics.exists():
         with open(metrics, "r+b") as file:
-            file.truncate(position)
+            file.truncate(file.read(position).rfind(b"\n") + 1)
 
 
 def _summary_writer(folder: Path) -> Any:

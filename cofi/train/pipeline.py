@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.markup import escape
 
 from cofi.errors import UserError, first_few
 from cofi.machine import pick_device, set_threads
 from cofi.memory import keep_freed_memory
-from cofi.models import CompactModel
+from cofi.models import CompactConfig, CompactModel
 from cofi.models.save import save_model
 from cofi.profile.profile import Profile
 from cofi.train.augmentation import Augmenter, load_augmenter
 from cofi.train.calibration import calibrate
 from cofi.train.config import TrainConfig
-from cofi.train.constraint import describe, load_profile
+from cofi.train.constraint import check_reach, describe, load_profile
 from cofi.train.distributed import ALONE, World
 from cofi.train.inputs import Inputs, load_inputs
 from cofi.train.interrupt import SignalGuard
@@ -59,10 +60,13 @@ def train(
     kept = run.teacher if checkpoint is not None and (run.teacher / "config.json").is_file() else None
     inputs = load_inputs(config, kept)
     config = settle_rates(config, inputs.student.config.hidden_size)
-    profile = load_profile(config, run, inputs.student.config.shape())
+    student = cast(CompactConfig, inputs.student.config)
+    profile = load_profile(config, run, student)
+    check_reach(config, student.shape(), profile)
     augmenter = load_augmenter(config, run, inputs)
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
     world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
+    config = dataclasses.replace(config, overwrite=False)  # it is done, and no setting to continue the run with
     with guard or SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
         guard.say = monitor.message
         session = Session(

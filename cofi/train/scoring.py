@@ -30,8 +30,7 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
 
     Of the labels: a student that equals its teacher has nothing to learn from it yet.
     masks: where they are taken, those of every kind; None is all ones. A unit that is cut has the gradient 0.
-    Raises Interrupted between two batches where a signal asks the run to stop; one process of several goes on, since
-    the others may not have been asked.
+    Raises Interrupted as `Session.interruptible` does.
     """
     shape, device = model.config.shape(), session.device
     ones = {
@@ -40,8 +39,8 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
     }
     probed = ProbedModel(model, Masks.from_kinds(ones | ({} if masks is None else masks.by_kind())))
     rows = BatchPlan(session.train.lengths, SCORED_EXAMPLES, seed=session.config.seed, epoch=0).batch(0)
-    with_bar = session.interruptible if session.world.size == 1 else session.monitor.track
-    for some in with_bar("scoring heads and dims, batch", together(rows, session.train.lengths[rows].tolist())):
+    batches = together(rows, session.train.lengths[rows].tolist())
+    for some in session.interruptible("scoring heads and dims, batch", batches):
         batch = collate(session.train, some, device)
         yield {kind: found.cpu() for kind, found in probed.gradients(batch.packed, batch.labels).items()}
 

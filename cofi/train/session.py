@@ -67,9 +67,12 @@ class Session:
         return self.resumed if self.resumed is not None and self.resumed["phase"] == phase else None
 
     def interruptible(self, what: str, items: Sequence[T]) -> Iterator[T]:
-        """The items with a bar; a signal ends the run between two. Raises Interrupted."""
+        """The items with a bar; a signal ends the run between two. Raises Interrupted.
+
+        One process of several goes on: the others may not have been asked, and would wait for it for ever.
+        """
         for item in self.monitor.track(what, items):
-            if self.guard.received is not None:
+            if self.guard.received is not None and self.world.size == 1:
                 raise Interrupted(self.guard.received)
             yield item
 
@@ -102,7 +105,7 @@ def read_last_checkpoint(run: RunDirectory, config: TrainConfig) -> dict[str, An
     checkpoint = load_checkpoint(run.last)
     if checkpoint.get("phase") not in PHASES or "settings" not in checkpoint:
         raise UserError(f"{run.last} is not the last checkpoint of a run: it holds {', '.join(map(str, checkpoint))}")
-    changed = changes(checkpoint["settings"], config.to_dict())
+    changed = changes(checkpoint["settings"] | {"overwrite": False}, config.to_dict())
     if changed:
         raise UserError(f"{run.config} was changed since {run.last} was written: {', '.join(changed)}")
     if checkpoint["phase"] != PHASES[0] and not (run.teacher / "config.json").is_file():

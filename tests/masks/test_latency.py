@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -152,6 +153,15 @@ class TestTarget:
     def test_what_cannot_be_reached_is_refused_with_what_can(self, speedup):
         with pytest.raises(ValueError, match="at least 1 and below .* which removing every sublayer gives"):
             SpeedupTarget(latency_model(), speedup)
+
+    def test_where_an_encoder_without_sublayers_takes_no_time_any_speedup_can_be_reached(self):
+        nothing = LatencyModel(
+            SHAPE,
+            *(surface([0.0, n], [1.0, float(SHAPE.d_hidden)], [[0.0] * 2, [1.0] * 2]) for n in (4.0, 8.0)),
+            curve([1.0, float(SHAPE.d_hidden)], [0.0, 0.0]),
+            curve([0.0, 100.0], [0.0, 100.0]),
+        )
+        assert SpeedupTarget(nothing, 1e6).most == math.inf
 
     def test_it_is_moved_without_being_read(self):
         target = SpeedupTarget(latency_model(), 4.0)

@@ -180,6 +180,16 @@ def test_labels_are_kept(tmp_path: Path) -> None:
     assert model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
 
 
+@pytest.mark.parametrize("names", [{"a": "no", "b": "yes", "c": "?"}, {"0": ["no"], "1": "yes", "2": "?"}], ids=str)
+def test_labels_that_are_none_are_said(tmp_path: Path, names: dict[str, object]) -> None:
+    dense = dense_model("bert", id2label={0: "no", 1: "maybe", 2: "yes"})
+    folder = write(tmp_path / "full", dense.state_dict(), dense.config)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    with pytest.raises(UserError, match=r"config.json: id2label must give names to the numbers of outputs, got \{'"):
+        load_official(folder)
+
+
 class Pickled:
     """An object that only a pickle can bring back."""
 

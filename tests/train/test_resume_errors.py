@@ -147,6 +147,18 @@ def test_a_run_goes_on_without_the_checkpoint_it_came_from(
     assert main(["--output", str(run), "--resume"]) == 0
 
 
+def test_a_run_that_replaced_another_goes_on(checkpoint: Path, data: Path, stopped: Path, tmp_path: Path) -> None:
+    """Also one whose checkpoint still says --overwrite, as all did once."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    with killed_when(lambda phase_loop, _: phase_loop.phase == "prune"):
+        main([*run_flags(checkpoint, data, run), "--overwrite", "--save-seconds", "0", "--eval-steps", "1"])
+    last = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    assert not last["settings"]["overwrite"]
+    last["settings"]["overwrite"] = True
+    torch.save(last, run / "checkpoints" / "last.pt")
+    assert main(["--output", str(run), "--resume"]) == 0
+
+
 def test_overwriting_keeps_the_old_run_until_the_new_one_can_start(
     flags: list[str], stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from cofi.cli import run as run_command
 from cofi.masks import SparsityRamp, SparsityStairs
 from cofi.train import loop, prior, scoring
 from cofi.train.__main__ import main
+from cofi.train.monitor import truncate
 from tests.killed import killed_after
 
 PRIOR = ["--gate-prior", "fisher", "--rounding", "threshold", "--reg-learning-rate", "0.01"]
@@ -52,6 +53,39 @@ def test_a_run_leaves_everything_it_promises(flags, tmp_path, capsys):
     assert (run / "report.html").stat().st_size > 10_000
     assert (run / "model" / "tokenizer.json").exists()
     assert "compact" in capsys.readouterr().out
+
+
+def test_a_share_of_an_epoch_is_a_step_at_least(flags, tmp_path):
+    """4 steps are an epoch: a teacher of none would be a random head, gates of none would never be set."""
+    few = {"teacher-epochs": 0.1, "distil-epochs": 0, "prune-epochs": 0.1, "sparsity-warmup-epochs": 0.05}
+    given = [word for name, value in few.items() for word in (f"--{name}", str(value))]
+    assert main([*flags, *PRIOR, "--gate-prior-rounds", "1", *given]) == 0
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    steps = [(row["phase"], row["phase_step"]) for row in rows if row["type"] == "step"]
+    assert steps[:2] == [("teacher", 1), ("prune", 1)] and "distil" not in dict(steps)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--gate-prior", "none", "--mask-kinds", "head,mha"], "--sparsity must be at most 0.588"),
+        (["--recipe", "gradual", "--mask-kinds", "ffn", "--sparsity", "0.5"], "--sparsity must be at most 0.4506"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_masks_cannot_remove_is_refused_at_once(flags, tmp_path, capsys, given, words):
+    assert run_command(lambda: main([*flags, *given])) == 2
+    said = capsys.readouterr().err
+    assert words in said and f"with --mask-kinds {given[3]}, which remove no more, got 0." in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_lines_after_the_checkpoint_are_dropped_and_those_that_a_power_cut_lost_leave_no_hole(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    for written, left in ((b"a\nbb\nccc\n", b"a\nbb\n"), (b"a\nb", b"a\n"), (b"", b"")):
+        file.write_bytes(written)
+        truncate(file, 5)
+        assert file.read_bytes() == left
 
 
 # phases end after steps 8, 12, 24 and 28; 0.95 is out of reach in so few, so the last masked state is taken

@@ -67,6 +67,13 @@ def test_the_delivered_structure_has_the_requested_speedup(towards, tmp_path, ca
     assert "target speedup 3.00" in page and "Speedup: requested 3.00" in page and "target sparsity" not in page
 
 
+def test_a_profile_of_sequences_that_the_model_cannot_read_is_refused_at_once(flags, tmp_path, capsys):
+    flags = tiny_profile.towards(flags, tmp_path, lengths=[4, 33])
+    assert run_command(lambda: main(flags)) == 2
+    assert "was measured with sequences of up to 33 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("found", "said", "noted"),
     [
