@@ -16,7 +16,8 @@ NOTE = (
     "measured speed: on straight lines (in the logarithm of size or speed) between its measured points and the "
     "teacher, without those that another one beats in both. Gain: {reference} minus the other, in points; = where it "
     "is within the scatter of the seeds; - where {reference} was not measured at that size or speed, or not on the "
-    "same machine. Scores are means over the seeds of the best evaluation on the validation rows."
+    "same machine, or one of the two not while that was left alone. Scores are means over the seeds of the best "
+    "evaluation on the validation rows."
 )
 ABLATION_NOTE = "The score without a part of the method, and what {reference} gains over it at the same size."
 

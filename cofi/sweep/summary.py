@@ -18,7 +18,8 @@ NOTE = (
     "Scores are the best evaluation of the fine-tuned small model on the validation rows, as the paper reports them: "
     "mean and sample standard deviation over the seeds, in points. Masked: before fine-tuning. Parameters: the "
     "encoder's, without embeddings and heads. Speed: against the teacher, medians of interleaved calls, real lengths, "
-    "no padding, of rounds in which the machine was left alone. A star: expected sparsity stayed below the target."
+    "no padding, of rounds in which the machine was left alone; †: beside other work, or before that was looked at, "
+    "and in no plot or comparison. A star: expected sparsity stayed below the target."
 )
 REPEATED = (
     "Where tasks did not come from the hub: with `--data`; where the model was not all-MiniLM-L6-v2: with `--model`. "
@@ -62,9 +63,13 @@ class Group:
         return None if mean is None else mean.value
 
     def speedup(self, batch: str) -> float | None:
-        """Mean of the speedups at "batch 1", "batch 32", ..."""
-        mean = Mean.of(numbers(record, "speedup").get(batch) for record in self.records)
-        return None if mean is None else mean.value
+        """Mean of the speedups at "batch 1", "batch 32", ... of the points that are `timed_alone`."""
+        return _speedup([record for record in self.records if timed_alone(record, batch)], batch)
+
+    def show_speedup(self, batch: str) -> str:
+        """For a table: of all points, and marked, where none was timed alone."""
+        alone, any_state = self.speedup(batch), _speedup(self.records, batch)
+        return show_ratio(alone) if alone is not None or any_state is None else f"{show_ratio(any_state)} †"
 
     @property
     def timed_on(self) -> frozenset[tuple[Any, ...]]:
@@ -77,9 +82,24 @@ def place_of(machine: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(machine.get(name) for name in ("device", "cpu", "threads"))
 
 
+def _speedup(records: Sequence[Record], batch: str) -> float | None:
+    mean = Mean.of(numbers(record, "speedup").get(batch) for record in records)
+    return None if mean is None else mean.value
+
+
+def timed_alone(record: Record, batch: str) -> bool:
+    """Whether its speed at `batch` is of rounds in which the machine was left alone.
+
+    Beside other work, for want of a quiet minute, or in results from before there was a gauge, a teacher may have taken
+    twice as long and its small model half as long again: such a speedup is none of the model.
+    """
+    measured = record.get("measured", {})
+    return batch in numbers(measured, "gflops") and not measured.get("disturbed", {}).get(batch, False)
+
+
 def is_disturbed(record: Record) -> bool:
-    """Whether its speed was measured beside other work, for want of a quiet minute."""
-    return any(record.get("measured", {}).get("disturbed", {}).values())
+    """Whether a speed of it is not of a machine left alone."""
+    return not all(timed_alone(record, batch) for batch in numbers(record, "speedup"))
 
 
 def known_rates(records: Iterable[Record], machine: Mapping[str, Any]) -> list[float]:
@@ -178,7 +198,7 @@ def section(task: str, groups: Sequence[Group], records: Sequence[Record]) -> st
         ("parameters", lambda g: show_count(g.value("params_after"))),
         ("score", lambda g: str(g.mean("score"))),
         ("masked", lambda g: str(g.mean("masked_score"))),
-        *((name, lambda g, name=name: show_ratio(g.speedup(name))) for name in batches),  # type: ignore[misc]
+        *((name, lambda g, name=name: g.show_speedup(name)) for name in batches),  # type: ignore[misc]
         ("time", lambda g: show_seconds(g.value("total_seconds"))),
         ("seeds", lambda g: " ".join(str(record["seed"]) for record in g.records)),
     ]
@@ -198,11 +218,11 @@ def where(records: Sequence[Record], machine: dict[str, Any]) -> str:
     done = [record for record in records if record["status"] == DONE]
     lines = [f"Trained on {_place(record.get('machine', machine), record.get('versions', {}))}." for record in done]
     lines += [f"Timed on {_place(record['measured_on'], {})}." for record in done if "measured_on" in record]
-    disturbed = [record["name"] for record in done if is_disturbed(record)]
-    if disturbed:
-        lines.append(f"Timed beside other work, for want of a quiet minute: {', '.join(disturbed)}.")
     timed = [record for record in done if "measured_on" in record]
     older = [record for record in timed if "gflops" not in record.get("measured", {})]
+    disturbed = [record["name"] for record in timed if is_disturbed(record) and record not in older]
+    if disturbed:
+        lines.append(f"Timed beside other work, for want of a quiet minute: {', '.join(disturbed)}.")
     if older:
         lines.append(f"{len(older)} of {len(timed)} speeds are of all rounds, whatever else the machine was doing.")
     return "\n\n".join(dict.fromkeys(lines))

@@ -35,7 +35,10 @@ def record(task: str, variant: str, seed: int, params: int, score: float, speed:
         "params_after": params,
         "total_seconds": 10.0,
     }
-    return found | ({} if speed is None else {"speedup": {"batch 1": speed, "batch 32": 2 * speed}})
+    if speed is None:
+        return found
+    speeds = {"batch 1": speed, "batch 32": 2 * speed}
+    return found | {"speedup": speeds, "measured": {"gflops": dict.fromkeys(speeds, 150.0)}}
 
 
 REFERENCE = [
@@ -164,6 +167,17 @@ def test_runs_that_were_asked_for_speed_are_compared_by_speed_alone():
     assert row.verdicts["size"].reference.value == pytest.approx(83.0)
     assert row.verdicts["speed, batch 32"].reference.value == pytest.approx(84.0)
     assert [str(g.goal) for g in group(points) if g.variant == "default"] == ["60.0 %", "90.0 %", "12.0×"]
+
+
+def test_speeds_of_a_busy_machine_are_not_compared():
+    other = record("rte", "fisher", 1, 1_000_000, 79.0, 8.0)
+    assert compare([*REFERENCE, other], "default")["rte"][0].verdicts["speed, batch 1"] is not None
+    other["measured"]["disturbed"] = {"batch 1": True}
+    verdicts = compare([*REFERENCE, other], "default")["rte"][0].verdicts
+    assert verdicts["speed, batch 1"] is None and verdicts["speed, batch 32"] is not None
+    assert "| fisher | 90.0 % | 79.00 | 1.00 M | 80.00 | +1.00 = | - | - | - | 16.0× |" in report(
+        [*REFERENCE, other], "default"
+    )
 
 
 def test_speeds_of_two_machines_are_not_compared():

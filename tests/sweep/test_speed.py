@@ -7,13 +7,14 @@ import json
 import pytest
 
 from cofi.errors import UserError
-from cofi.report.values import show_ratio
+from cofi.report.values import MISSING, show_ratio
 from cofi.sweep.__main__ import main
+from cofi.sweep.goal import Goal
 from cofi.sweep.measuring import Measurer
 from cofi.sweep.results import read_summary
 from cofi.sweep.retiming import untimed
 from cofi.sweep.store import DONE
-from cofi.sweep.summary import known_rates, where
+from cofi.sweep.summary import Group, known_rates, where
 from tests.tiny_profile import write_profile
 from tests.tiny_sweep import points
 
@@ -29,15 +30,16 @@ HERE = {"device": "cpu", "cpu": "this", "threads": 2}
 
 def timed(name: str, gflops: float, *, disturbed: bool = False, **machine: object) -> dict:
     measured = {"gflops": {"batch 1": gflops, "batch 32": gflops + 2}, "disturbed": {"batch 1": disturbed}}
-    return {"name": name, "status": DONE, "measured": measured, "measured_on": HERE | machine}
+    speedup = {"batch 1": 4.0, "batch 32": 5.0}
+    return {"name": name, "status": DONE, "speedup": speedup, "measured": measured, "measured_on": HERE | machine}
 
 
-def test_points_timed_beside_other_work_are_timed_again():
-    old = {"name": "old", "status": DONE, "measured_on": HERE, "measured": {"rounds": {"batch 1": 9}}}
+def test_points_timed_beside_other_work_or_without_looking_are_timed_again():
+    old = timed("old", 0.0) | {"measured": {"rounds": {"batch 1": 9}}}
     records = [timed("a", 150.0), timed("b", 90.0, disturbed=True), {"name": "c", "status": DONE}, old]
     records += [{"name": "d", "status": "waiting"}, timed("e", 150.0, cpu="another")]
-    assert [record["name"] for record in untimed(records)] == ["b", "c"]
-    assert [record["name"] for record in untimed(records, HERE)] == ["b", "c", "e"]
+    assert [record["name"] for record in untimed(records)] == ["b", "c", "old"]
+    assert [record["name"] for record in untimed(records, HERE)] == ["b", "c", "old", "e"]
     assert known_rates([*records, timed("f", 140.0)], HERE) == [150.0, 152.0, 140.0, 142.0]
 
 
@@ -47,6 +49,20 @@ def test_the_table_says_how_speeds_were_measured():
     assert where(records, machine).endswith("Timed beside other work, for want of a quiet minute: busy.")
     del records[0]["measured"]["gflops"]
     assert where(records, machine).endswith("1 of 3 speeds are of all rounds, whatever else the machine was doing.")
+
+
+def test_a_speed_of_a_busy_machine_is_shown_and_marked_where_there_is_no_other():
+    points = [timed("a", 150.0), timed("busy", 90.0, disturbed=True)]
+    points[1]["speedup"] = {"batch 1": 9.0, "batch 32": 7.0}
+    both, busy = (Group("rte", "default", Goal("sparsity", 0.9), tuple(some)) for some in (points, points[1:]))
+    assert (both.speedup("batch 1"), both.speedup("batch 32")) == (4.0, 6.0)  # only one of two at batch 1
+    assert (busy.speedup("batch 1"), busy.speedup("batch 32"), busy.speedup("batch 8")) == (None, 7.0, None)
+    assert [both.show_speedup("batch 1"), busy.show_speedup("batch 1"), busy.show_speedup("batch 32")] == [
+        "4.00×",
+        "9.00× †",
+        "7.00×",
+    ]
+    assert busy.show_speedup("batch 8") == MISSING
 
 
 @pytest.mark.parametrize(("known", "gflops"), [([], 120.0), ([150.0, 110.0, 152.0], 150.0), ([90.0, 92.0], 120.0)])
