@@ -223,8 +223,9 @@ def test_python_threads_at_once():
             torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-# 70 tokens: three threads and more share the columns of products, fewer the rows
-@pytest.mark.parametrize("lengths", [[90, 35], [70], [30, 33]], ids=str)
+# 70 tokens: three threads and more share the columns of products, fewer the rows; with tiles products of 192 tokens and
+# more are made of pieces, however few tokens a chunk has: about 128 a thread
+@pytest.mark.parametrize("lengths", [[90, 35], [70], [30, 33], [128] * 8, [128] * 2, [64] * 5, [150, 50, 150]], ids=str)
 def test_result_does_not_depend_on_threads(isa, lengths):
     x, weights = torch.randn(sum(lengths), HIDDEN), weights_of(LAYOUT, HIDDEN)
     before = torch.get_num_threads()

@@ -21,7 +21,7 @@ struct Encoder::Workspace {
   int64_t tokens, converted, converted_ld;  // converted_ld: bytes
   float* memory;
 
-  Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads) : tokens(tokens) {
+  Workspace(const Encoder& encoder, int64_t tokens, int64_t longest, int threads, bool converts) : tokens(tokens) {
     const int64_t padded = gemm::panels_of(longest) * gemm::kPanel;
     qkv = 3 * encoder.widest_ * tokens;
     residual = encoder.hidden_ * tokens;
@@ -32,7 +32,7 @@ struct Encoder::Workspace {
     values = gemm::packed_size(longest, encoder.head_dim_);
     own = aligned(scores) + aligned(keys) + aligned(values);
     converted_ld = converted = 0;
-    if (encoder.converts(tokens)) {
+    if (converts) {
       converted_ld = dots::row_bytes(*encoder.number_, std::max({encoder.hidden_, encoder.widest_, kFfnBlock}));
       converted = tokens * (converted_ld / static_cast<int64_t>(sizeof(float)) + 2);  // with scale and low
     }
@@ -100,9 +100,11 @@ bool Encoder::converts(int64_t tokens) const {
   return number_ && (settings_.precision != Precision::fp32 || tokens >= kFewestForPieces);
 }
 
-int64_t Encoder::chunk_tokens(int64_t tokens, int threads) const {
-  const int64_t bytes_each = !number_ ? sizeof(float) : dots::pieces_of(*number_) * dots::size_of(*number_);
-  const int64_t most = threads * (weights_ * bytes_each > kManyWeightBytes ? kRowsMany : kRowsFew);
+int64_t Encoder::chunk_tokens(int64_t tokens, int threads, bool converts) const {
+  const int64_t bytes_each = !converts ? sizeof(float) : dots::pieces_of(*number_) * dots::size_of(*number_);
+  const bool in_pieces = converts && settings_.precision == Precision::fp32;
+  const int64_t few = in_pieces ? std::max(threads * kRowsFew, kFewestForPieces) : threads * kRowsFew;
+  const int64_t most = weights_ * bytes_each > kManyWeightBytes ? threads * kRowsMany : few;
   const int64_t chunks = std::max<int64_t>(1, (tokens + most / 2) / most);
   return (tokens + chunks - 1) / chunks;
 }
@@ -112,7 +114,8 @@ void Encoder::run(const float* x, const int32_t* bounds, int64_t sequences, floa
   if (tokens == 0) return;
   if (out != x) std::memcpy(out, x, tokens * hidden_ * sizeof(float));
   threads = static_cast<int>(std::clamp<int64_t>(tokens * weights_ / kLeastWork, 1, std::max(threads, 1)));
-  const int64_t wanted = chunk_tokens(tokens, threads);
+  const bool converting = converts(tokens);
+  const int64_t wanted = chunk_tokens(tokens, threads, converting);
   std::vector<int64_t> cuts = {0};  // sequences at which chunks begin
   int64_t longest = 0, most = 0;
   for (int64_t s = 0; s < sequences; ++s) {
@@ -122,7 +125,7 @@ void Encoder::run(const float* x, const int32_t* bounds, int64_t sequences, floa
     if (size >= wanted && s + 1 < sequences) cuts.push_back(s + 1);
   }
   cuts.push_back(sequences);
-  const Workspace space(*this, most, longest, threads);
+  const Workspace space(*this, most, longest, threads, converting);
   for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
     const int32_t* own = bounds + cuts[i];
     run_chunk(space, own, cuts[i + 1] - cuts[i], out + (own[0] - bounds[0]) * hidden_, threads);

@@ -65,8 +65,8 @@ class Encoder {
   Linear pack(const LinearSource& from, int64_t k, int64_t n, int threads);
   Norm pack(const float* weight, const float* bias);
   void put_in_order();
-  bool converts(int64_t tokens) const;  // whether products of a chunk do
-  int64_t chunk_tokens(int64_t tokens, int threads) const;
+  bool converts(int64_t tokens) const;  // whether products of a call do
+  int64_t chunk_tokens(int64_t tokens, int threads, bool converts) const;
   void run_chunk(const Workspace& space, const int32_t* bounds, int64_t sequences, float* x, int threads) const;
   void prepare(const Rows& rows, const float* a, int64_t lda, int64_t k, const dots::Rows& to) const;
   void multiply(const Linear& by, const Rows& rows, const Operand& a, float* c, int64_t ldc,

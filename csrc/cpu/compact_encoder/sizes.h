@@ -17,7 +17,8 @@ constexpr int64_t kManyWeightBytes = 32 << 20;
 // and not by every thread, for a meeting after each product.
 constexpr int64_t kShareColumnsBelow = 32;
 
-// Tokens of a chunk from which on fp32 products are made by AMX where there is one: three pieces of a weight are half
+// Tokens of a call from which on fp32 products are made by AMX where there is one, and about the least of its chunks
+// then; not of a chunk, since the number of threads may not decide what comes out: three pieces of a weight are half
 // as many bytes again to read, which few rows do not make good. BERT-base at 60 %, two threads, ms by AMX and by
 // AVX-512: 64 tokens 31 and 24, 128 tokens 36 and 37 or 66 and 51, 256 tokens 55 and 70; README.md has more.
 constexpr int64_t kFewestForPieces = 192;
