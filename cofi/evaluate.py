@@ -1,4 +1,4 @@
-"""`python -m cofi.evaluate DIR --task T`: the metrics of a saved model, as a table and as JSON."""
+"""`python -m cofi.evaluate DIR --task T`: the metrics of a saved model, as a table, with --json as JSON."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def build_parser() -> Parser:
         "--max-length", type=positive, help="tokens a text is cut to; by default the run's or the task's"
     )
     parser.add_argument("--doc-stride", type=int, help="overlap in tokens of the windows of a long passage")
-    parser.add_argument("--batch-size", type=positive, default=64, help="sequences a batch")
+    parser.add_argument("--batch-size", type=positive, default=64, help="sequences a batch (default: 64)")
     parser.add_argument(
         "--precision",
         choices=INFERENCE_PRECISIONS,

@@ -29,10 +29,16 @@ def build_parser() -> Parser:
     parser = Parser("python -m cofi.bench", __doc__)
     parser.add_argument("directory", metavar="DIR", help="directory of a compact model, or of a run")
     parser.add_argument("--dense", metavar="ID|DIR", help="the dense original; by default the teacher a run has kept")
-    parser.add_argument("--batch-size", type=positive, nargs="+", default=[1, 8, 32], metavar="N", help="sequences")
-    parser.add_argument("--seq-len", type=positive, nargs="+", default=[32, 128], metavar="N", help="tokens of each")
-    parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="of timing that count, a case")
-    parser.add_argument("--seconds", type=float, default=60.0, help="a case starts no round after this long")
+    parser.add_argument(
+        "--batch-size", type=positive, nargs="+", default=[1, 8, 32], metavar="N", help="sequences (default: 1 8 32)"
+    )
+    parser.add_argument(
+        "--seq-len", type=positive, nargs="+", default=[32, 128], metavar="N", help="tokens of each (default: 32 128)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, default=20, metavar="N", help="rounds to count for a case (default: 20)"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="a case starts no round after this (default: 60)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
     parser.add_device_flag()
     parser.add_json_flag()

@@ -37,7 +37,13 @@ PROBE_LENGTHS = 10_000  # rows of a task that are enough to know its lengths
 
 def build_parser() -> Parser:
     parser = Parser("python -m cofi.profile", __doc__)
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL", help="dense encoder: hub id or DIR")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"dense encoder: hub id or DIR (default: {DEFAULT_MODEL})",
+    )
     parser.add_argument("--output", metavar="FILE", help=f"by default {FOLDER}/<cpu or cuda>.json")
     parser.add_argument("--overwrite", action="store_true", help="replace --output")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sequences (default: 32)")
@@ -47,7 +53,7 @@ def build_parser() -> Parser:
     parser.add_argument("--data", metavar="DIR", help="directory with <task>/validation.parquet; by default the hub")
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens a text of --task is cut to")
     parser.add_argument(
-        "--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of the products with weights"
+        "--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of the products with weights (default: fp32)"
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads; by default what PyTorch chooses")
     parser.add_argument(

@@ -33,6 +33,8 @@ EXIT_FAILED = 1  # the sweep went through, but not every point has a result
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     console = Console()
+    if options.grid is not None:
+        options.grid.check_inputs()
     store = Store(options.output)
     planned = [] if options.grid is None else options.grid.points()
     if options.dry_run:

@@ -1,4 +1,4 @@
-"""The command line of `python -m cofi.sweep`: its own flags, and any of cofi.train's for all runs."""
+"""`python -m cofi.sweep`: a grid of tasks, sparsities or speedups, seeds and variants; its table and plots."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def _add_work(parser: Parser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="at the end, time every point that has not been timed: batch 1 and 32, real lengths, while nothing else "
-        "uses these cores",
+        help="at the end, time every point that has not been timed, or beside other work only: batch 1 and 32, real "
+        "lengths; it waits for the moments in which nothing else uses these cores",
     )
     parser.add_argument(
         "--results",

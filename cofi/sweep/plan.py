@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cofi.data.sources import DataRequest, base_task
 from cofi.errors import UserError
+from cofi.profile.profile import find_profile, read_profile
 from cofi.sweep.goal import SPEEDUP, Goal
 from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import resolve
@@ -78,7 +80,8 @@ class Grid:
 
     def teacher(self, task: str, seed: int) -> TrainConfig:
         """The run that makes the teacher for the points of `seed`. It knows nothing of how they are pruned."""
-        resolved = resolve({**self.settings, **self.task_settings.get(task, {}), "task": task})
+        given = {**self.settings, **self.task_settings.get(task, {}), "task": task}
+        resolved = resolve({name: value for name, value in given.items() if name in {*TEACHER_FIELDS, "recipe"}})
         kept = {name: getattr(resolved, name) for name in TEACHER_FIELDS}
         own_seed = seed if self.teacher_seed is None else self.teacher_seed
         place = str(self.teachers / f"{task}-seed{own_seed}")
@@ -114,6 +117,17 @@ class Grid:
                 self.run(point, Path(point.name))
             except UserError as error:
                 raise UserError(f"{point.name}: {error}") from error
+
+    def check_inputs(self) -> None:
+        """Raise UserError where a task or the profile is not there, before anything runs."""
+        for task in self.tasks:
+            given = {**self.settings, **self.task_settings.get(task, {})}
+            try:
+                base_task(task, DataRequest(data_dir=given.get("data")))
+            except UserError as error:
+                raise UserError(f"--tasks {task}: {error}") from error
+        if self.profile is not None:
+            read_profile(find_profile(self.profile))
 
 
 def variant_settings(names: list[str], own: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

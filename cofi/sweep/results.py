@@ -87,6 +87,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} holds no sweep (no sweep.json)")
     summary = read_json(path)
-    if summary.get("format") != FORMAT or not isinstance(summary.get("points"), list):
+    if summary.get("format") != FORMAT:
         raise UserError(f"{path} must be the summary of a sweep in format {FORMAT}, got {summary.get('format')!r}")
+    if not isinstance(summary.get("points"), list):
+        raise UserError(f"{path} must hold a list of points, got {type(summary.get('points')).__name__}")
     return summary

@@ -168,7 +168,8 @@ class TrainConfig:
     measure_seconds: float = _f(
         20.0,
         "time spent on measuring the speedup at the end, and at most half of it on each structure that is tried for "
-        "--target-speedup before fine-tuning; 0 leaves both out",
+        "--target-speedup before fine-tuning; up to 12 times as long where other work uses the cores; 0 leaves both "
+        "out",
     )
 
     def __post_init__(self) -> None:

@@ -267,6 +267,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(words, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--tasks", "nosuch"], "error: --tasks nosuch: --task must be one of sst2, mnli"),
+        (["--data", "nowhere"], "error: --tasks animals: no such directory: --data nowhere"),
+        (["--target-speedups", "4", "--device-profile", "nosuch"], "error: --device-profile nosuch: neither nosuch"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_refused_before_anything_runs(words, tmp_path, capsys, given, message):
+    output = tmp_path / "new"
+    for dry_run in ([], ["--dry-run"]):
+        assert run_command(lambda more=dry_run: main([*words, "--output", str(output), *given, *more])) == 2
+        assert message in capsys.readouterr().err and not output.exists()
+
+
 def test_two_sweeps_in_one_directory_do_not_mix(words, tmp_path, capsys):
     from cofi.sweep.store import locked
 

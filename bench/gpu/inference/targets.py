@@ -1,4 +1,4 @@
-"""What issue 5 asks of a time."""
+"""What a time is held against."""
 
 from __future__ import annotations
 
