@@ -232,4 +232,5 @@ def _place(machine: dict[str, Any], versions: dict[str, Any]) -> str:
     place = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
     named = [f"{name} {value}" for name, value in versions.items()]
-    return ", ".join([place, threads, f"commit {machine['commit']}", machine["date"], *named])
+    commit = "no commit known" if machine["commit"] is None else f"commit {machine['commit']}"
+    return ", ".join([place, threads, commit, machine["date"], *named])
