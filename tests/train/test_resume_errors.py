@@ -76,7 +76,7 @@ def gates_of_other_kinds(run: Path) -> None:
         (settings(data=["a"]), "config.yaml: --data must be text or nothing, got ['a']"),
         (settings(student_init="zebra"), "--student-init must be one of auto, model, teacher, got 'zebra'"),
         (settings(sparsity=0.2), "was changed since"),
-        (settings(mask_kinds="head"), "--mask-kinds head (the run has all)"),
+        (settings(mask_kinds="head,int"), "--mask-kinds head,int (the run has all)"),
     ],
 )
 def test_a_damaged_run_is_one_line_and_stays(
