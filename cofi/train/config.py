@@ -272,9 +272,9 @@ def _check_leaps(config: TrainConfig) -> None:
             "--gate-prior fisher needs --rounding threshold: with expected every layer keeps a twentieth of its shut "
             "units, whatever their scores"
         )
-    if not {"head", "int"} <= set(parse_kinds(config.mask_kinds)):
+    if not {"head", "int"} & set(parse_kinds(config.mask_kinds)):
         raise UserError(
-            "--gate-prior fisher sets gates of heads and intermediate dims: --mask-kinds must have head and int, got "
+            "--gate-prior fisher sets gates of heads and intermediate dims: --mask-kinds must have head or int, got "
             f"{config.mask_kinds}; --recipe gradual sets none"
         )
     if config.gate_prior_rounds > 1 and config.sparsity_warmup_epochs == config.prune_epochs:

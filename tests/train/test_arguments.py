@@ -102,7 +102,7 @@ def test_unknown_flag_lists_the_valid_ones():
         (["--sparsity-warmup-epochs", "99"], "must not exceed --prune-epochs"),
         (["--sparsity-warmup-epochs", "3"], r"must be below --prune-epochs \(3.0\) with --gate-prior-rounds 4"),
         (["--rounding", "expected"], "--gate-prior fisher needs --rounding threshold"),
-        (["--mask-kinds", "head,mha"], "--mask-kinds must have head and int, got head,mha"),
+        (["--mask-kinds", "mha,ffn"], "--mask-kinds must have head or int, got mha,ffn"),
         (["--resume", "--overwrite"], "give one of them"),
         (["--augment", "21"], r"--augment must be in \[0, 20\], got 21"),
         (["--augment", "-1"], r"--augment must be in \[0, 20\], got -1"),

@@ -69,14 +69,15 @@ def test_a_share_of_an_epoch_is_a_step_at_least(flags, tmp_path):
     ("given", "words"),
     [
         (["--gate-prior", "none", "--mask-kinds", "head,mha"], "--sparsity must be at most 0.588"),
-        (["--recipe", "gradual", "--mask-kinds", "ffn", "--sparsity", "0.5"], "--sparsity must be at most 0.4506"),
+        (["--recipe", "gradual", "--mask-kinds", "ffn"], "--sparsity must be at most 0.4506"),
+        ([*PRIOR[:2], "--mask-kinds", "head,ffn", *PRIOR[2:]], "--sparsity must be at most 0.5"),  # ffn is not set
     ],
     ids=" ".join,
 )
 def test_what_the_masks_cannot_remove_is_refused_at_once(flags, tmp_path, capsys, given, words):
     assert run_command(lambda: main([*flags, *given])) == 2
     said = capsys.readouterr().err
-    assert words in said and f"with --mask-kinds {given[3]}, which remove no more, got 0." in said
+    assert words in said and f"with --mask-kinds {given[3]} and --gate-prior " in said and said.endswith("got 0.6\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +223,8 @@ def test_two_runs_of_one_seed_are_the_same(flags, tmp_path):
 
 @pytest.mark.parametrize("kinds", ["head", "int", "hidden", "mha,ffn", "head,int,mha,ffn", "all"])
 def test_every_mask_kind_trains_and_exports(flags, tmp_path, kinds):
-    assert main([*flags, "--mask-kinds", kinds, "--sparsity", "0.3"]) == 0
+    prior = [] if {"head", "int", "all"} & set(kinds.split(",")) else ["--gate-prior", "none"]  # no scores of others
+    assert main([*flags, "--mask-kinds", kinds, "--sparsity", "0.3", *prior]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
