@@ -22,7 +22,7 @@ from bench import measure, sentences, structures, tables
 from bench.rivals import RIVALS
 from bench.structures import Structure, build
 from cofi.measure.rate import gauged_rounds, undisturbed_gflops
-from cofi.measure.timing import RIVAL_PAUSE_S, Timing, summarize
+from cofi.measure.timing import RIVAL_PAUSE_S, Timing
 from cofi.memory import keep_freed_memory
 from cofi.models import CompactModel, in_precision
 from cofi_kernels.products import matmul
@@ -84,7 +84,7 @@ def contest(
     runs = {rival: functools.partial(engine, ids, mask) for rival, engine in engines.items()}
     peak = own_gemm_flops_per_s()
     found = gauged_rounds(runs, CPU, 200, seconds=seconds, gflops=gflops, pause_s=RIVAL_PAUSE_S)
-    times = {engine: summarize(samples) for engine, samples in found.samples.items()}
+    times = found.timings
     floor = structure.flops(lengths) / peak
     rivals = {engine: t for engine, t in times.items() if engine in RIVALS}
     alike = {engine: t for engine, t in rivals.items() if precision_of(engine) == "fp32"}

@@ -18,7 +18,7 @@ from cofi.errors import UserError
 from cofi.machine import machine_info, pick_device, set_threads
 from cofi.measure.rate import gauged_rounds, undisturbed_gflops
 from cofi.measure.speedup import Differs
-from cofi.measure.timing import RIVAL_PAUSE_S, summarize
+from cofi.measure.timing import RIVAL_PAUSE_S
 from cofi.memory import keep_freed_memory
 from cofi.models import from_lists
 
@@ -82,8 +82,7 @@ def measure(
                     patience=1,
                     pause_s=RIVAL_PAUSE_S,
                 )
-                timings = {name: summarize(samples) for name, samples in found.samples.items()}
-                case = Case(size, length, timings, {s.name: s.gflop(size, length) for s in right})
+                case = Case(size, length, found.timings, {s.name: s.gflop(size, length) for s in right})
                 if found.disturbed:
                     notes.append(f"{case.name} was timed beside other work, at {found.gflops:,.0f} GFLOP/s.")
                 cases.append(case)

@@ -7,7 +7,7 @@ from cofi.masks.kinds import MASK_KINDS, MaskKind, parse_kinds
 from cofi.masks.lagrangian import RAMPS, Lagrangian, SparsityRamp, SparsityStairs, ascent_optimizer
 from cofi.masks.latency import LatencyModel, SpeedupTarget
 from cofi.masks.masks import LayerMasks, Masks
-from cofi.masks.prior import behind_those_kept, start_by_worth, unit_weights
+from cofi.masks.prior import behind_those_kept, set_by_worth, start_by_worth, unit_weights
 from cofi.masks.shape import ModelShape, evenly_spaced
 from cofi.masks.sparsity import expected_sparsity
 from cofi.masks.structure import Structure, kept_parameters, sparsity
@@ -43,6 +43,7 @@ __all__ = [
     "kept_parameters",
     "parse_kinds",
     "sparsity",
+    "set_by_worth",
     "start_by_worth",
     "unit_weights",
 ]

@@ -6,7 +6,7 @@ take everything with them. Scores know better (CoLA at 80 %: docs/tried.md), and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ from cofi.masks.target import PruningTarget
 BORDER = 1 / 3  # of the weights that are kept: so many on either side of the border are open to doubt at the start
 HALVINGS = 30
 _RANKED = ("head", "int")
+_UNITS = {"head": "head", "mha": "head", "int": "int", "ffn": "int"}  # of a kind, whose scores set its gates
+
+
+def set_by_worth(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Those of `kinds` whose gates `start_by_worth` sets: ranked units, and sublayers that none of them is left of."""
+    given = set(kinds)
+    return tuple(kind for kind, units in _UNITS.items() if {kind, units} <= given)
 
 
 def unit_weights(shape: ModelShape) -> Tensor:

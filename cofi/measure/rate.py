@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, interleaved, synchronizer
+from cofi.measure.timing import GAUGE, MIN_ROUNDS, PAUSE_S, Timing, interleaved, summarize, synchronizer
 
 SIZES = {"cpu": 512, "cuda": 4096}  # of the factors: 2 ms on one core, 3 ms on a large GPU
 SLOWER = 0.07  # a machine left alone falls no further behind its own rate: 145 to 158 GFLOP/s, shared 90 to 135
@@ -68,6 +68,10 @@ class Rounds:
     @property
     def counted(self) -> int:
         return 0 if self.disturbed else min(map(len, self.samples.values()))
+
+    @property
+    def timings(self) -> dict[str, Timing]:
+        return {name: summarize(times) for name, times in self.samples.items()}
 
     @property
     def suffice(self) -> bool:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from cofi.machine import machine_info
 from cofi.measure.rate import TRUSTED_ROUNDS, Rounds, gauged_rounds
-from cofi.measure.timing import Timing, summarize
 from cofi.models import CompactModel, CompactOutput, PackedBatch, from_lists
 from cofi_kernels import force_backend
 
@@ -136,9 +135,7 @@ def _checked_calls(dense: CompactModel, compact: CompactModel, batch: PackedBatc
 
 def _as_result(found: dict[str, Rounds], lengths: Sequence[int], machine: dict[str, Any]) -> dict[str, Any]:
     models = ("teacher", "compact")
-    timings: dict[str, dict[str, Timing]] = {
-        name: {model: summarize(rounds.samples[model]) for model in models} for name, rounds in found.items()
-    }
+    timings = {name: rounds.timings for name, rounds in found.items()}
     return {
         "latency_ms": {
             model: {name: _rounded(1e3 * times[model].median_s) for name, times in timings.items()} for model in models

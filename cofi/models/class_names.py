@@ -6,12 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cofi.errors import UserError
+
 _NUMBER = re.compile(r"(label_)?\d+")  # what transformers, and files with integers, call a class that nobody named
 
 
 def class_names(id2label: Mapping[Any, Any] | None) -> tuple[str, ...]:
     """The names of a head's outputs in their order."""
     return tuple(str(name) for _, name in sorted((id2label or {}).items(), key=lambda item: int(item[0])))
+
+
+def label_fields(id2label: Any, num_labels: int) -> dict[str, Any]:
+    """id2label and label2id of a head with `num_labels` outputs, numbers as text, as JSON has them.
+
+    Raises UserError where `id2label` is not one name for each output.
+    """
+    numbers = [str(i) for i in range(num_labels)]
+    names = {str(i): name for i, name in id2label.items()} if isinstance(id2label, Mapping) else {}
+    if names.keys() != set(numbers) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"id2label must name the classifier's {num_labels} labels, got {str(id2label)[:80]}")
+    return {"id2label": {i: names[i] for i in numbers}, "label2id": {names[i]: int(i) for i in numbers}}
 
 
 def output_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cofi.errors import UserError
 from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
-from cofi.models.class_names import class_names, output_order
+from cofi.models.class_names import class_names, label_fields, output_order
 from cofi.models.config import CompactConfig
 from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels
 from cofi.models.families import FAMILIES, Family, Source
@@ -131,13 +131,7 @@ def _head_fields(head: _Head) -> dict[str, Any]:
     if head.kind != "classification":
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}
-    if head.id2label is None:
-        return fields
-    numbers = [str(i) for i in range(head.num_labels or 0)]
-    names = {str(i): name for i, name in head.id2label.items()} if isinstance(head.id2label, Mapping) else {}
-    if names.keys() != set(numbers) or not all(isinstance(name, str) for name in names.values()):
-        raise UserError(f"id2label must name the classifier's {head.num_labels} labels, got {str(head.id2label)[:80]}")
-    return fields | {"id2label": {i: names[i] for i in numbers}, "label2id": {names[i]: int(i) for i in numbers}}
+    return fields if head.id2label is None else fields | label_fields(head.id2label, head.num_labels or 0)
 
 
 def _load_family(

@@ -6,7 +6,6 @@ weights have no description: config.json keeps the sizes of the dense model, and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cofi.files import read_json
 from cofi.masks import Structure
 from cofi.models import CompactConfig, CompactModel
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config
+from cofi.models.class_names import label_fields
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.prune.compact import build, compact, per_layer_config
@@ -232,10 +232,10 @@ def _head_fields(opened: _Opened, head: str) -> dict[str, Any]:
     }
     names = opened.values.get("id2label")
     if isinstance(names, Mapping) and len(names) == n_labels:
-        if not all(re.fullmatch(r"\d{1,9}", str(i)) and isinstance(name, str) for i, name in names.items()):
-            where = opened.directory / CONFIG_FILE
-            raise UserError(f"{where}: id2label must give names to the numbers of outputs, got {names!r:.80}")
-        fields |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+        try:
+            fields |= label_fields(names, n_labels)
+        except UserError as error:
+            raise UserError(f"{opened.directory / CONFIG_FILE}: {error}") from error
     return fields
 
 

@@ -33,10 +33,11 @@ EXIT_FAILED = 1  # the sweep went through, but not every point has a result
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     console = Console()
+    store = Store(options.output)
+    planned: list[Point] = []
     if options.grid is not None:
         options.grid.check_inputs()
-    store = Store(options.output)
-    planned = [] if options.grid is None else options.grid.points()
+        planned = options.grid.points()
     if options.dry_run:
         return show_plan(store, planned, console)
     disable_progress_bar()  # transformers' own, for writing one file

@@ -80,8 +80,8 @@ class Grid:
 
     def teacher(self, task: str, seed: int) -> TrainConfig:
         """The run that makes the teacher for the points of `seed`. It knows nothing of how they are pruned."""
-        given = {**self.settings, **self.task_settings.get(task, {}), "task": task}
-        resolved = resolve({name: value for name, value in given.items() if name in {*TEACHER_FIELDS, "recipe"}})
+        known = {*TEACHER_FIELDS, "recipe"}
+        resolved = resolve({name: value for name, value in self._given(task).items() if name in known})
         kept = {name: getattr(resolved, name) for name in TEACHER_FIELDS}
         own_seed = seed if self.teacher_seed is None else self.teacher_seed
         place = str(self.teachers / f"{task}-seed{own_seed}")
@@ -90,10 +90,9 @@ class Grid:
     def run(self, point: Point, directory: Path) -> TrainConfig:
         """The settings of a point whose run is to be in `directory`."""
         given = {
-            **self.settings,
-            **self.task_settings.get(point.task, {}),
+            **self._given(point.task),
             **self.variants[point.variant],
-            **{"task": point.task, "seed": point.seed, "output": str(directory)},
+            **{"seed": point.seed, "output": str(directory)},
             **self._asked(point.goal),
         }
         config = resolve(given)
@@ -102,6 +101,10 @@ class Grid:
             teacher=str(Path(str(self.teacher(point.task, point.seed).output)) / "teacher"),
             student_init="teacher" if config.student_init == "auto" else config.student_init,
         )
+
+    def _given(self, task: str) -> dict[str, Any]:
+        """What was given for all runs of a task."""
+        return {**self.settings, **self.task_settings.get(task, {}), "task": task}
 
     def _asked(self, goal: Goal) -> dict[str, Any]:
         """Speeds of all points are measured later, on quiet cores. A run that is asked for one measures as well, or
@@ -121,9 +124,8 @@ class Grid:
     def check_inputs(self) -> None:
         """Raise UserError where a task or the profile is not there, before anything runs."""
         for task in self.tasks:
-            given = {**self.settings, **self.task_settings.get(task, {})}
             try:
-                base_task(task, DataRequest(data_dir=given.get("data")))
+                base_task(task, DataRequest(data_dir=self._given(task).get("data")))
             except UserError as error:
                 raise UserError(f"--tasks {task}: {error}") from error
         if self.profile is not None:

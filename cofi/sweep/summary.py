@@ -68,8 +68,10 @@ class Group:
 
     def show_speedup(self, batch: str) -> str:
         """For a table: of all points, and marked, where none was timed alone."""
-        alone, any_state = self.speedup(batch), _speedup(self.records, batch)
-        return show_ratio(alone) if alone is not None or any_state is None else f"{show_ratio(any_state)} †"
+        alone, beside = self.speedup(batch), _speedup(self.records, batch)
+        if alone is None and beside is not None:
+            return f"{show_ratio(beside)} †"
+        return show_ratio(alone)
 
     @property
     def timed_on(self) -> frozenset[tuple[Any, ...]]:

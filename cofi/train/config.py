@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cofi.baselines import COFI, METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
-from cofi.masks import parse_kinds
+from cofi.masks import parse_kinds, set_by_worth
 from cofi.train.ranges import check_ranges, flag
 
 
@@ -272,7 +272,7 @@ def _check_leaps(config: TrainConfig) -> None:
             "--gate-prior fisher needs --rounding threshold: with expected every layer keeps a twentieth of its shut "
             "units, whatever their scores"
         )
-    if not {"head", "int"} & set(parse_kinds(config.mask_kinds)):
+    if not set_by_worth(parse_kinds(config.mask_kinds)):
         raise UserError(
             "--gate-prior fisher sets gates of heads and intermediate dims: --mask-kinds must have head or int, got "
             f"{config.mask_kinds}; --recipe gradual sets none"

@@ -15,20 +15,19 @@ from cofi.masks import (
     SparsityTarget,
     SpeedupTarget,
     parse_kinds,
+    set_by_worth,
 )
 from cofi.models import CompactConfig
 from cofi.profile.profile import Profile, find_profile, read_profile
 from cofi.train.config import TrainConfig
 from cofi.train.rundir import RunDirectory
 
-_UNITS = {"head": "head", "mha": "head", "int": "int", "ffn": "int"}  # of a kind of masks that scores set, the units
-
 
 def load_profile(config: TrainConfig, run: RunDirectory, student: CompactConfig) -> Profile | None:
     """The profile of --device-profile; of a run that is continued the copy it keeps. None without a target speedup.
 
-    Raises UserError where it cannot be read, was measured for another encoder or another number of threads, or where
-    the speedup is out of its reach.
+    Raises UserError where it cannot be read, or was measured for another encoder, longer sequences than it reads or
+    another number of threads.
     """
     if config.target_speedup is None or config.device_profile is None:
         return None
@@ -37,30 +36,28 @@ def load_profile(config: TrainConfig, run: RunDirectory, student: CompactConfig)
     path = run.profile if config.resume else find_profile(config.device_profile)
     profile = read_profile(path)
     where = f"--device-profile {path}"
-    shape = student.shape()
-    profile.check_model(shape, config.model, where)
+    profile.check_model(student.shape(), config.model, where)
     profile.check_threads(torch.get_num_threads(), where)
     if max(profile.lengths) > student.longest:
         raise UserError(
             f"{where} was measured with sequences of up to {max(profile.lengths)} tokens, {config.model} reads at most "
             f"{student.longest}"
         )
-    _target(config, shape, profile)
     return profile
 
 
 def check_reach(config: TrainConfig, shape: ModelShape, profile: Profile | None) -> None:
     """Raise UserError where masks of --mask-kinds, all of them 0, would not remove what is asked for.
 
-    With a prior those of heads and intermediate dims, and of sublayers that none is left of: scores set no others, and
-    learning alone does not get there (a gate moves by 3.5 of the 9 log-odds in 345 steps).
+    With a prior those that scores set: learning alone does not get the others there (a gate moves by 3.5 of the 9
+    log-odds in 345 steps).
     """
     if config.method != COFI:
         return
     target = _target(config, shape, profile)
     kinds = parse_kinds(config.mask_kinds)
     if config.gate_prior == "fisher":
-        kinds = tuple(kind for kind in kinds if _UNITS.get(kind) in kinds)
+        kinds = set_by_worth(kinds)
     most = float(target.of_masks({kind: torch.zeros(MASK_KINDS[kind].units(shape)) for kind in kinds}))
     if most < target.goal:
         asked = "--sparsity" if profile is None else "--target-speedup"

@@ -186,7 +186,7 @@ def test_labels_that_are_none_are_said(tmp_path: Path, names: dict[str, object])
     folder = write(tmp_path / "full", dense.state_dict(), dense.config)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": names}))
-    with pytest.raises(UserError, match=r"config.json: id2label must give names to the numbers of outputs, got \{'"):
+    with pytest.raises(UserError, match=r"config.json: id2label must name the classifier's 3 labels, got \{'"):
         load_official(folder)
 
 

@@ -18,9 +18,9 @@ constexpr int64_t kManyWeightBytes = 32 << 20;
 constexpr int64_t kShareColumnsBelow = 32;
 
 // Tokens of a call from which on fp32 products are made by AMX where there is one, and about the least of its chunks
-// then; not of a chunk, since the number of threads may not decide what comes out: three pieces of a weight are half
-// as many bytes again to read, which few rows do not make good. BERT-base at 60 %, two threads, ms by AMX and by
-// AVX-512: 64 tokens 31 and 24, 128 tokens 36 and 37 or 66 and 51, 256 tokens 55 and 70; README.md has more.
+// then: three pieces of a weight are half as many bytes again to read, which few rows do not make good. BERT-base at
+// 60 %, two threads, ms by AMX and by AVX-512: 64 tokens 31 and 24, 128 tokens 36 and 37 or 66 and 51, 256 tokens 55
+// and 70; README.md has more. Of a call, since the size of a chunk depends on threads, and no bit may.
 constexpr int64_t kFewestForPieces = 192;
 
 constexpr int64_t kLeastWork = 1 << 20;  // multiplications that are worth a thread
