@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ from cofi.startup import started
 
 EXIT_USER_ERROR = 2
 EXIT_SIGNAL = 128  # plus the signal's number, as shells have it
+_FEW_FLAGS = 20  # cofi.train has 65, a screen full
 # a full disk and the like, which may show at any write; any other OSError that arrives here is our mistake
 _OF_THE_MACHINE = (
     errno.ENOSPC,
@@ -54,14 +56,22 @@ def _fail(message: str) -> int:
 
 
 class OneLineErrors(argparse.ArgumentParser):
-    """What is wrong with the flags is a UserError; where one is unknown or missing it lists those there are."""
+    """What is wrong with the flags is a UserError; where one is unknown or missing it says which may be meant."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("argument "):  # a bad value: the message names the flag and the rule
             raise UserError(re.sub(r"^argument (\S+/)?", "", message))
         names = (name for action in self._actions for name in action.option_strings)
         flags = sorted(name for name in names if name.startswith("--") and "_" not in name)
-        raise UserError(f"{message} (flags: {', '.join(flags)})")
+        raise UserError(f"{message} ({self._meant(message, flags)})")
+
+    def _meant(self, message: str, flags: Sequence[str]) -> str:
+        """The flags most like those that were not recognized; all of them where none is and they fit on a few lines."""
+        given = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
+        close = [found for name in given for found in difflib.get_close_matches(_dashed(name), flags, 1, 0.7)]
+        if close:
+            return f"did you mean {' or '.join(dict.fromkeys(close))}?"
+        return f"flags: {', '.join(flags)}" if len(flags) <= _FEW_FLAGS else f"{self.prog} --help lists all flags"
 
 
 class Parser(OneLineErrors):

@@ -92,7 +92,7 @@ def measure(options: Options, store: Store, machine: dict[str, Any], console: Co
         console.print(f"measured {number} of {len(left)}: {words}", highlight=False, soft_wrap=True)
     if options.retime:
         assert options.results is not None  # or the command would have been refused
-        retime(options.results, store, measurer, machine, console)
+        retime(options.results, store, measurer, options.settings, machine, console)
 
 
 def show_plan(store: Store, planned: list[Point], console: Console) -> int:

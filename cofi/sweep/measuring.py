@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from cofi.bench.subjects import load_models
@@ -17,13 +16,14 @@ from cofi.machine import pick_device
 from cofi.measure.rate import undisturbed_gflops
 from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
+from cofi.models.locate import locate
 from cofi.sweep.store import Place
 from cofi.train.config import TrainConfig
 from cofi.train.inputs import read_splits
 from cofi.train.result import SPEED_BATCH_SIZES
 
 DEFAULT_SECONDS = 20.0  # a point
-_OF_LENGTHS = (  # settings that say which validation rows there are, and how they are cut
+OF_LENGTHS = (  # settings that say which validation rows there are, and how they are cut
     *("task", "data", "train_file", "validation_file", "validation_fraction", "max_eval_samples"),
     *("text_column", "pair_column", "max_length", "doc_stride"),
 )
@@ -56,7 +56,7 @@ class Measurer:
 
     def measure(self, place: Place) -> dict[str, Any]:
         """Time the model of a finished point and write speed.json. Raises UserError where a model is not there."""
-        speed = self.time(place, *self.models(place))
+        speed = self.time(place.run.read_config(), *self.models(place))
         write_atomically(place.speed, (json.dumps(speed, indent=2) + "\n").encode())
         return speed
 
@@ -67,17 +67,17 @@ class Measurer:
             raise UserError(f"{place.run.root} names no teacher to compare its speed with")
         return models.dense, models.compact
 
-    def time(self, place: Place, dense: CompactModel, compact: CompactModel) -> dict[str, Any]:
-        """Time two models on batches like those of the point's validation rows."""
-        lengths = self.lengths(place.run.read_config())
+    def time(self, config: TrainConfig, dense: CompactModel, compact: CompactModel) -> dict[str, Any]:
+        """Time two models on batches like those of the validation rows of a run with these settings."""
+        lengths = self.lengths(config)
         return measure_speedup(dense, compact, lengths, SPEED_BATCH_SIZES, seconds=self.seconds, gflops=self.gflops)
 
     def lengths(self, config: TrainConfig) -> list[int]:
         """Tokens of each validation example, as the run saw them."""
-        key = tuple(getattr(config, name) for name in _OF_LENGTHS)
+        key = tuple(getattr(config, name) for name in OF_LENGTHS)
         if key not in self._lengths:
             splits = read_splits(config)
-            tokenizer = load_tokenizer(Path(str(config.teacher)))
+            tokenizer = load_tokenizer(locate(config.teacher or config.model))
             split = tokenize(splits.validation, splits.task, tokenizer, config.max_length, config.doc_stride)
             self._lengths[key] = [int(length) for length in split.lengths]
         return self._lengths[key]

@@ -156,8 +156,8 @@ def _add_work(parser: Parser) -> None:
         "--retime",
         action="store_true",
         help="with --measure and --results: the points there that another machine has timed are timed on this one as "
-        "well, by models of their structure with new weights, so that all speeds compare; wants a point of each task "
-        "in --output",
+        "well, by models of their structure with new weights, so that all speeds compare; nothing has to be trained: "
+        "of a task without a finished point in --output, --model stands for the teacher, with --data for the lengths",
     )
     parser.add_argument(
         "--keep-checkpoints",
@@ -173,10 +173,10 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     options, rest = parser.parse_known(words)
     settings = _settings(rest, parser)
     grid = None if options.tasks is None else _grid(options, settings)
-    if grid is None and not (options.output / "points").is_dir():
-        raise UserError(f"--tasks is needed: --output {options.output} holds no sweep yet")
     if options.retime and not (options.measure and options.results):
         raise UserError("--retime needs --measure and --results: it times the points that are in --results already")
+    if grid is None and not options.retime and not (options.output / "points").is_dir():
+        raise UserError(f"--tasks is needed: --output {options.output} holds no sweep yet")
     return Options(
         options.output, grid, settings, options.measure, options.retime, options.results, options.dry_run,
         options.keep_checkpoints, shlex.join(["python", "-m", "cofi.sweep", *words]),

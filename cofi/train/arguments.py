@@ -16,6 +16,7 @@ from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.train.config import TrainConfig, changes
 from cofi.train.recipes import RECIPES, recipe_settings
+from cofi.train.recipes.official import SMALL_TASKS
 
 
 class _NotGiven:
@@ -29,8 +30,8 @@ VALUES: dict[Any, str] = {int: "N", float: "X"}  # what stands for a value in th
 EPILOG = (
     f"Tasks: {', '.join(TASKS)}, or a folder of --data. Strategies of --matching: {', '.join(STRATEGIES)}. "
     f"Methods: {', '.join(METHODS)}. "
-    f"Recipes: {', '.join(RECIPES)}; what a recipe sets replaces the default shown, flags override both. Without "
-    "--recipe it is 'demo', or 'default' where --task, --model, --teacher, --data or --train-file is given."
+    f"Recipes: {', '.join(RECIPES)}; what a recipe sets replaces the default, flags override both. Without --recipe "
+    "it is 'demo', or 'default' where --task, --model, --teacher, --data or --train-file is given."
 )
 
 
@@ -48,14 +49,22 @@ def build_parser() -> HfArgumentParser:
         formatter_class=argparse.HelpFormatter,
     )
     parser.set_defaults(**{f.name: _NotGiven(f.default) for f in dataclasses.fields(TrainConfig)})
+    usual = _usual()
     for action in parser._actions:
         if isinstance(action.default, _NotGiven):
-            _describe(action, action.default.default)
+            _describe(action, action.default.default, usual.get(action.dest, ()))
     return parser
 
 
-def _describe(action: argparse.Action, default: Any) -> None:
-    """What the help says of a flag: one spelling (those with underscores are taken too), a short value, its default."""
+def _usual() -> dict[str, tuple[Any, ...]]:
+    """What the recipe 'default' sets, by field: one value, or first that of rows of one's own and then GLUE's small tasks."""
+    of_tasks = [recipe_settings("default", task) for task in ("text", SMALL_TASKS[0])]
+    names = dict.fromkeys(name for found in of_tasks for name in found if name not in ("recipe", "task"))
+    return {name: tuple(dict.fromkeys(found[name] for found in of_tasks if name in found)) for name in names}
+
+
+def _describe(action: argparse.Action, default: Any, usual: Sequence[Any]) -> None:
+    """What the help says of a flag: one spelling (those with underscores are taken too), a short value, its defaults."""
     action.option_strings = [name for name in action.option_strings if "_" not in name]
     name = action.option_strings[0]
     if action.nargs == 0:
@@ -63,8 +72,11 @@ def _describe(action: argparse.Action, default: Any) -> None:
         return
     if action.choices is None:
         action.metavar = VALUES.get(action.type, "TRUE|FALSE" if action.nargs == "?" else "NAME")
-    if default is not None and default is not False:
-        action.help = f"{action.help} (default: {default})"
+    notes = [f"default: {default}"] if default is not None and default is not False else []
+    if None not in usual and tuple(usual) not in ((), (default,)):  # None: the flag's own text says what that is
+        notes.append(f"recipe 'default': {', for small tasks of GLUE '.join(map(str, usual))}")
+    if notes:
+        action.help = f"{action.help} ({'; '.join(notes)})"
 
 
 def parse_given(argv: Sequence[str] | None) -> dict[str, Any]:

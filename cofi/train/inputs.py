@@ -48,9 +48,9 @@ def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     tokenizer = load_tokenizer(kept_teacher or locate(config.model))  # saved with the teacher
     if config.teacher is not None and kept_teacher is None:
         _check_same_vocabulary(config, tokenizer)
-    teacher = _load_for_task(kept_teacher or locate(config.teacher or config.model), task, config.seed)
+    teacher = load_for_task(kept_teacher or locate(config.teacher or config.model), task, config.seed)
     _check_teacher(config, task, teacher)
-    start = None if config.student_from_teacher else _load_for_task(locate(config.model), task, config.seed).model
+    start = None if config.student_from_teacher else load_for_task(locate(config.model), task, config.seed).model
     student = teacher.model if start is None else start
     _check_prunable(config, student)
     models = {id(model): model for model in (student, teacher.model)}.values()
@@ -90,7 +90,7 @@ def _check_prunable(config: TrainConfig, student: CompactModel) -> None:
         raise UserError(f"--model {config.model} cannot be pruned: {error}") from error
 
 
-def _load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
+def load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
     """The model at `source` with a head for `task`; its classes in the task's order."""
     loaded = load_model(
         source,

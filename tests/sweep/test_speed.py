@@ -113,12 +113,30 @@ def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole,
     timed = found["animals-default-s30-seed9"]
     assert set(timed["speedup"]) == {"batch 1", "batch 32"} and timed["speedup"]["batch 1"] < 99.0
     assert timed["measured_on"] == found["animals-default-s30-seed1"]["measured_on"]
-    assert "not timed: beasts-default-s30-seed9: --output holds no finished point of beasts" in said
+    assert "not timed: beasts-default-s30-seed9: --task must be one of" in said  # nor does the command say where it is
     assert "not timed: animals-default-s30-seed10: its structure makes" in said
     for name in ("beasts-default-s30-seed9", "animals-default-s30-seed10"):
         assert found[name]["speedup"] == {"batch 1": 99.0} and found[name]["measured_on"] == elsewhere
     assert main([*one[:2], *measure, "--retime"]) == 0
     assert "\ntimed" not in capsys.readouterr().out  # of this machine by now
+
+
+def test_published_points_are_timed_without_any_training(whole, checkpoint, two_tasks, tmp_path, capsys):
+    results, output = tmp_path / "results", tmp_path / "nothing yet"
+    assert main(["--output", str(whole), "--results", str(results)]) == 0
+    before = points(results)
+    assert all("speedup" not in point for point in before.values())
+    words = ["--output", str(output), "--measure", "--measure-seconds", "0.1", "--device", "cpu"]
+    words += ["--model", str(checkpoint), "--data", str(two_tasks), "--results", str(results), "--retime"]
+    assert main(words) == 0
+    assert "timed 2 of 2: beasts-default-s30-seed1: batch 1 " in capsys.readouterr().out
+    found = points(results)
+    for name, point in found.items():
+        assert set(point["speedup"]) == {"batch 1", "batch 32"}
+        assert 2 <= point["measured"]["lengths"]["median"] <= 11  # of the validation rows
+        assert {key: point[key] for key in before[name]} == before[name]  # and nothing else has changed
+    assert "timed" not in (output / "table.md").read_text().split("## Commands")[0]
+    assert not (output / "points").exists()
 
 
 def test_retiming_needs_a_folder(one):
