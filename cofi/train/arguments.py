@@ -57,14 +57,14 @@ def build_parser() -> HfArgumentParser:
 
 
 def _usual() -> dict[str, tuple[Any, ...]]:
-    """What the recipe 'default' sets, by field: one value, or first that of rows of one's own and then GLUE's small tasks."""
+    """What the recipe 'default' sets, by field: one value, or that of one's own rows and that of GLUE's small tasks."""
     of_tasks = [recipe_settings("default", task) for task in ("text", SMALL_TASKS[0])]
     names = dict.fromkeys(name for found in of_tasks for name in found if name not in ("recipe", "task"))
     return {name: tuple(dict.fromkeys(found[name] for found in of_tasks if name in found)) for name in names}
 
 
 def _describe(action: argparse.Action, default: Any, usual: Sequence[Any]) -> None:
-    """What the help says of a flag: one spelling (those with underscores are taken too), a short value, its defaults."""
+    """What the help says of a flag: one spelling (one with underscores is taken too), a short value, its defaults."""
     action.option_strings = [name for name in action.option_strings if "_" not in name]
     name = action.option_strings[0]
     if action.nargs == 0:
