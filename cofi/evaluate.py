@@ -30,6 +30,9 @@ from cofi.data import (
     tokenize,
 )
 from cofi.data.load import Splits, ValidationSets
+from cofi.data.predict import Predictions, with_references
+from cofi.data.similarity import is_similarity, score_similarity, sides
+from cofi.data.table import Table
 from cofi.data.task import AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError, first_few
@@ -40,6 +43,7 @@ from cofi.models.class_names import class_names, output_order
 from cofi.models.config_values import INFERENCE_PRECISIONS
 from cofi.models.load import load_model
 from cofi.models.locate import locate
+from cofi.models.sentence_files import MODULES_FILE
 from cofi.train.ranges import flag
 from cofi.train.rundir import RunDirectory
 from cofi_kernels.native import is_emulated
@@ -57,7 +61,8 @@ def build_parser() -> Parser:
         "python -m cofi.evaluate",
         __doc__,
         epilog="A run's model is evaluated as the run did it: rows, columns and lengths are those of its config.yaml "
-        "where no flag names others and --task is that of the run.",
+        "where no flag names others and --task is that of the run. A model of sentence embeddings is compared with "
+        "--reference, or on a regression task of pairs, as stsb, by the cosines of the two with the labels.",
     )
     parser.add_argument("model", metavar="DIR", help="directory of a model or of a run, or a hub id")
     parser.add_argument("--task", help=f"{', '.join(TASKS)}, or a folder in the --data directory; by default the run's")
@@ -69,7 +74,12 @@ def build_parser() -> Parser:
     parser.add_argument("--text-column", help="column of the text")
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
     parser.add_argument("--label-column", help="column of the label")
-    parser.add_argument("--task-kind", default=AUTO, help="auto, classification or regression")
+    parser.add_argument("--task-kind", default=AUTO, help="auto, classification, regression or embedding")
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="model whose sentence embeddings are to be repeated; by default the run's teacher",
+    )
     parser.add_argument(
         "--max-length", type=positive, help="tokens a text is cut to; by default the run's or the task's"
     )
@@ -96,6 +106,8 @@ class Trained:
     @classmethod
     def load(cls, source: str) -> Trained:
         loaded = load_model(locate(source))
+        if not loaded.head_trained and (loaded.tokenizer_path / MODULES_FILE).is_file():
+            loaded = load_model(loaded.tokenizer_path, head="embedding")  # as Sentence Transformers would
         if not loaded.head_trained:
             raise UserError(f"{source} has no trained head for a task: there is nothing to evaluate")
         return cls(source, loaded.model, load_tokenizer(loaded.tokenizer_path))
@@ -145,15 +157,39 @@ def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | Validat
         rows: Splits | ValidationSets = load_splits(options.task, data_dir=options.data, **request)
     else:
         own_task = options.task not in TASKS or TASKS[options.task].kind == AUTO
-        if own_task and trained.kind == "regression" and options.task_kind == AUTO:
+        if own_task and trained.kind in ("regression", "embedding") and options.task_kind == AUTO:
             request["task_kind"] = trained.kind  # whole numbers would pass for classes
         names = trained.label_names if trained.kind == "classification" else None
         rows = load_validation(options.task, label_names=names, data_dir=options.data, **request)
-    if rows.task.kind != trained.kind:
+    if rows.task.kind != trained.kind and not (trained.kind == "embedding" and is_similarity(rows.task)):
+        cure = "; --task-kind embedding takes its texts alone" if trained.kind == "embedding" else ""
         raise UserError(
-            f"task {rows.task.name} is {rows.task.kind}, the head of {trained.source} is for {trained.kind}"
+            f"task {rows.task.name} is {rows.task.kind}, the head of {trained.source} is for {trained.kind}{cure}"
         )
     return rows
+
+
+def load_reference(options: argparse.Namespace, trained: Trained, task: Task) -> CompactModel | None:
+    """The model that embeddings are compared with, where they are. Raises UserError."""
+    if task.kind != "embedding":
+        if options.reference is not None:
+            raise UserError(f"--reference is for --task-kind embedding, task {task.name} is {task.kind}")
+        return None
+    folder = Path(options.model)
+    kept = [root / "teacher" for root in (folder, folder.parent) if (root / "teacher" / "config.json").is_file()]
+    source = options.reference or (kept[0] if kept else None)
+    if source is None:
+        raise UserError("--reference must name the model whose embeddings are to be repeated, no run has one")
+    loaded = load_model(locate(source), head="embedding")
+    model = loaded.model
+    if load_tokenizer(loaded.tokenizer_path).get_vocab() != trained.tokenizer.get_vocab():
+        raise UserError(f"--reference {source} must have the vocabulary of {trained.source}, whose token ids it reads")
+    if model.config.hidden_size != trained.model.config.hidden_size:
+        raise UserError(
+            f"--reference {source} must make embeddings of as many dims as {trained.source}, "
+            f"{trained.model.config.hidden_size}, got {model.config.hidden_size}"
+        )
+    return model
 
 
 def label_order(trained: Trained, task: Task) -> list[int] | None:
@@ -173,21 +209,45 @@ def label_order(trained: Trained, task: Task) -> list[int] | None:
     return order
 
 
-def evaluate_split(
-    trained: Trained, split: TokenizedSplit, task: Task, batch_size: int, console: Console
-) -> Evaluation:
-    """Run the model over one validation set, with a progress bar on a terminal."""
-    order = label_order(trained, task)
+def predict_split(trained: Trained, split: TokenizedSplit, batch_size: int, console: Console) -> Predictions:
+    """What the model says of one validation set, with a progress bar on a terminal."""
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         bar_id = bar.add_task("", total=len(split))
         found = predict(
             trained.model, split, batch_size=batch_size, progress=lambda done: bar.update(bar_id, completed=done)
         )
-    if order is not None and found.logits is not None:
-        found = replace(found, logits=found.logits[:, order])
     if not found.finite:
         raise UserError(f"{trained.source} predicts numbers that are infinite or NaN: its weights are damaged")
+    return found
+
+
+def evaluate_rows(
+    trained: Trained,
+    table: Table,
+    task: Task,
+    reference: CompactModel | None,
+    options: argparse.Namespace,
+    console: Console,
+) -> Evaluation:
+    """How good the model is on one validation set."""
+
+    def predicted(task: Task) -> tuple[TokenizedSplit, Predictions]:
+        split = tokenize(table, task, trained.tokenizer, options.max_length, options.doc_stride)
+        cut = split.describe_cut()
+        if cut is not None:
+            console.print(cut, highlight=False)
+        return split, predict_split(trained, split, options.batch_size, console)
+
+    if trained.kind == "embedding" and is_similarity(task):
+        first, second = (predicted(side)[1] for side in sides(task))
+        return score_similarity(task, first, second, table)
+    split, found = predicted(task)
+    if reference is not None:
+        split = with_references(split, task, reference, options.batch_size)
+    order = label_order(trained, task)
+    if order is not None and found.logits is not None:
+        found = replace(found, logits=found.logits[:, order])
     return score(task, split, found)
 
 
@@ -206,16 +266,14 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         raise UserError(f"--precision {precision} runs on a CPU, the device is {device}")
     if is_emulated(precision):
         console.print(f"[yellow]{EMULATED.format(precision)}[/yellow]")
-    trained.model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
+    reference = load_reference(options, trained, rows.task)
+    for model in (trained.model, *(() if reference is None else (reference,))):
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps it with a hint of its own
     started = time.perf_counter()
     metrics: dict[str, float] = {}
     main: Evaluation | None = None
     for suffix, table in {"": rows.validation, **rows.extra}.items():
-        split = tokenize(table, rows.task, trained.tokenizer, options.max_length, options.doc_stride)
-        cut = split.describe_cut()
-        if cut is not None:
-            console.print(cut, highlight=False)
-        found = evaluate_split(trained, split, rows.task, options.batch_size, console)
+        found = evaluate_rows(trained, table, rows.task, reference, options, console)
         metrics.update({f"{name}_{suffix}" if suffix else name: value for name, value in found.metrics.items()})
         main = main or found
     assert main is not None
@@ -225,7 +283,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "data": rows.validation.source,
         "examples": len(rows.validation),
         "metrics": metrics,
-        "main_metric": rows.task.main_metric,
+        "main_metric": main.main_metric or rows.task.main_metric,
         "score": main.score,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "device": str(device),

@@ -92,12 +92,17 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """A JSON object. Raises UserError naming the file where there is none."""
-    return _parse(path, max_bytes, "JSON", json.loads)
+    return _parse(path, max_bytes, "JSON", json.loads)  # type: ignore[no-any-return]
+
+
+def read_json_list(path: Path, max_bytes: int = MAX_BYTES) -> list[Any]:
+    """A JSON array. Raises UserError naming the file where there is none."""
+    return _parse(path, max_bytes, "JSON", json.loads, list)  # type: ignore[no-any-return]
 
 
 def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """A YAML mapping of plain values. Raises UserError naming the file where there is none, or an anchor or alias."""
-    return _parse(path, max_bytes, "YAML", _plain_yaml)
+    return _parse(path, max_bytes, "YAML", _plain_yaml)  # type: ignore[no-any-return]
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -117,12 +122,13 @@ def _plain_yaml(text: str) -> Any:
         raise ValueError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
 
 
-def _parse(path: Path, max_bytes: int, language: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+def _parse(path: Path, max_bytes: int, language: str, parse: Callable[[str], Any], kind: type = dict) -> Any:
     text = read_text(path, max_bytes)
     try:
         value = parse(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as {language}: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a {language} object, got {type(value).__name__}")
+    if not isinstance(value, kind):
+        wanted = "an array" if kind is list else "an object"
+        raise UserError(f"{path} must hold {wanted} of {language}, got {type(value).__name__}")
     return value

@@ -269,7 +269,11 @@ def test_a_run_without_a_model_yet(command: str, fails: Callable[..., None], dat
     [
         ("evaluate", ["--max-length", "33"], "--max-length must be at most 32"),
         ("evaluate", ["--max-eval-samples", "0"], "--max-eval-samples: must be a whole number from 1, got '0'"),
-        ("evaluate", ["--task-kind", "x"], "task_kind must be one of auto, classification, regression, got 'x'"),
+        (
+            "evaluate",
+            ["--task-kind", "x"],
+            "task_kind must be one of auto, classification, regression, embedding",
+        ),
         ("evaluate", ["--json", "/gone/x"], "--json: '/gone/x' cannot be written: there is no directory /gone"),
         ("export", ["--to", "tflite"], "--to must be one of onnx, compact, got 'tflite'"),
         ("bench", ["--seq-len", "33"], "--seq-len must be at most 32"),

@@ -92,7 +92,7 @@ class TestCommand:
         assert {"dense", subjects.HUGGING_FACE} <= set(rivals)
 
     @pytest.mark.parametrize("engine", [engines.ONNX_RUNTIME, engines.OPENVINO], ids=lambda engine: engine.name)
-    @pytest.mark.parametrize("head", ["none", "classification", "question_answering"])
+    @pytest.mark.parametrize("head", ["none", "classification", "question_answering", "embedding"])
     def test_engines_that_are_installed_run_both_models(
         self, engine, head, run_dir, hf_dir, tmp_path, monkeypatch, capsys
     ):
@@ -115,7 +115,7 @@ class TestCommand:
         assert "No ONNX Runtime: onnx, onnxruntime not installed (pip install onnx onnxruntime)." in printed
         assert "onnx, onnxruntime, openvino not installed (pip install onnx onnxruntime openvino)." in printed
 
-    @pytest.mark.parametrize("head", ["none", "question_answering"])
+    @pytest.mark.parametrize("head", ["none", "question_answering", "embedding"])
     def test_every_head_can_be_measured(self, head, hf_dir, tmp_path, capsys):
         make_compact(head=head).save_pretrained(tmp_path)
         assert main([str(tmp_path), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0

@@ -33,14 +33,17 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def write_checkpoint(
-    folder: Path, pieces: tuple[str, ...] = (), architecture: type[PreTrainedModel] = BertModel
+    folder: Path,
+    pieces: tuple[str, ...] = (),
+    architecture: type[PreTrainedModel] = BertModel,
+    hidden_size: int = 32,
 ) -> Path:
     """A random BERT of 2 layers with its tokenizer, no head. pieces: with them the tokenizer is one of wordpieces."""
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *pieces])}
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=48,

@@ -85,16 +85,18 @@ def tokenize(
     if task.kind == "question_answering":
         doc_stride = task.defaults.doc_stride if doc_stride is None else doc_stride
         return tokenize_qa(table, task, tokenizer, max_length, doc_stride, progress)
-    n_special = tokenizer.num_special_tokens_to_add(pair=task.pair_column is not None)
+    n_special = tokenizer.num_special_tokens_to_add(pair=task.second_column is not None)
     if max_length <= n_special:
         raise UserError(f"max_length must be above the {n_special} special tokens of a sequence, got {max_length}")
     assert task.text_column is not None
     texts = table[task.text_column]
-    pairs = None if task.pair_column is None else table[task.pair_column]
+    pairs = None if task.second_column is None else table[task.second_column]
     ids, types, cut = _encode(texts, pairs, tokenizer, max_length, progress)
     if not ids.lengths.all():  # only a tokenizer without special tokens does this
         row = int(np.argmin(ids.lengths))
         raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
+    if not task.has_labels:
+        return TokenizedSplit(ids, types, cut=cut)
     dtype = np.int64 if task.kind == "classification" else np.float32
     return TokenizedSplit(ids, types, labels=np.asarray(table[task.label_column], dtype=dtype), cut=cut)
 

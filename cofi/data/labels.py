@@ -24,7 +24,7 @@ def with_labels(task: Task, raw: RawTable) -> Task:
     Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression.
     Whole numbers that are stored as 1.0 may be either: integers become so where one value of a table was missing once.
     """
-    if task.kind == "question_answering":
+    if task.kind != AUTO and not task.has_labels:
         return task
     values = _typed(raw, task.label_column)
     if task.kind == AUTO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,7 +45,7 @@ def load_splits(name: str, **request: Any) -> Splits:
     Keyword arguments, all optional: data_dir (holds <task>/train.parquet and <task>/validation.parquet, or .csv,
     .jsonl), train_file and validation_file (instead), validation_fraction (of the training rows, held out by the hash
     of their text when no validation file is given), max_train_samples and max_eval_samples (first N rows),
-    text_column, pair_column, label_column, task_kind ("auto", "classification", "regression").
+    text_column, pair_column, label_column, task_kind ("auto", "classification", "regression", "embedding").
     Without directory and files the rows come from the hub. Raises UserError naming file, column, row, rule and value.
     """
     asked = DataRequest(**request)
@@ -93,6 +94,8 @@ def _with_columns(task: Task, raw: RawTable, asked: DataRequest) -> Task:
         for name in ("text_column", "pair_column", "label_column")
         if getattr(asked, name) is not None
     }
+    if asked.task_kind == "embedding" and task.kind != "question_answering":
+        task = with_kind(task, asked.task_kind)  # of the texts of any task: its labels are left alone
     task = with_columns(replace(task, **given), raw.data.column_names, raw.source)
     if asked.task_kind == AUTO or asked.task_kind == task.kind:
         return task
@@ -111,6 +114,9 @@ def _checked(task: Task, raw: RawTable, fixed: bool, rows: int | None) -> Table:
     columns: dict[str, list[Any]] = {task.text_column: text_column(raw, task.text_column)}
     if task.pair_column is not None:
         columns[task.pair_column] = text_column(raw, task.pair_column)
+    if task.kind == "embedding":
+        texts = dict.fromkeys(itertools.chain(*columns.values()))  # each once: a copy tells nothing more
+        return Table({task.text_column: list(texts)}, raw.source)
     columns[task.label_column] = label_values(task, raw, fixed=fixed)
     return Table(columns, raw.source)
 
@@ -126,7 +132,7 @@ def _hold_out(table: Table, fraction: float, task: Task) -> tuple[Table, Table]:
     """
     assert task.text_column is not None
     qa = task.kind == "question_answering"
-    names = [task.pair_column] if qa else [task.text_column, task.pair_column]
+    names = [task.pair_column] if qa else [task.text_column, task.second_column]
     texts = zip(*(table[name] for name in names if name is not None), strict=True)
     held_out = [_unit_hash("\x1f".join(row)) < fraction for row in texts]
     parts = [table.select([i for i, held in enumerate(held_out) if held is side]) for side in (False, True)]

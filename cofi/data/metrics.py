@@ -79,6 +79,8 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "spearmanr": spearmanr,
     "mse": mse,
 }
+NEIGHBOURS = 10
+MAX_COMPARED = 2048  # rows that are compared with each other: their similarities take 17 MB
 PERCENT = ("question_answering",)  # kinds whose metrics are 0 to 100 already
 
 
@@ -87,7 +89,8 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The task's metrics. "combined" is the mean of those before it.
 
-    predictions, references: (N,) classes or numbers; for question answering N texts, and N lists of accepted texts.
+    predictions, references: (N,) classes or numbers; (N, E) embeddings; for question answering N texts, and N lists of
+    accepted texts.
     Raises ValueError where their lengths differ or are 0.
     """
     if len(predictions) != len(references) or not len(references):
@@ -96,6 +99,8 @@ def compute_metrics(
         )
     if task.kind == "question_answering":
         return squad_metrics(list(predictions), list(references))
+    if task.kind == "embedding":
+        return embedding_metrics(np.asarray(predictions), np.asarray(references))
     found: dict[str, float] = {}
     for name in task.metrics:
         if name == "combined":
@@ -103,6 +108,38 @@ def compute_metrics(
         else:
             found[name] = METRICS[name](np.asarray(predictions), np.asarray(references))
     return found
+
+
+def embedding_metrics(predictions: Array, references: Array) -> dict[str, float]:
+    """How much alike two sets of embeddings (N, E) are, of unit length, all fractions.
+
+    spearmanr: of the cosines of all pairs of rows, in the one set and in the other: whether what is nearer stays nearer
+    cosine: of each row with its reference, the mean: whether the one can stand for the other
+    recall_at_10: share of each row's ten nearest others that are the same in both
+    Rows are compared with each other up to MAX_COMPARED, evenly spaced.
+    """
+    some = np.unique(np.linspace(0, len(references) - 1, min(len(references), MAX_COMPARED)).astype(np.int64))
+    ours, theirs = (rows[some] @ rows[some].T for rows in (predictions, references))
+    pairs = np.triu_indices(len(some), 1)
+    return {
+        "spearmanr": spearmanr(ours[pairs], theirs[pairs]) if len(pairs[0]) else 0.0,
+        "cosine": float(np.mean(np.sum(predictions * references, axis=1))),
+        "recall_at_10": _shared_neighbours(ours, theirs),
+    }
+
+
+def _shared_neighbours(ours: Array, theirs: Array) -> float:
+    """Of two tables of similarities (N, N) the share of each row's nearest others that they have in common."""
+    count = min(NEIGHBOURS, len(ours) - 1)
+    if count < 1:
+        return 0.0
+    nearest = []
+    for table in (ours, theirs):
+        alone = table.astype(np.float64)
+        np.fill_diagonal(alone, -np.inf)
+        nearest.append(np.argpartition(-alone, count - 1, axis=1)[:, :count])
+    shared = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(*nearest, strict=True)]
+    return float(np.mean(shared)) / count
 
 
 def main_score(task: Task, metrics: dict[str, float]) -> float:

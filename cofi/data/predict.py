@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.masks import Masks
 from cofi.models import CompactModel
+from cofi.models.output import OUTPUTS_OF_HEAD
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -35,28 +36,31 @@ class Team(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """logits: (N, C) float32 in the order of the split. Question answering: start_logits and end_logits instead, one
-    float32 row a window, of its length."""
+    """logits: (N, C) float32 in the order of the split. Instead of them, of an embedding head sentence_embedding (N, E)
+    float32, of question answering start_logits and end_logits, one float32 row a window, of its length."""
 
     logits: Array | None = None
+    sentence_embedding: Array | None = None
     start_logits: Ragged | None = None
     end_logits: Ragged | None = None
 
     @property
     def finite(self) -> bool:
         ragged = [rows.values for rows in (self.start_logits, self.end_logits) if rows is not None]
-        dense = [] if self.logits is None else [self.logits]
+        dense = [rows for rows in (self.logits, self.sentence_embedding) if rows is not None]
         return all(bool(np.isfinite(values).all()) for values in ragged + dense)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """metrics: as `compute_metrics` names and scales them. score: the task's main metric on a scale to 100.
-    finite: whether all outputs were numbers; classes and answers can be read off NaN as well, and mean nothing."""
+    finite: whether all outputs were numbers; classes and answers can be read off NaN as well, and mean nothing.
+    main_metric: where it is not the task's."""
 
     metrics: dict[str, float]
     score: float
     finite: bool = True
+    main_metric: str | None = None
 
 
 def check_length(model: CompactModel, max_length: int | None) -> None:
@@ -109,7 +113,7 @@ def predict(
             for first in starts if team is None else team.share(starts):
                 rows = order[first : first + batch_size].tolist()
                 output = model(batch=collate(split, rows, device).packed, masks=masks)
-                names = ("start_logits", "end_logits") if split.passages is not None else ("logits",)
+                names = OUTPUTS_OF_HEAD[model.config.head]
                 outputs.append({name: output[name] for name in names})
                 if progress is not None:
                     progress(first + len(rows))
@@ -125,10 +129,11 @@ def _in_order(
 ) -> Predictions:
     """Outputs of sorted batches as arrays in the split's order; the device is read once."""
     flat = {name: torch.cat([output[name] for output in outputs]).float().cpu().numpy() for name in outputs[0]}
-    if "logits" in flat:
-        logits = np.empty_like(flat["logits"])
-        logits[order] = flat["logits"]
-        return Predictions(logits=logits)
+    if "start_logits" not in flat:
+        ((name, values),) = flat.items()
+        rows = np.empty_like(values)
+        rows[order] = values
+        return Predictions(logits=rows) if name == "logits" else Predictions(sentence_embedding=rows)
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
     back = np.argsort(order)
     start, end = (Ragged(flat[name], starts) for name in ("start_logits", "end_logits"))
@@ -138,12 +143,22 @@ def _in_order(
     )
 
 
+def with_references(split: TokenizedSplit, task: Task, model: CompactModel, batch_size: int = 64) -> TokenizedSplit:
+    """The split; of an embedding task with what `model`, the one to be repeated, makes of its rows as labels."""
+    if task.kind != "embedding":
+        return split
+    return replace(split, labels=predict(model, split, batch_size=batch_size).sentence_embedding)
+
+
 def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evaluation:
     """How good predictions are for the split they were made for."""
     if split.passages is not None:
         assert predictions.start_logits is not None and predictions.end_logits is not None
         answers = best_answers(split.passages, predictions.start_logits, predictions.end_logits)
         metrics = compute_metrics(task, answers, split.passages.answers)
+    elif task.kind == "embedding":
+        assert predictions.sentence_embedding is not None and split.labels is not None
+        metrics = compute_metrics(task, predictions.sentence_embedding, split.labels)
     else:
         assert predictions.logits is not None and split.labels is not None
         classes = task.kind == "classification"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cofi.data import pydocs
 from cofi.data.table import FORMATS, RawTable, describe_folder, read_table
-from cofi.data.task import AUTO, KINDS, Task
+from cofi.data.task import ASKED_KINDS, AUTO, Task
 from cofi.data.tasks import TASKS, get_task
 from cofi.errors import UserError
 
@@ -41,8 +41,8 @@ class DataRequest:
             raise UserError(f"validation_fraction must be between 0 and 1, got {fraction}")
         if fraction is not None and self.validation_file is not None:
             raise UserError("--validation-fraction holds rows out and --validation-file names others: give one")
-        if self.task_kind not in (AUTO, *KINDS[:2]):
-            raise UserError(f"task_kind must be one of {', '.join((AUTO, *KINDS[:2]))}, got {self.task_kind!r}")
+        if self.task_kind not in (AUTO, *ASKED_KINDS):
+            raise UserError(f"task_kind must be one of {', '.join((AUTO, *ASKED_KINDS))}, got {self.task_kind!r}")
 
     def file(self, split: str) -> AnyPath | None:
         return self.train_file if split == "train" else self.validation_file

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("classification", "regression", "question_answering")
+KINDS = ("classification", "regression", "question_answering", "embedding")
+ASKED_KINDS = (
+    "classification",
+    "regression",
+    "embedding",
+)  # by --task-kind; the other is known by its columns
 AUTO = "auto"  # kind of a task whose labels have not been looked at yet
 
 
@@ -35,7 +40,8 @@ class TaskDefaults:
 class Task:
     """A task. One whose kind is "auto" is completed from its data by `load_splits`.
 
-    text_column, pair_column: for question answering the question and the passage. None: found by name.
+    text_column, pair_column: for question answering the question and the passage; for embeddings two columns of texts,
+        each of which is a row. None: found by name.
     label_column: class (integer or name), number, or for question answering the struct of answers.
     label_names: names of the classes in the order of their integers; None: taken from the training labels.
     metrics: names that `compute_metrics` reports; "combined" is the mean of those before it. main_metric ranks models.
@@ -66,13 +72,23 @@ class Task:
     @property
     def head(self) -> str:
         """The head a model needs, in the words of CompactConfig.head."""
-        return "question_answering" if self.kind == "question_answering" else "classification"
+        return self.kind if self.kind in ("question_answering", "embedding") else "classification"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a row has one class or number. An embedding is compared with what the unpruned model makes."""
+        return self.kind not in ("question_answering", "embedding")
+
+    @property
+    def second_column(self) -> str | None:
+        """Of the text that a row has beside its first."""
+        return None if self.kind == "embedding" else self.pair_column
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the head: classes, 1 for regression, 2 (start and end) for question answering."""
+        """Outputs of the head's last layer: classes, 1 for regression, 2 (start and end) for question answering."""
         if self.kind == "classification":
             if self.label_names is None:
                 raise ValueError(f"the classes of task {self.name} are known after load_splits")
             return len(self.label_names)
-        return 1 if self.kind == "regression" else 2
+        return {"regression": 1, "question_answering": 2, "embedding": 0}[self.kind]

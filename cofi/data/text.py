@@ -26,13 +26,15 @@ METRICS_OF_KIND = {
     "classification": (("accuracy", "f1_macro"), "accuracy"),
     "regression": (("pearson", "spearmanr", "combined", "mse"), "combined"),
     "question_answering": (("exact_match", "f1"), "f1"),
+    "embedding": (("spearmanr", "cosine", "recall_at_10"), "spearmanr"),
 }
 
 
 def with_kind(task: Task, kind: str) -> Task:
     """The task as one of `kind`, with that kind's metrics."""
     metrics, main_metric = METRICS_OF_KIND[kind]
-    return replace(task, kind=kind, metrics=metrics, main_metric=main_metric)
+    names = task.label_names if kind == "classification" else None
+    return replace(task, kind=kind, metrics=metrics, main_metric=main_metric, label_names=names)
 
 
 def with_columns(task: Task, columns: Sequence[str], source: str) -> Task:

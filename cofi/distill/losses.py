@@ -15,7 +15,8 @@ from torch import Tensor
 
 class Prediction(Protocol):
     """What a model returns: `logits` (B, classes) for classification and (B,) or (B, 1) for regression; packed
-    `start_logits` and `end_logits` (T,) for question answering. The others may be None."""
+    `start_logits` and `end_logits` (T,) for question answering; `sentence_embedding` (B, E) for embeddings. The others
+    may be None."""
 
     @property
     def logits(self) -> Tensor | None: ...
@@ -23,6 +24,8 @@ class Prediction(Protocol):
     def start_logits(self) -> Tensor | None: ...
     @property
     def end_logits(self) -> Tensor | None: ...
+    @property
+    def sentence_embedding(self) -> Tensor | None: ...
 
 
 def prediction_loss(
@@ -37,7 +40,7 @@ def prediction_loss(
     """Distillation loss of the predictions, 0-dim, at least fp32, with a gradient for the student only.
 
     kind:        name in PREDICTION_LOSSES
-    temperature: softens both distributions of a KL; regression has no use for it
+    temperature: softens both distributions of a KL; regression and embeddings have no use for it
     cu_seqlens:  (B + 1,) int32, needed for question answering: which of the packed tokens belong together; at most
                  max_seqlen after the last are left out
     max_seqlen:  at least the longest sequence; the default, all tokens, is as right but pads more
@@ -69,6 +72,14 @@ def _regression(
     return F.mse_loss(*_outputs(student, teacher, "logits"))
 
 
+def _embedding(
+    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
+) -> Tensor:
+    """Mean of the squared distances, which of unit vectors are 2 (1 - cosine)."""
+    embedding, target = _outputs(student, teacher, "sentence_embedding")
+    return (embedding - target).square().sum(1).mean()
+
+
 def _question_answering(
     student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
 ) -> Tensor:
@@ -88,6 +99,7 @@ PREDICTION_LOSSES: dict[str, Callable[[Prediction, Prediction, float, Tensor | N
     "classification": _classification,
     "regression": _regression,
     "question_answering": _question_answering,
+    "embedding": _embedding,
 }
 
 

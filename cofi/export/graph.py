@@ -72,8 +72,8 @@ def build_graph(model: CompactModel) -> onnx.ModelProto:
     """The whole model. Inputs (B, S) int64: input_ids, attention_mask and, where the model has them, token_type_ids.
 
     attention_mask is 1 at tokens and 0 at padding, on either side. Outputs are those of `CompactModel` for padded
-    input: logits (B, C); or start_logits and end_logits (B, S); or last_hidden_state (B, S, E), with pooler_output
-    where the model has a pooler and no head.
+    input: logits (B, C); or start_logits and end_logits (B, S); or sentence_embedding (B, E); or last_hidden_state
+    (B, S, E), with pooler_output where the model has a pooler and no head.
     """
     graph = GraphBuilder()
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size else [])]
@@ -198,6 +198,8 @@ def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[st
             features = _pool(graph, features, model.pooler, model.config.pooler)
         graph.linear(features, "classifier", model.classifier.weight.T, model.classifier.bias, output="logits")
         return {"logits": ["batch", model.classifier.out_features]}
+    if model.config.head == "embedding":
+        return _embedding_head(graph, model, x)
     graph.op("Mul", x, _unpadded(graph, TensorProto.FLOAT), output="last_hidden_state")
     outputs: dict[str, list[str | int]] = {"last_hidden_state": ["batch", "sequence", model.config.hidden_size]}
     if model.pooler is not None:
@@ -209,6 +211,20 @@ def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[st
 
 def _pool(graph: GraphBuilder, first: str, pooler: nn.Linear, activation: str) -> str:
     return _POOLERS[activation](graph, graph.linear(first, "pooler", pooler.weight.T, pooler.bias))
+
+
+def _embedding_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
+    """The mean of the tokens' states or the first one's, of unit length."""
+    if model.config.pooling == "first":
+        features = _first_token(graph, x)
+    else:
+        is_token = _unpadded(graph, TensorProto.FLOAT)
+        axis = graph.constant([1])
+        total = graph.op("ReduceSum", graph.op("Mul", x, is_token), axis, keepdims=0)
+        features = graph.op("Div", total, graph.op("ReduceSum", is_token, axis, keepdims=0))
+    length = graph.op("ReduceL2", features, axes=[1], keepdims=1)
+    graph.op("Div", features, graph.op("Max", length, graph.constant(1e-12)), output="sentence_embedding")
+    return {"sentence_embedding": ["batch", model.config.hidden_size]}
 
 
 def _span_head(graph: GraphBuilder, linear: nn.Linear, x: str) -> dict[str, list[str | int]]:

@@ -168,8 +168,8 @@ def quantile_batch(lengths: Sequence[int], size: int, vocab_size: int, seed: int
 
 
 def main_output(output: CompactOutput) -> Tensor:
-    """What the model is for: logits, start logits, or the states where it has no head."""
-    for value in (output.logits, output.start_logits, output.last_hidden_state):
+    """What the model is for: logits, start logits, an embedding, or the states where it has no head."""
+    for value in (output.logits, output.start_logits, output.sentence_embedding, output.last_hidden_state):
         if value is not None:
             return value
     raise ValueError("the model has returned neither logits nor states")

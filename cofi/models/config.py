@@ -28,8 +28,10 @@ class CompactConfig(PreTrainedConfig):
     type_vocab_size: 0 for families without token types.
     embedding_size: width of the tables. embedding_projection: whether a linear layer makes the hidden dims of it
         (ELECTRA); by default where the widths differ. Pruned hidden dims may leave a projection between equal widths.
-    head: "none", "classification" or "question_answering". pooler: activation of the dense layer between the first
-        token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
+    head: "none", "classification", "question_answering" or "embedding". pooler: activation of the dense layer between
+        the first token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
+    pooling: what makes the sentence embedding of the last hidden states, their "mean" or the "first" one. The
+        embedding is of unit length, and has no weights of its own.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
         and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
     inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
@@ -64,6 +66,7 @@ class CompactConfig(PreTrainedConfig):
     pooler: str = "tanh"
     pooler_size: int = None  # type: ignore[assignment]  # filled by _fill_sizes
     pooler_dropout: bool = False
+    pooling: str = "mean"
     attention_bias_only: bool = False
     ffn_bias_only: bool = False
     source_model_type: str | None = None
@@ -128,8 +131,8 @@ class CompactConfig(PreTrainedConfig):
 
     @property
     def has_pooler(self) -> bool:
-        """Whether a dense layer follows the first token; question answering reads the tokens themselves."""
-        return self.pooler != "none" and self.head != "question_answering"
+        """Whether a dense layer follows the first token; the other heads read the tokens themselves."""
+        return self.pooler != "none" and self.head in ("none", "classification")
 
     @property
     def head_dropout(self) -> float:

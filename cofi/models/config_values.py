@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADS = ("none", "classification", "question_answering")
+HEADS = ("none", "classification", "question_answering", "embedding")
+POOLINGS = ("mean", "first")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 INFERENCE_PRECISIONS = ("fp32", "int8", "bf16")
@@ -54,6 +55,7 @@ _OPTIONAL = (
 _CHOICES = {
     "head": HEADS,
     "pooler": POOLERS,
+    "pooling": POOLINGS,
     "hidden_act": ACTIVATIONS,
     "inference_precision": INFERENCE_PRECISIONS,
 }

@@ -20,6 +20,7 @@ from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
 from cofi.models.model import CompactModel
+from cofi.models.sentence_files import read_pooling
 
 _OUTPUTS = ("classifier.", "qa_outputs.")
 _HEAD_MODULES = ("pooler.", *_OUTPUTS)
@@ -67,7 +68,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a directory or a hub id of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA, or a saved CompactModel.
 
-    head: "none", "classification", "question_answering", or None for the one the checkpoint was trained with
+    head: "none", "classification", "question_answering", "embedding", which has no weights and pools as the files of
+        Sentence Transformers beside the model say, or None for the one the checkpoint was trained with
     num_labels, problem_type ("classification" or "regression"): of the classification head; None takes the
         checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
     label_names: classes of the task; a trained head fits in any order of them (`class_names.output_order`)
@@ -104,7 +106,7 @@ def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
     """The head to build and whether the trained one is it."""
     if wanted is None or _fits(wanted, trained):
         return trained, trained.kind != "none"
-    return _with_defaults(wanted), False
+    return _with_defaults(wanted), wanted.kind == "embedding"  # of which nothing is trained
 
 
 def _fits(wanted: _Head, trained: _Head) -> bool:
@@ -126,8 +128,11 @@ def _with_defaults(head: _Head) -> _Head:
     return _Head(head.kind, n, head.problem_type)
 
 
-def _head_fields(head: _Head) -> dict[str, Any]:
-    """CompactConfig fields of a head. Raises UserError where the label names are not those of its outputs."""
+def _head_fields(head: _Head, directory: Path) -> dict[str, Any]:
+    """CompactConfig fields of a head. Raises UserError where the label names are not those of its outputs, or a model
+    makes its sentence embeddings in a way that is not supported."""
+    if head.kind == "embedding":
+        return {"head": head.kind, "pooling": read_pooling(directory)}
     if head.kind != "classification":
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}
@@ -143,7 +148,7 @@ def _load_family(
     try:
         check_labels(values.get("num_labels"), None)  # transformers would make a name for each
         fields = family.fields(values)
-        fields |= _head_fields(head) | _pooler_fields(family, head, prefix, checkpoint)
+        fields |= _head_fields(head, directory) | _pooler_fields(family, head, prefix, checkpoint)
         fields["classifier_dropout"] = family.head_dropout(values, head.kind)
     except (UserError, ValueError) as error:
         raise UserError(f"{directory / CONFIG_FILE}: {error}") from error
@@ -176,6 +181,8 @@ def _trained_head(family: Family, values: Mapping[str, Any], prefix: str, checkp
 
 
 def _pooler_fields(family: Family, head: _Head, prefix: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    if head.kind == "embedding":
+        return {"pooler": "none"}
     if head.kind != "none":
         table = family.classification
         return {"pooler": table.activation, "pooler_dropout": table.pooler_dropout}
@@ -188,6 +195,8 @@ def _head_sources(family: Family, head: _Head, trained: bool, prefix: str) -> di
         return linear("pooler", prefix + family.base_pooler) if family.base_pooler else {}
     if head.kind == "question_answering":
         return linear("qa_outputs", family.qa_output) if trained else {}
+    if head.kind == "embedding":
+        return {}
     pooler = linear("pooler", _classification_pooler(family, prefix))
     return pooler | (linear("classifier", family.classification.output) if trained else {})
 
@@ -205,7 +214,7 @@ def _load_compact(directory: Path, wanted: _Head | None, seed: int) -> LoadedMod
     config = saved
     if head is not own:
         kept = {name: value for name, value in values.items() if name not in _FIELDS_OF_HEAD}
-        config = compact_config(kept | _head_fields(head), directory / CONFIG_FILE)
+        config = compact_config(kept | _head_fields(head, directory), directory / CONFIG_FILE)
     names = [name for name in checkpoint.shapes if trained or not name.startswith(_OUTPUTS)]
     sources = {name: Source((name,)) for name in names}
     model = _fill(config, checkpoint, sources, seed, () if trained else _OUTPUTS)

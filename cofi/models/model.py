@@ -22,7 +22,7 @@ from cofi.models.config import CompactConfig
 from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
-from cofi.models.heads import classification_loss, lowest, span_loss
+from cofi.models.heads import classification_loss, embedding_loss, lowest, sentence_embedding, span_loss
 from cofi.models.layers import (
     SITES_PER_LAYER,
     WEIGHTS_PER_SUBLAYER,
@@ -33,7 +33,7 @@ from cofi.models.layers import (
     linear,
 )
 from cofi.models.output import CompactOutput
-from cofi.models.packed import PackedBatch
+from cofi.models.packed import PackedBatch, pad_packed
 from cofi_kernels.first_token_head.reference import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class CompactModel(PreTrainedModel):
         """Run the encoder and its head on padded input or on a packed batch; exactly one of the two is given.
 
         input_ids, attention_mask, token_type_ids, position_ids: (B, S), padded on either side; see `pack_padded`
-        labels: (B,) of the classification head; start_positions, end_positions: (B,) columns of the QA head
+        labels: (B,) of the classification head, (B, E) of the embedding head, which are to be near; start_positions,
+            end_positions: (B,) columns of the QA head
         masks: applied as in CoFi; None runs the plain encoder. Needs layers of one size.
         dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
         compute_dtype: of the states, from the embeddings' LayerNorm on; the parameters, in fp32, are cast to it where
@@ -154,7 +155,9 @@ class CompactModel(PreTrainedModel):
             self._finish_span(fields, border, start_positions, end_positions)
             all_states = tuple(border.leave(state) for state in states)
             fields |= {"last_hidden_state": all_states[-1], "hidden_states": all_states if keep else None}
-        self._finish_classification(fields, labels)
+        elif self.config.head == "embedding":
+            fields["sentence_embedding"] = self._embed_padded(fields["last_hidden_state"], attention_mask)
+        self._finish_labelled(fields, labels)
         output = CompactOutput(**fields)
         plain = not (self.config.return_dict if return_dict is None else return_dict)
         return output.to_tuple() if plain else output
@@ -205,6 +208,10 @@ class CompactModel(PreTrainedModel):
 
     def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> dict[str, Tensor]:
         """Fields of the output that the head gives, token-wise ones packed."""
+        if self.config.head == "embedding":
+            lengths = batch.bounds.diff()
+            rows = pad_packed(x, batch.cu_seqlens, batch.max_seqlen)[: len(lengths)]
+            return {"sentence_embedding": sentence_embedding(rows, lengths, self.config.pooling)}
         if self.qa_outputs is not None:
             start, end = linear(self._drop(x, sites, -1), self.qa_outputs).unbind(-1)
             return {"start_logits": start, "end_logits": end}
@@ -240,8 +247,19 @@ class CompactModel(PreTrainedModel):
         p = self.config.head_dropout
         return x if sites is None or p == 0 else cofi_kernels.counter_dropout(x, p, sites[site])
 
-    def _finish_classification(self, fields: dict[str, Tensor], labels: Tensor | None) -> None:
+    def _embed_padded(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The sentence embedding of padded states (B, S, E), whichever side the padding is on."""
+        mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask
+        if self.config.pooling == "first":
+            first = mask.ne(0).to(torch.uint8).argmax(1)
+            states = states.gather(1, first[:, None, None].expand(-1, 1, states.shape[2]))
+        return sentence_embedding(states, mask.ne(0).sum(1), self.config.pooling)
+
+    def _finish_labelled(self, fields: dict[str, Tensor], labels: Tensor | None) -> None:
         if labels is None:
+            return
+        if "sentence_embedding" in fields:
+            fields["loss"] = embedding_loss(fields["sentence_embedding"], labels)
             return
         if "logits" not in fields:
             raise ValueError(f"labels need a classification head, the model's head is {self.config.head!r}")

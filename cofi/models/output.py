@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+OUTPUTS_OF_HEAD = {  # what each head is for, by names of CompactOutput
+    "classification": ("logits",),
+    "question_answering": ("start_logits", "end_logits"),
+    "embedding": ("sentence_embedding",),
+}
+
 
 @dataclass
 class CompactOutput(ModelOutput):
@@ -17,6 +23,7 @@ class CompactOutput(ModelOutput):
     loss:              scalar, when labels were given
     logits:            (B, num_labels) of the classification head
     start_logits, end_logits: (B, S) or (T,) of the question answering head; the lowest finite number at padding
+    sentence_embedding: (B, E) of the embedding head, of unit length
     pooler_output:     (B, pooler_size)
     last_hidden_state: (B, S, E) or (T, E)
     hidden_states:     num_hidden_layers + 1 of the same shape: the embeddings, then after each layer
@@ -26,6 +33,7 @@ class CompactOutput(ModelOutput):
     logits: Tensor | None = None
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
+    sentence_embedding: Tensor | None = None
     pooler_output: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None

@@ -127,6 +127,13 @@ class ProbedModel:
             self.probes["head"].append(attention.probe)
             self.probes["int"].append(ffn.probe)
 
+    @torch.no_grad()
+    def embeddings(self, batch: PackedBatch) -> Tensor:
+        """Those of an embedding head (B, E)."""
+        embedding = self.model(batch=batch, masks=self.masks).sentence_embedding
+        assert embedding is not None
+        return embedding
+
     def gradients(self, batch: PackedBatch, labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of each sequence's loss in the masks: "head" (B, L, H) and "int" (B, L, I); 0 for a unit that is
         off, or in a sublayer that is.

@@ -109,6 +109,8 @@ class ReplayedModel:
 def _fields_of(model: CompactModel) -> tuple[str, ...]:
     if model.qa_outputs is not None:
         return ("start_logits", "end_logits", "last_hidden_state")
+    if model.config.head == "embedding":
+        return ("sentence_embedding", "last_hidden_state")
     heads = (("pooler_output", model.pooler), ("logits", model.classifier))
     return (*(name for name, module in heads if module is not None), "last_hidden_state")
 

@@ -11,14 +11,17 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from cofi.files import naming
+from cofi.models.config import CompactConfig
 from cofi.models.hub import TOKENIZER_FILES
+from cofi.models.sentence_files import write_sentence_files
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) -> Path:
     """Save a model and its tokenizer to `directory`, replacing what is there.
 
     tokenizer: a Hugging Face tokenizer, a directory to copy its files from, or None
-    returns the directory. It is written beside its place, flushed to disk and renamed.
+    returns the directory, with the files of Sentence Transformers for an embedding head; written beside its place,
+    flushed to disk and renamed.
     Raises OSError naming the directory where that cannot be.
     """
     target = Path(directory)
@@ -27,6 +30,8 @@ def save_model(model: PreTrainedModel, tokenizer: Any, directory: str | Path) ->
         fresh = Path(folder) / "new"
         model.save_pretrained(fresh)
         _save_tokenizer(tokenizer, fresh)
+        if isinstance(model.config, CompactConfig) and model.config.head == "embedding":
+            write_sentence_files(model.config, fresh)
         _flush(fresh)
         _replace(target, fresh, Path(folder) / "old")
     return target
@@ -58,7 +63,7 @@ def _save_tokenizer(tokenizer: Any, directory: Path) -> None:
 
 
 def _flush(directory: Path) -> None:
-    for path in (*directory.iterdir(), directory):
+    for path in (*directory.rglob("*"), directory):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

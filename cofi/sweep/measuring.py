@@ -25,7 +25,7 @@ from cofi.train.result import SPEED_BATCH_SIZES
 DEFAULT_SECONDS = 20.0  # a point
 OF_LENGTHS = (  # settings that say which validation rows there are, and how they are cut
     *("task", "data", "train_file", "validation_file", "validation_fraction", "max_eval_samples"),
-    *("text_column", "pair_column", "max_length", "doc_stride"),
+    *("text_column", "pair_column", "task_kind", "max_length", "doc_stride"),
 )
 LOOKS = 4  # times as long the machine is looked at before: its own rate shows in a tenth of that
 

@@ -55,7 +55,11 @@ class TrainConfig:
     text_column: str | None = _f(None, "column of the text")
     pair_column: str | None = _f(None, "column of the second text, for pairs")
     label_column: str | None = _f(None, "column of the label")
-    task_kind: Literal["auto", "classification", "regression"] = _f("auto", "what the labels of a task of your own are")
+    task_kind: Literal["auto", "classification", "regression", "embedding"] = _f(
+        "auto",
+        "what the labels of a task of your own are; or embedding, which needs none: of an encoder of sentences, whose "
+        "embeddings the small model learns to repeat, on the texts of any task",
+    )
     max_train_samples: int | None = _f(None, "train on the first N rows only")
     max_eval_samples: int | None = _f(None, "evaluate on the first N rows only")
     max_length: int | None = _f(None, "tokens a text is cut to; by default the task's")
@@ -88,7 +92,11 @@ class TrainConfig:
         "size that is held to the target: expected, of the sampled masks (the paper), or kept, of the masks that are "
         "exported; auto: kept with --target-speedup, else expected",
     )
-    mask_kinds: str = _f("all", "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all")
+    mask_kinds: str = _f(
+        "all",
+        "kinds of masks, comma-separated: head, int, hidden, mha, ffn; or all, which is all but hidden for --task-kind "
+        "embedding",
+    )
     start_sparsity: float = _f(
         0.0, "where the ramp of the sparsity target starts; there is none with --gate-prior fisher"
     )
@@ -190,6 +198,7 @@ class TrainConfig:
         except ValueError as error:
             raise UserError(f"--mask-kinds: {error}") from error
         _check_leaps(self)
+        _check_embedding(self)
         if self.augment_mlm is not None and not self.augment:
             raise UserError("--augment-mlm needs --augment, the number of versions to make with it")
         if self.resume and self.overwrite:
@@ -199,6 +208,12 @@ class TrainConfig:
     def goal(self) -> float:
         """Share of the parameters, or of the latency, to remove."""
         return self.sparsity if self.target_speedup is None else 1 - 1 / self.target_speedup
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of masks."""
+        kinds = parse_kinds(self.mask_kinds)
+        return tuple(kind for kind in kinds if kind != "hidden") if self.task_kind == "embedding" else kinds
 
     @property
     def student_from_teacher(self) -> bool:
@@ -272,7 +287,7 @@ def _check_leaps(config: TrainConfig) -> None:
             "--gate-prior fisher needs --rounding threshold: with expected every layer keeps a twentieth of its shut "
             "units, whatever their scores"
         )
-    if not set_by_worth(parse_kinds(config.mask_kinds)):
+    if not set_by_worth(config.kinds):
         raise UserError(
             "--gate-prior fisher sets gates of heads and intermediate dims: --mask-kinds must have head or int, got "
             f"{config.mask_kinds}; --recipe gradual sets none"
@@ -281,6 +296,20 @@ def _check_leaps(config: TrainConfig) -> None:
         raise UserError(
             f"--sparsity-warmup-epochs must be below --prune-epochs ({config.prune_epochs}) with --gate-prior-rounds "
             f"{config.gate_prior_rounds}, whose last leap comes at its end, got {config.sparsity_warmup_epochs}"
+        )
+
+
+def _check_embedding(config: TrainConfig) -> None:
+    if config.task_kind != "embedding":
+        return
+    if not config.distill:
+        raise UserError("--task-kind embedding needs --distill: there are no labels to learn from")
+    if config.method == "small-student":
+        raise UserError("--method small-student has fewer hidden dims, --task-kind embedding keeps them: name another")
+    if config.mask_kinds != "all" and "hidden" in parse_kinds(config.mask_kinds):
+        raise UserError(
+            "--mask-kinds must not have hidden with --task-kind embedding, whose vectors keep their dims, got "
+            f"{config.mask_kinds}"
         )
 
 

@@ -14,7 +14,6 @@ from cofi.masks import (
     PruningTarget,
     SparsityTarget,
     SpeedupTarget,
-    parse_kinds,
     set_by_worth,
 )
 from cofi.models import CompactConfig
@@ -55,7 +54,7 @@ def check_reach(config: TrainConfig, shape: ModelShape, profile: Profile | None)
     if config.method != COFI:
         return
     target = _target(config, shape, profile)
-    kinds = parse_kinds(config.mask_kinds)
+    kinds = config.kinds
     if config.gate_prior == "fisher":
         kinds = set_by_worth(kinds)
     most = float(target.of_masks({kind: torch.zeros(MASK_KINDS[kind].units(shape)) for kind in kinds}))

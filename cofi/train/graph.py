@@ -75,7 +75,8 @@ def padded_target(target: Target, n_tokens: int) -> Target:
     states = {
         layer: F.pad(state, (0, 0, 0, n_tokens - state.shape[0])) for layer, state in target.hidden_states.items()
     }
-    return Target(target.logits, longer(target.start_logits), longer(target.end_logits), states)
+    spans = {name: longer(getattr(target, name)) for name in ("start_logits", "end_logits")}
+    return replace(target, hidden_states=states, **spans)
 
 
 def copied(value: T) -> T:

@@ -52,6 +52,7 @@ def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     _check_teacher(config, task, teacher)
     start = None if config.student_from_teacher else load_for_task(locate(config.model), task, config.seed).model
     student = teacher.model if start is None else start
+    _check_same_dims(config, task, teacher.model, student)
     _check_prunable(config, student)
     models = {id(model): model for model in (student, teacher.model)}.values()
     for model in models:
@@ -127,6 +128,16 @@ def _check_teacher(config: TrainConfig, task: Task, teacher: LoadedModel) -> Non
         raise UserError(f"--teacher {config.teacher} has no head that was trained for {wanted}: fine-tune it first")
     if config.teacher_epochs == 0:
         raise UserError(f"--model {config.model} has no head that was trained for {wanted}, and --teacher-epochs is 0")
+
+
+def _check_same_dims(config: TrainConfig, task: Task, teacher: CompactModel, student: CompactModel) -> None:
+    """An embedding is learned dim by dim."""
+    dims, own = teacher.config.hidden_size, student.config.hidden_size
+    if task.kind == "embedding" and dims != own:
+        raise UserError(
+            f"--model {config.model} must make embeddings of as many dims as --teacher {config.teacher}, "
+            f"{dims}, got {own}"
+        )
 
 
 def _check_same_vocabulary(config: TrainConfig, tokenizer: Any) -> None:

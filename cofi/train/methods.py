@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cofi.baselines import COFI, MOVEMENT, ONE_SHOT, FixedGates, MovementGates, MovementRamp
-from cofi.masks import Constraint, Gates, Lagrangian, SparsityRamp, SparsityStairs, SparsityTarget, parse_kinds
+from cofi.masks import Constraint, Gates, Lagrangian, SparsityRamp, SparsityStairs, SparsityTarget
 from cofi.train.config import TrainConfig
 from cofi.train.constraint import make_constraint
 from cofi.train.loop import PhaseLength
@@ -41,7 +41,7 @@ def add_gates(session: Session, student: Student) -> None:
     """Give a student the gates, multipliers and ramp of the pruning phase."""
     config = session.config
     shape = student.model.config.shape()
-    kinds = parse_kinds(config.mask_kinds)
+    kinds = config.kinds
     means = {kind: config.int_init_mean if kind == "int" else config.init_mean for kind in kinds}
     gates = Gates(shape, kinds, init_means=means, rounding=config.rounding, seed=derived_seed(config.seed, "gates"))
     constraint = make_constraint(config, shape, session.profile)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from rich.markup import escape
 
+from cofi.data.predict import with_references
 from cofi.errors import UserError, first_few
 from cofi.machine import pick_device, set_threads
 from cofi.memory import keep_freed_memory
@@ -99,6 +100,7 @@ def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> di
     _announce(session, inputs)
     session.teacher = teacher = _teacher(session, inputs)
     session.world.require_same("teacher", lambda: checksum(teacher))
+    session.validation = with_references(session.validation, session.task, teacher, session.config.eval_batch_size)
     score = teacher_score(session)
     if session.config.teacher_only:
         session.world.leave()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cofi.baselines import Evidence
-from cofi.data.batches import BatchPlan, collate
+from cofi.data.batches import BatchPlan, TaskBatch, collate
 from cofi.masks import Masks
 from cofi.models import CompactModel
 from cofi.models.probed import ProbedModel
+from cofi.train.randomness import derived_seed
 from cofi.train.session import Session
 
 SCORED_EXAMPLES = 1024  # of the training rows
@@ -42,7 +43,21 @@ def mask_gradients(session: Session, model: CompactModel, masks: Masks | None = 
     batches = together(rows, session.train.lengths[rows].tolist())
     for some in session.interruptible("scoring heads and dims, batch", batches):
         batch = collate(session.train, some, device)
-        yield {kind: found.cpu() for kind, found in probed.gradients(batch.packed, batch.labels).items()}
+        labels = _drawn(probed, batch, derived_seed(session.config.seed, f"scoring/{some[0]}"))
+        yield {kind: found.cpu() for kind, found in probed.gradients(batch.packed, labels).items()}
+
+
+def _drawn(probed: ProbedModel, batch: TaskBatch, seed: int) -> dict[str, Tensor]:
+    """The labels of a batch; of embeddings, which have none, what the model itself makes of it and unit normal noise.
+
+    The mean square of the gradient is then, but for a factor, the Fisher information of a model that says its embedding
+    with normal errors: how far a mask moves it, in whatever direction.
+    """
+    if probed.model.config.head != "embedding":
+        return batch.labels
+    embedding = probed.embeddings(batch.packed)
+    noise = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(seed), dtype=embedding.dtype)
+    return {"labels": embedding + noise.to(embedding.device)}
 
 
 def together(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -35,6 +35,7 @@ class Target:
     start_logits: Tensor | None
     end_logits: Tensor | None
     hidden_states: Mapping[int, Tensor]
+    sentence_embedding: Tensor | None = None
 
 
 class Teacher:
@@ -50,7 +51,7 @@ class Teacher:
     def __call__(self, batch: TaskBatch) -> Target:
         output = self.model(batch=batch.packed, output_hidden_states=bool(self.layers))
         states = {layer: output.hidden_states[layer + 1] for layer in self.layers}
-        return Target(output.logits, output.start_logits, output.end_logits, states)
+        return Target(output.logits, output.start_logits, output.end_logits, states, output.sentence_embedding)
 
 
 class CachedTeacher(Teacher):
@@ -69,13 +70,16 @@ class CachedTeacher(Teacher):
         rows = np.asarray(batch.rows)
         for chunk in np.unique(rows // self.store.contents.chunk_rows):
             self._require(int(chunk))
-        states, logits, spans = self.store.kept
+        states, ends, spans = self.store.kept
         tokens = torch.from_numpy(np.concatenate([np.arange(*self._starts[row : row + 2]) for row in rows]))
         found = {layer: self._take(kept, tokens) for layer, kept in states.items()}
         if spans is not None:
             return Target(None, self._take(spans[0], tokens), self._take(spans[1], tokens), found)
-        assert logits is not None
-        return Target(self._take(logits, torch.from_numpy(rows)), None, None, found)
+        assert ends is not None
+        taken = self._take(ends, torch.from_numpy(rows))
+        if self.model.config.head == "embedding":
+            return Target(None, None, None, found, taken)
+        return Target(taken, None, None, found)
 
     def _take(self, kept: Tensor, index: Tensor) -> Tensor:
         return sent(kept[sent(index, kept.device)], self.model.device)
@@ -90,15 +94,17 @@ class CachedTeacher(Teacher):
 
     def _fill(self, rows: slice, tokens: slice) -> None:
         computed = super().__call__(collate(self.split, range(rows.start, rows.stop), self.model.device))
-        states, logits, spans = self.store.kept
+        states, ends, spans = self.store.kept
         for layer, state in computed.hidden_states.items():
             states[layer][tokens] = state
         if spans is not None:
             for kept, values in zip(spans, (computed.start_logits, computed.end_logits), strict=True):
                 assert values is not None
                 kept[tokens] = values
-        elif logits is not None and computed.logits is not None:
-            logits[rows] = computed.logits
+            return
+        values = computed.logits if computed.sentence_embedding is None else computed.sentence_embedding
+        assert ends is not None and values is not None
+        ends[rows] = values
 
 
 def free_bytes(device: torch.device) -> int:

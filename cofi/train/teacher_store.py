@@ -1,6 +1,7 @@
 """Where a teacher's outputs for the rows of a split are kept: in memory, or in a file that is mapped into it.
 
-T tokens of the split, N rows, E hidden, C classes. Rows are kept in chunks that are computed together.
+T tokens of the split, N rows, E hidden, C numbers of a row: its classes or, of an embedding, E. Rows are kept in chunks
+that are computed together.
 """
 
 from __future__ import annotations
@@ -30,25 +31,27 @@ _WRITTEN = 1 << 32  # bit of a chunk's entry in the index; the lower 32 are its 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is kept: states (T, E) after each of `layers`, and logits (N, C) or start and end logits (T,)."""
+    """What is kept: states (T, E) after each of `layers`, and an end (N, C), logits or the embedding, or start and end
+    logits (T,)."""
 
     n_tokens: int
     n_rows: int
     hidden: int
     layers: tuple[int, ...]
-    n_classes: int  # 0 for question answering
+    n_classes: int  # C; 0 for question answering
     dtype: str
     chunk_rows: int
 
     @staticmethod
     def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
-        answers = split.labels is None
+        config = model.config
+        of_head = {"question_answering": 0, "embedding": config.hidden_size}
         return Contents(
             n_tokens=int(split.input_ids.starts[-1]),
             n_rows=len(split),
-            hidden=model.config.hidden_size,
+            hidden=config.hidden_size,
             layers=tuple(layers),
-            n_classes=0 if answers else model.config.num_labels or 0,
+            n_classes=of_head.get(config.head, config.num_labels or 0),
             dtype=str(model.embeddings.word.weight.dtype).removeprefix("torch."),
             chunk_rows=chunk_rows,
         )
@@ -74,7 +77,7 @@ class Kept(NamedTuple):
     """The tensors of a store."""
 
     states: dict[int, Tensor]
-    logits: Tensor | None
+    ends: Tensor | None
     spans: tuple[Tensor, Tensor] | None
 
 
@@ -152,7 +155,7 @@ class DiskStore(Store):
 
     def _checksum(self, rows: slice, tokens: slice) -> int:
         parts = [state[tokens] for state in self.kept.states.values()]
-        parts += [] if self.kept.logits is None else [self.kept.logits[rows]]
+        parts += [] if self.kept.ends is None else [self.kept.ends[rows]]
         parts += [span[tokens] for span in self.kept.spans or ()]
         total = 0
         for part in parts:

@@ -123,3 +123,10 @@ def test_ragged() -> None:
     assert [row.tolist() for row in joined] == [[1, 2], [], [3]] * 2
     with pytest.raises(IndexError, match=r"row must be in \[-3, 3\), got 3"):
         rows[3]
+
+
+def test_texts_to_embed_have_no_labels_and_no_second_text(tokenizer: Any) -> None:
+    task = Task("t", "embedding", "a", "b", metrics=("spearmanr",), main_metric="spearmanr")
+    split = tokenize(Table({"a": ["the cat", "a dog runs"]}, "here"), task, tokenizer, 16)
+    assert split.labels is None and split.passages is None
+    assert split.lengths.tolist() == [4, 5]  # with [CLS] and [SEP]

@@ -206,3 +206,19 @@ def test_hub_is_asked_without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load_splits("mnli")
     assert splits.train["label"] == [2] and list(splits.extra) == ["mismatched"]
     assert asked == [("nyu-mll/glue", "mnli", s) for s in ("train", "validation_matched", "validation_mismatched")]
+
+
+def test_texts_to_embed_are_those_of_both_columns_each_once(write: Write) -> None:
+    path = write("t.parquet", sentence1=["a", "b", "a"], sentence2=["b", "c", "d"], label=[1.5, 2.5, 3.5])
+    splits = load_splits("text", train_file=path, validation_file=path, task_kind="embedding")
+    assert splits.task.kind == "embedding" and splits.task.head == "embedding"
+    assert splits.train.columns == {"sentence1": ["a", "b", "c", "d"]}
+
+
+def test_texts_to_embed_need_no_labels_and_any_task_has_some(write: Write, data_dir: Path) -> None:
+    path = write("t.parquet", text=["a", "b", "c", "d"])
+    splits = load_splits("text", train_file=path, validation_fraction=0.5, task_kind="embedding")
+    assert sorted(splits.train["text"] + splits.validation["text"]) == ["a", "b", "c", "d"]
+    glue = load_splits("mrpc", data_dir=data_dir, task_kind="embedding", max_eval_samples=10)
+    assert len(glue.validation) == 20 and glue.task.label_names is None
+    assert glue.task.main_metric == "spearmanr"

@@ -179,7 +179,10 @@ def test_text_without_files(write: Write) -> None:
         ({"max_eval_samples": -3}, "max_eval_samples must be at least 1, got -3"),
         ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1, got 1.0"),
         ({"validation_fraction": 0.1, "validation_file": "x.csv"}, "give one"),
-        ({"task_kind": "ranking"}, "task_kind must be one of auto, classification, regression, got 'ranking'"),
+        (
+            {"task_kind": "ranking"},
+            "task_kind must be one of auto, .*, embedding, got 'ranking'",
+        ),
     ],
 )
 def test_request(request_: dict[str, Any], message: str) -> None:
@@ -195,6 +198,10 @@ def test_kind_of_a_known_task_is_fixed(write: Write) -> None:
     path = write("t.parquet", sentence=TEXTS, label=[0, 1, 1])
     check("task sst2 is classification; --task-kind cannot make it regression", "sst2",
           train_file=path, validation_file=path, task_kind="regression")  # fmt: skip
+    answers = [{"text": ["x"], "answer_start": [0]}] * 3
+    path = write("qa.parquet", question=TEXTS, context=TEXTS, answers=answers)
+    check("task squad is question_answering; --task-kind cannot make it embedding", "squad",
+          train_file=path, validation_file=path, task_kind="embedding")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
 
 from cofi.data import TASKS, compute_metrics, main_score
-from cofi.data.metrics import METRICS, exact_match, f1, normalize_answer, squad_metrics, token_f1
+from cofi.data.metrics import (
+    METRICS,
+    embedding_metrics,
+    exact_match,
+    f1,
+    normalize_answer,
+    squad_metrics,
+    token_f1,
+)
 
 P = np.array([1, 1, 0, 1, 0, 0, 1, 0])
 R = np.array([1, 0, 0, 1, 1, 0, 1, 0])  # 3 true positives, 1 false positive, 1 false negative, 3 true negatives
@@ -117,3 +127,51 @@ def test_squad_scores_are_percentages() -> None:
     assert metrics == {"exact_match": pytest.approx(100 / 3), "f1": pytest.approx(100 * (1 + 2 / 3) / 3)}
     assert main_score(TASKS["squad"], metrics) == metrics["f1"]
     assert metrics == squad_metrics(["a cat", "blue sky", ""], [["cat"], ["sky", "grey"], ["x"]])
+
+
+def unit_rows(count: int, dims: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, dims))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_embeddings_are_as_alike_as_their_cosines_and_neighbours_say():
+    theirs = unit_rows(40, 8, seed=0)
+    ours = theirs + 0.3 * unit_rows(40, 8, seed=1)
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    found = embedding_metrics(ours, theirs)
+    pairs = [(a @ b, c @ d) for (a, c), (b, d) in itertools.combinations(zip(ours, theirs, strict=True), 2)]
+    assert found["spearmanr"] == pytest.approx(scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+    assert found["cosine"] == pytest.approx(np.mean([a @ b for a, b in zip(ours, theirs, strict=True)]))
+    shared = []
+    for i in range(40):
+        nearest = [
+            set(sorted((j for j in range(40) if j != i), key=lambda j, rows=rows: -rows[i] @ rows[j])[:10])
+            for rows in (ours, theirs)
+        ]
+        shared.append(len(nearest[0] & nearest[1]) / 10)
+    assert found["recall_at_10"] == pytest.approx(np.mean(shared))
+    assert 0.3 < found["recall_at_10"] < 0.95
+
+
+def test_embeddings_that_are_the_same_or_turned_keep_everything():
+    theirs = unit_rows(30, 5, seed=0)
+    assert embedding_metrics(theirs, theirs) == pytest.approx({"spearmanr": 1, "cosine": 1, "recall_at_10": 1})
+    turned = embedding_metrics(-theirs, theirs)  # cosines between rows stay, those with the references do not
+    assert turned == pytest.approx({"spearmanr": 1, "cosine": -1, "recall_at_10": 1})
+
+
+@pytest.mark.parametrize(("rows", "recall"), [(1, 0.0), (2, 1.0), (3, 1.0)])
+def test_few_embeddings(rows, recall):
+    theirs = unit_rows(rows, 4, seed=0)
+    found = embedding_metrics(theirs, theirs)
+    assert found["recall_at_10"] == recall and found["cosine"] == pytest.approx(1.0)
+    assert embedding_metrics(np.full((rows, 4), 0.5), theirs)["spearmanr"] == 0.0  # a model that says one thing
+
+
+def test_of_many_embeddings_evenly_spaced_ones_are_compared(monkeypatch):
+    theirs, ours = unit_rows(100, 4, seed=0), unit_rows(100, 4, seed=1)
+    monkeypatch.setattr("cofi.data.metrics.MAX_COMPARED", 10)
+    some = np.linspace(0, 99, 10).astype(int)
+    found, alone = embedding_metrics(ours, theirs), embedding_metrics(ours[some], theirs[some])
+    assert found["spearmanr"] == alone["spearmanr"] and found["recall_at_10"] == alone["recall_at_10"]
+    assert found["cosine"] == pytest.approx(float(np.mean(np.sum(ours * theirs, axis=1))))

@@ -8,8 +8,10 @@ from cofi.distill import PREDICTION_LOSSES, prediction_loss
 CU_SEQLENS = torch.tensor([0, 4, 4, 5, 12], dtype=torch.int32)  # one sequence is empty, one holds a single token
 
 
-def prediction(logits=None, start_logits=None, end_logits=None):
-    return SimpleNamespace(logits=logits, start_logits=start_logits, end_logits=end_logits)
+def prediction(logits=None, start_logits=None, end_logits=None, sentence_embedding=None):
+    return SimpleNamespace(
+        logits=logits, start_logits=start_logits, end_logits=end_logits, sentence_embedding=sentence_embedding
+    )
 
 
 def draw(*shape, seed):
@@ -49,6 +51,14 @@ def test_regression_is_the_squared_error_whatever_the_temperature(shape):
         torch.testing.assert_close(loss, (student - teacher).square().mean())
 
 
+def test_embeddings_of_unit_length_are_as_far_apart_as_their_cosines_say():
+    student, teacher = (torch.nn.functional.normalize(draw(5, 7, seed=seed), dim=1) for seed in (0, 1))
+    outputs = [prediction(sentence_embedding=rows) for rows in (student, teacher)]
+    for temperature in (1.0, 2.0):
+        loss = prediction_loss("embedding", *outputs, temperature=temperature)
+        torch.testing.assert_close(loss, (2 - 2 * (student * teacher).sum(1)).mean())
+
+
 @pytest.mark.parametrize("max_seqlen", [None, 7, 20])
 def test_question_answering_compares_each_example_over_its_own_tokens(max_seqlen):
     outputs = [draw(12, seed=seed).requires_grad_() for seed in range(4)]
@@ -74,20 +84,20 @@ def test_question_answering_compares_each_example_over_its_own_tokens(max_seqlen
 
 @pytest.mark.parametrize("kind", PREDICTION_LOSSES)
 def test_a_student_that_says_what_the_teacher_says_has_no_loss(kind):
-    both = prediction(draw(4, 3, seed=0), draw(12, seed=1), draw(12, seed=2))
+    both = prediction(draw(4, 3, seed=0), draw(12, seed=1), draw(12, seed=2), draw(4, 6, seed=3))
     loss = prediction_loss(kind, both, both, temperature=2.0, cu_seqlens=CU_SEQLENS)
     assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", PREDICTION_LOSSES)
 def test_half_precision_logits_are_compared_in_fp32(kind):
-    outputs = prediction(*(draw(*shape, seed=0).to(torch.bfloat16) for shape in ((4, 3), (12,), (12,))))
+    outputs = prediction(*(draw(*shape, seed=0).to(torch.bfloat16) for shape in ((4, 3), (12,), (12,), (4, 6))))
     assert prediction_loss(kind, outputs, outputs, temperature=2.0, cu_seqlens=CU_SEQLENS).dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", PREDICTION_LOSSES)
 def test_nothing_is_read_on_the_host(kind):
-    outputs = prediction(*(torch.zeros(shape, device="meta") for shape in ((4, 3), (12,), (12,))))
+    outputs = prediction(*(torch.zeros(shape, device="meta") for shape in ((4, 3), (12,), (12,), (4, 6))))
     loss = prediction_loss(kind, outputs, outputs, temperature=2.0, cu_seqlens=CU_SEQLENS.to("meta"))
     assert loss.shape == ()
 

@@ -15,6 +15,7 @@ from .tiny import MASK_SHAPES, model_of, padded_inputs, random_masks
 LABELS = {
     "classification": {"labels": torch.tensor([0, 1, 1])},
     "regression": {"labels": torch.tensor([0.3, 2.0, -1.5])},
+    "embedding": {"labels": torch.randn(3, 24, generator=torch.Generator().manual_seed(0))},
     "question_answering": {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 0])},
 }
 HEADS = {"regression": {"head": "classification", "problem_type": "regression", "num_labels": 1}}

@@ -18,6 +18,8 @@ HEADS = {
     "classification": {"head": "classification"},
     "question answering": {"head": "question_answering"},
     "none": {"head": "none"},
+    "embedding": {"head": "embedding"},
+    "embedding of the first token": {"head": "embedding", "pooling": "first"},
     "roberta's positions": {"head": "classification", "position_offset": 2},
 }
 # lengths of sequences: alone, even, with spare tokens, one that fills its bucket

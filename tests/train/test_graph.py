@@ -97,6 +97,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "classification": ("classification", {"num_labels": 3}),
     "regression": ("classification", {"num_labels": 1, "problem_type": "regression"}),
     "question_answering": ("question_answering", {}),
+    "embedding": ("embedding", {}),
 }
 
 
@@ -112,6 +113,7 @@ def test_padding_changes_neither_loss_nor_gradients(device, kind, taught, length
     rows = torch.arange(len(lengths), device=device) % 2
     labels = {"labels": rows.float() if kind == "regression" else rows}
     labels = {"start_positions": rows, "end_positions": rows} if kind == "question_answering" else labels
+    labels = {"labels": torch.ones(len(lengths), 24, device=device)} if kind == "embedding" else labels
     ids = [torch.randint(5, 97, (n,)).tolist() for n in lengths]
     batch = TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths))))
     found = []

@@ -45,6 +45,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "classification": {"head": "classification", "num_labels": 3, "problem_type": "classification"},
     "regression": {"head": "classification", "num_labels": 1, "problem_type": "regression"},
     "question_answering": {"head": "question_answering"},
+    "embedding": {"head": "embedding", "pooler": "none"},
 }
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "equal", "is_nonzero", "unique", "_unique2")
 
@@ -88,6 +89,8 @@ def batch_of(kind: str) -> TaskBatch:
     )
     rows = torch.zeros(len(LENGTHS), dtype=torch.int64, device=DEVICE)
     labels = {"labels": rows.float() if kind == "regression" else rows}
+    if kind == "embedding":
+        labels = {"labels": torch.zeros(len(LENGTHS), 24, device=DEVICE)}
     if kind == "question_answering":
         labels = {"start_positions": rows, "end_positions": rows}
     return TaskBatch(packed.to(DEVICE), labels, tuple(range(len(LENGTHS))))

@@ -30,6 +30,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "classification": ("classification", {"num_labels": 3}),
     "regression": ("classification", {"num_labels": 1, "problem_type": "regression"}),
     "question_answering": ("question_answering", {}),
+    "embedding": ("embedding", {}),
 }
 
 
@@ -58,6 +59,8 @@ def split_of(kind: str) -> TokenizedSplit:
     if kind == "question_answering":
         ends = np.array(LENGTHS) - 1
         return TokenizedSplit(ids, types, start_positions=numbers % 2 * ends, end_positions=ends)
+    if kind == "embedding":
+        return TokenizedSplit(ids, types, labels=draw.normal(size=(len(LENGTHS), 24)))
     return TokenizedSplit(ids, types, labels=numbers.astype(np.float32) / 3 if kind == "regression" else numbers % 3)
 
 
