@@ -107,7 +107,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def flags(checkpoint: Path, data: Path, tmp_path: Path) -> list[str]:
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of runs without figures, which take two fifths of a tiny run; tests/report looks at them."""
+    monkeypatch.setattr("cofi.report.html.draw_figures", lambda run: [])
+
+
+@pytest.fixture
+def flags(checkpoint: Path, data: Path, tmp_path: Path, undrawn: None) -> list[str]:
     """Of `python -m cofi.train`, for a run of seconds in tmp_path/run."""
     from tests.tiny_run import run_flags
 

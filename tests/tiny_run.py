@@ -95,7 +95,7 @@ def run_flags(checkpoint: Path, data: Path, output: Path) -> list[str]:
         "reg-learning-rate": 0.2,
         "log-steps": 1,
         "eval-steps": 3,
-        "measure-seconds": 0.2,
+        "measure-seconds": 0,
         "device": "cpu",
     }
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]

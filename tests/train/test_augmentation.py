@@ -53,7 +53,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def flags(pieces: Path, data: Path, tmp_path: Path) -> list[str]:
+def flags(pieces: Path, data: Path, tmp_path: Path, undrawn: None) -> list[str]:
     return [*run_flags(pieces, data, tmp_path / "run"), "--augment", "2"]
 
 

@@ -76,7 +76,7 @@ def test_a_run_makes_a_small_encoder_of_sentences(flags, data, tmp_path, capsys)
 
 
 def test_cosines_are_held_against_labels_of_pairs(flags, checkpoint, tmp_path, capsys):
-    assert main([*flags, "--measure-seconds", "0"]) == 0
+    assert main(flags) == 0
     rows = {"sentence1": WORDS[:8], "sentence2": WORDS[8:], "score": [0.1, 0.9, 0.3, 0.2, 0.8, 0.5, 0.7, 0.45]}
     pq.write_table(pa.table(rows), tmp_path / "pairs.parquet")
     words = (tmp_path / "run" / "model", "--task", "text", "--validation-file", tmp_path / "pairs.parquet")
@@ -102,7 +102,7 @@ def test_cosines_are_held_against_labels_of_pairs(flags, checkpoint, tmp_path, c
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
 def test_a_killed_run_resumes_bit_for_bit_wherever_outputs_are_kept(flags, tmp_path, cache):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = [*flags, "--measure-seconds", "0", "--distil-epochs", "0"]
+    flags = [*flags, "--distil-epochs", "0"]
     assert main([*flags, "--output", str(whole)]) == 0
     with killed_after(6):
         main([*flags, "--output", str(broken), "--save-seconds", "0", "--teacher-cache", cache])
@@ -137,7 +137,8 @@ def test_a_teacher_of_other_dims_is_refused(flags, tmp_path, capsys):
 
 
 def test_texts_with_replaced_words_are_embedded_too(flags, tmp_path):
-    words = ["--augment", "2", "--measure-seconds", "0", "--distil-epochs", "0", "--prune-epochs", "1"]
+    wordpieces = write_checkpoint(tmp_path / "wordpieces", pieces=("##s", "##ing"))
+    words = ["--model", str(wordpieces), "--augment", "2", "--distil-epochs", "0", "--prune-epochs", "1"]
     assert main([*flags, *words, "--sparsity-warmup-epochs", "0.5"]) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["compact_score"] > 20
 
@@ -149,10 +150,10 @@ def test_scores_are_how_far_a_mask_moves_the_embedding(checkpoint, data):
     ones = {"head": torch.ones(2, 4), "int": torch.ones(2, 48)}
     batch, probed = collate(split, range(3)), ProbedModel(model, Masks.from_kinds(ones))
     drawn = []
-    for seed in range(600):
+    for seed in range(250):
         labels = scoring._drawn(probed, batch, seed)
         drawn.append(probed.gradients(batch.packed, labels)["head"].square())
-    again = probed.gradients(batch.packed, scoring._drawn(probed, batch, 599))["head"].square()
+    again = probed.gradients(batch.packed, scoring._drawn(probed, batch, 249))["head"].square()
     assert torch.equal(again, drawn[-1])
 
     def embeddings(z):
@@ -161,7 +162,7 @@ def test_scores_are_how_far_a_mask_moves_the_embedding(checkpoint, data):
     jacobian = torch.autograd.functional.jacobian(embeddings, ones["head"])  # (B, E, L, H)
     want = 4 * jacobian.square().sum(1)  # of the squared distance to noise of unit variance
     torch.testing.assert_close(torch.stack(drawn).mean(0), want, rtol=0.4, atol=0.0)
-    torch.testing.assert_close(torch.stack(drawn).mean(0).sum(), want.sum(), rtol=0.1, atol=0.0)
+    torch.testing.assert_close(torch.stack(drawn).mean(0).sum(), want.sum(), rtol=0.2, atol=0.0)
 
 
 def test_a_sweep_of_encoders(checkpoint, data, tmp_path):
