@@ -20,8 +20,9 @@ def two_tasks(data: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def words(checkpoint, two_tasks, tmp_path, monkeypatch) -> list[str]:
-    """A sweep of two points in tmp_path/sweep, without the pages of its runs: those take longer than the runs."""
+    """A sweep of two points in tmp_path/sweep, without pages and plots: those take longer than the runs."""
     monkeypatch.setattr(running, "write_report", lambda run: None)
+    monkeypatch.setattr("cofi.sweep.results.draw", lambda records: {})
     return tiny_sweep(checkpoint, two_tasks, tmp_path / "sweep")
 
 
