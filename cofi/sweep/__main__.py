@@ -86,7 +86,7 @@ def measure(options: Options, store: Store, machine: dict[str, Any], console: Co
         records += read_summary(options.results)["points"]
     measurer = Measurer(options.settings, known_rates(records, machine))
     if left:
-        console.print(f"timing where a plain product makes {measurer.gflops:.3g} GFLOP/s, this machine's own rate")
+        console.print(measurer.announcement)
     for number, point in enumerate(left, 1):
         words = in_words(point.name, measurer.measure(store.place(point)))
         console.print(f"measured {number} of {len(left)}: {words}", highlight=False, soft_wrap=True)

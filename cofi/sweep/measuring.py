@@ -54,6 +54,11 @@ class Measurer:
         now = undisturbed_gflops(self.device, LOOKS * self.seconds)
         return max(now, statistics.median(self._known)) if self._known else now
 
+    @property
+    def announcement(self) -> str:
+        """What to say before the first point; it takes as long as looking at the machine does."""
+        return f"timing where a plain product makes {self.gflops:.3g} GFLOP/s, this machine's own rate"
+
     def measure(self, place: Place) -> dict[str, Any]:
         """Time the model of a finished point and write speed.json. Raises UserError where a model is not there."""
         speed = self.time(place.run.read_config(), *self.models(place))

@@ -46,6 +46,10 @@ def retime(
     summary = read_summary(folder)
     own = {point.name: store.place(point) for point in store.found() if store.place(point).status == DONE}
     left = [record for record in untimed(summary["points"], machine) if record["name"] not in own]
+    if left:
+        console.print(
+            f"{len(left)} points of {folder} to time, {measurer.announcement}", highlight=False, soft_wrap=True
+        )
     teachers = _Teachers(list(own.values()), measurer, settings)
     for number, record in enumerate(left, 1):
         try:

@@ -128,7 +128,9 @@ def test_published_points_are_timed_without_any_training(whole, checkpoint, two_
     words = ["--output", str(output), "--measure", "--measure-seconds", "0.1", "--device", "cpu"]
     words += ["--model", str(checkpoint), "--data", str(two_tasks), "--results", str(results), "--retime"]
     assert main(words) == 0
-    assert "timed 2 of 2: beasts-default-s30-seed1: batch 1 " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"2 points of {results} to time, timing where a plain product makes " in said
+    assert "timed 2 of 2: beasts-default-s30-seed1: batch 1 " in said
     found = points(results)
     for name, point in found.items():
         assert set(point["speedup"]) == {"batch 1", "batch 32"}
