@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from cofi import CompactModel
 from cofi.cli import run as run_command
@@ -41,6 +40,8 @@ def scores(output, *words):
 
 
 def test_a_run_makes_a_small_encoder_of_sentences(flags, data, tmp_path, capsys):
+    from sentence_transformers import SentenceTransformer  # seconds, which not every worker has to spend
+
     assert main(flags) == 0
     run = tmp_path / "run"
     result = json.loads((run / "result.json").read_text())
