@@ -129,6 +129,6 @@ def _parse(path: Path, max_bytes: int, language: str, parse: Callable[[str], Any
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as {language}: {' '.join(str(error).split())}") from error
     if not isinstance(value, kind):
-        wanted = "an array" if kind is list else "an object"
-        raise UserError(f"{path} must hold {wanted} of {language}, got {type(value).__name__}")
+        wanted = "array" if kind is list else "object"
+        raise UserError(f"{path} must hold a {language} {wanted}, got {type(value).__name__}")
     return value

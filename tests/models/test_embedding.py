@@ -176,5 +176,5 @@ def test_what_is_not_supported_is_refused(modules, pooling, words, tmp_path):
 
 def test_a_list_of_modules_that_is_none_is_refused(tmp_path):
     (tmp_path / "modules.json").write_text("{}")
-    with pytest.raises(UserError, match="modules.json must hold an array of JSON, got dict"):
+    with pytest.raises(UserError, match="modules.json must hold a JSON array, got dict"):
         read_pooling(tmp_path)
