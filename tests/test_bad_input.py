@@ -29,7 +29,7 @@ BENCH = ["--batch-size", "1", "--seq-len", "6", "--rounds", "1", "--device", "cp
 
 
 def call(command: str, arguments: list[Any]) -> int:
-    module = importlib.import_module("cofi.evaluate" if command == "evaluate" else f"cofi.{command}.__main__")
+    module = importlib.import_module(f"cofi.{command}.__main__")
     return run_command(lambda: module.main([str(each) for each in arguments]))
 
 

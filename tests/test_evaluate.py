@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from cofi.cli import run
-from cofi.evaluate import main
+from cofi.evaluate.__main__ import main
 from cofi.models import CompactConfig, CompactModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "river", "runs", "deep", "where")
@@ -278,7 +278,7 @@ def test_as_a_command(tmp_path: Path) -> None:
 def test_a_precision_without_instructions_is_said(tmp_path, write, monkeypatch, capsys, has):
     model = save_compact(tmp_path / "model", favourite=0, head="classification", num_labels=2)
     rows = write("rows.parquet", text=TEXTS, label=[0, 1, 0, 1])
-    monkeypatch.setattr("cofi.evaluate.is_emulated", lambda precision: precision == "int8" and not has)
+    monkeypatch.setattr("cofi.evaluate.judge.is_emulated", lambda precision: precision == "int8" and not has)
     for precision in ("int8", "fp32"):
         assert main([str(model), "--task", "text", "--validation-file", str(rows), "--precision", precision]) == 0
         said = " ".join(capsys.readouterr().out.split())

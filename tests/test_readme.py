@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cofi import evaluate
 from cofi.bench import __main__ as bench
 from cofi.compare import __main__ as compare
+from cofi.evaluate import __main__ as evaluate
 from cofi.export import __main__ as export
 from cofi.profile import __main__ as profile
 from cofi.report import __main__ as report

@@ -22,6 +22,7 @@ ONE_SHOT = {
     "fisher": by_fisher_scores,
     "small-student": small_student,
 }
+CUT_HIDDEN = frozenset({"small-student"})  # methods whose masks remove hidden dims whatever --mask-kinds says
 # learned while pruning, as CoFi's masks are
 MOVEMENT = "movement"
 COFI = "cofi"
@@ -29,6 +30,7 @@ METHODS = (COFI, *ONE_SHOT, MOVEMENT)
 
 __all__ = [
     "COFI",
+    "CUT_HIDDEN",
     "METHODS",
     "MOVEMENT",
     "ONE_SHOT",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.masks import Masks
 from cofi.models import CompactModel
-from cofi.models.output import OUTPUTS_OF_HEAD
+from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -129,25 +129,16 @@ def _in_order(
 ) -> Predictions:
     """Outputs of sorted batches as arrays in the split's order; the device is read once."""
     flat = {name: torch.cat([output[name] for output in outputs]).float().cpu().numpy() for name in outputs[0]}
-    if "start_logits" not in flat:
-        ((name, values),) = flat.items()
-        rows = np.empty_like(values)
-        rows[order] = values
-        return Predictions(logits=rows) if name == "logits" else Predictions(sentence_embedding=rows)
-    starts = np.concatenate([[0], np.cumsum(lengths[order])])
     back = np.argsort(order)
-    start, end = (Ragged(flat[name], starts) for name in ("start_logits", "end_logits"))
-    return Predictions(
-        start_logits=Ragged.of((start[int(row)] for row in back), np.float32),
-        end_logits=Ragged.of((end[int(row)] for row in back), np.float32),
-    )
+    starts = np.concatenate([[0], np.cumsum(lengths[order])])
 
+    def rows_of(name: str, values: Array) -> Any:  # what the field is of
+        if name not in OF_TOKENS:
+            return values[back]
+        ragged = Ragged(values, starts)
+        return Ragged.of((ragged[int(row)] for row in back), np.float32)
 
-def with_references(split: TokenizedSplit, task: Task, model: CompactModel, batch_size: int = 64) -> TokenizedSplit:
-    """The split; of an embedding task with what `model`, the one to be repeated, makes of its rows as labels."""
-    if task.kind != "embedding":
-        return split
-    return replace(split, labels=predict(model, split, batch_size=batch_size).sentence_embedding)
+    return Predictions(**{name: rows_of(name, values) for name, values in flat.items()})
 
 
 def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evaluation:

@@ -12,6 +12,7 @@ OUTPUTS_OF_HEAD = {  # what each head is for, by names of CompactOutput
     "question_answering": ("start_logits", "end_logits"),
     "embedding": ("sentence_embedding",),
 }
+OF_TOKENS = frozenset({"start_logits", "end_logits", "last_hidden_state"})  # one row a token; others one a sequence
 
 
 @dataclass

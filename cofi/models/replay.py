@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cofi.models.output import CompactOutput
+from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD, CompactOutput
 from cofi.models.packed import PackedBatch
 from cofi.models.watch import Watch
 from cofi_kernels.compact_encoder.graphs import Bucket, Capture, Graphs, bucket_of, spare_lengths
@@ -21,8 +21,6 @@ from cofi_kernels.launching import launching
 
 if TYPE_CHECKING:
     from cofi.models.model import CompactModel
-
-_TOKEN_FIELDS = ("last_hidden_state", "start_logits", "end_logits")  # one row a token, others one a sequence
 
 
 class ReplayedModel:
@@ -87,7 +85,7 @@ class ReplayedModel:
         bucket = bucket_of(batch.n_sequences, batch.n_tokens, batch.max_seqlen, self._longest)
         outputs = dict(zip(self._fields, self._graphs(bucket, pack_inputs(batch, bucket)), strict=True))
         n_sequences = batch.bounds.numel() - 1  # without padding
-        sizes = {name: batch.n_tokens if name in _TOKEN_FIELDS else n_sequences for name in outputs}
+        sizes = {name: batch.n_tokens if name in OF_TOKENS else n_sequences for name in outputs}
         fields: dict[str, Any] = {name: out[: sizes[name]] for name, out in outputs.items()}
         return CompactOutput(**fields)
 
@@ -107,12 +105,8 @@ class ReplayedModel:
 
 
 def _fields_of(model: CompactModel) -> tuple[str, ...]:
-    if model.qa_outputs is not None:
-        return ("start_logits", "end_logits", "last_hidden_state")
-    if model.config.head == "embedding":
-        return ("sentence_embedding", "last_hidden_state")
-    heads = (("pooler_output", model.pooler), ("logits", model.classifier))
-    return (*(name for name, module in heads if module is not None), "last_hidden_state")
+    pooled = () if model.pooler is None else ("pooler_output",)
+    return (*pooled, *OUTPUTS_OF_HEAD.get(model.config.head, ()), "last_hidden_state")
 
 
 def pack_inputs(batch: PackedBatch, bucket: Bucket) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cofi.baselines import COFI, METHODS
+from cofi.baselines import COFI, CUT_HIDDEN, METHODS
 from cofi.distill import STRATEGIES
 from cofi.errors import UserError
 from cofi.masks import parse_kinds, set_by_worth
@@ -304,8 +304,10 @@ def _check_embedding(config: TrainConfig) -> None:
         return
     if not config.distill:
         raise UserError("--task-kind embedding needs --distill: there are no labels to learn from")
-    if config.method == "small-student":
-        raise UserError("--method small-student has fewer hidden dims, --task-kind embedding keeps them: name another")
+    if config.method in CUT_HIDDEN:
+        raise UserError(
+            f"--method {config.method} cuts hidden dims, --task-kind embedding keeps its vectors' dims: name another"
+        )
     if config.mask_kinds != "all" and "hidden" in parse_kinds(config.mask_kinds):
         raise UserError(
             "--mask-kinds must not have hidden with --task-kind embedding, whose vectors keep their dims, got "

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from rich.markup import escape
 
-from cofi.data.predict import with_references
 from cofi.errors import UserError, first_few
 from cofi.machine import pick_device, set_threads
 from cofi.memory import keep_freed_memory
@@ -29,7 +28,7 @@ from cofi.train.monitor import Monitor, require_tensorboard, truncate
 from cofi.train.phases import initial_student, prepare_outputs, run_distil, run_finetune, run_prune, run_teacher
 from cofi.train.precision import check_precision
 from cofi.train.rates import settle_rates
-from cofi.train.result import teacher_score, write_result, write_teacher_result
+from cofi.train.result import judge_teacher, write_result, write_teacher_result
 from cofi.train.rundir import RunDirectory
 from cofi.train.selection import checksum
 from cofi.train.session import Session, read_last_checkpoint
@@ -100,8 +99,7 @@ def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> di
     _announce(session, inputs)
     session.teacher = teacher = _teacher(session, inputs)
     session.world.require_same("teacher", lambda: checksum(teacher))
-    session.validation = with_references(session.validation, session.task, teacher, session.config.eval_batch_size)
-    score = teacher_score(session)
+    score = judge_teacher(session)
     if session.config.teacher_only:
         session.world.leave()
         return write_teacher_result(session, score) if session.world.is_main else None

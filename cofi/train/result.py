@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from cofi.data.predict import evaluate_model
+from cofi.data.predict import predict, score
 from cofi.machine import machine_info, versions
 from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
@@ -17,20 +18,17 @@ from cofi.train.session import Session
 SPEED_BATCH_SIZES = (1, 32)
 
 
-def teacher_score(session: Session) -> float:
-    """The teacher's score on the validation split, 0 to 100."""
-    if "teacher" not in session.scores:
+def judge_teacher(session: Session) -> float:
+    """The teacher's score on the validation split, 0 to 100. Of an embedding task what it says is what others are
+    compared with there: it becomes the labels."""
+    embedding = session.task.kind == "embedding"
+    if embedding or "teacher" not in session.scores:
         assert session.teacher is not None
         size = session.config.eval_batch_size
-        result = evaluate_model(
-            session.teacher,
-            session.validation,
-            session.task,
-            batch_size=size,
-            device=session.device,
-            team=session.world,
-        )
-        session.scores["teacher"] = result.score
+        said = predict(session.teacher, session.validation, batch_size=size, device=session.device, team=session.world)
+        if embedding:
+            session.validation = replace(session.validation, labels=said.sentence_embedding)
+        session.scores["teacher"] = score(session.task, session.validation, said).score
     session.monitor.message(f"teacher: {session.task.main_metric} {session.scores['teacher']:.2f}")
     return session.scores["teacher"]
 

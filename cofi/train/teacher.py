@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.memory import free_host_bytes
 from cofi.models import CompactModel
+from cofi.models.output import OUTPUTS_OF_HEAD
 from cofi.models.packed import sent
 from cofi.train.distributed import ALONE, World
 from cofi.train.teacher_store import Contents, DiskStore, Store, is_kept, origin
 
+Key = TypeVar("Key", int, str)
 CHUNK_ROWS = 64  # rows computed together, always the same ones, so that a run can be repeated from any step
 AUTO_SHARE = 0.25  # of the free memory that the cache may take without being asked for
 AUTO_DISK_SHARE = 0.5  # of the free disk space, the same
@@ -31,10 +33,10 @@ DISK_RESERVE = 10**9  # bytes that stay free on the disk whatever was asked for
 class Target:
     """What the student learns from. hidden_states: (T, E) after each teacher layer that can be matched, by layer."""
 
-    logits: Tensor | None
-    start_logits: Tensor | None
-    end_logits: Tensor | None
     hidden_states: Mapping[int, Tensor]
+    logits: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
     sentence_embedding: Tensor | None = None
 
 
@@ -51,7 +53,7 @@ class Teacher:
     def __call__(self, batch: TaskBatch) -> Target:
         output = self.model(batch=batch.packed, output_hidden_states=bool(self.layers))
         states = {layer: output.hidden_states[layer + 1] for layer in self.layers}
-        return Target(output.logits, output.start_logits, output.end_logits, states, output.sentence_embedding)
+        return Target(states, **{name: output[name] for name in OUTPUTS_OF_HEAD[self.model.config.head]})
 
 
 class CachedTeacher(Teacher):
@@ -70,19 +72,13 @@ class CachedTeacher(Teacher):
         rows = np.asarray(batch.rows)
         for chunk in np.unique(rows // self.store.contents.chunk_rows):
             self._require(int(chunk))
-        states, ends, spans = self.store.kept
-        tokens = torch.from_numpy(np.concatenate([np.arange(*self._starts[row : row + 2]) for row in rows]))
-        found = {layer: self._take(kept, tokens) for layer, kept in states.items()}
-        if spans is not None:
-            return Target(None, self._take(spans[0], tokens), self._take(spans[1], tokens), found)
-        assert ends is not None
-        taken = self._take(ends, torch.from_numpy(rows))
-        if self.model.config.head == "embedding":
-            return Target(None, None, None, found, taken)
-        return Target(taken, None, None, found)
+        tokens = np.concatenate([np.arange(*self._starts[row : row + 2]) for row in rows])
+        there = self.store.device
+        kept = self.store.kept.at(sent(torch.from_numpy(rows), there), sent(torch.from_numpy(tokens), there))
+        return Target(self._sent(kept.states), **self._sent(kept.outputs))
 
-    def _take(self, kept: Tensor, index: Tensor) -> Tensor:
-        return sent(kept[sent(index, kept.device)], self.model.device)
+    def _sent(self, found: dict[Key, Tensor]) -> dict[Key, Tensor]:
+        return {key: sent(tensor, self.model.device) for key, tensor in found.items()}
 
     def _require(self, chunk: int) -> None:
         size = self.store.contents.chunk_rows
@@ -94,17 +90,11 @@ class CachedTeacher(Teacher):
 
     def _fill(self, rows: slice, tokens: slice) -> None:
         computed = super().__call__(collate(self.split, range(rows.start, rows.stop), self.model.device))
-        states, ends, spans = self.store.kept
+        room = self.store.kept.at(rows, tokens)  # views, as both are slices
         for layer, state in computed.hidden_states.items():
-            states[layer][tokens] = state
-        if spans is not None:
-            for kept, values in zip(spans, (computed.start_logits, computed.end_logits), strict=True):
-                assert values is not None
-                kept[tokens] = values
-            return
-        values = computed.logits if computed.sentence_embedding is None else computed.sentence_embedding
-        assert ends is not None and values is not None
-        ends[rows] = values
+            room.states[layer].copy_(state)
+        for name, values in room.outputs.items():
+            values.copy_(getattr(computed, name))
 
 
 def free_bytes(device: torch.device) -> int:

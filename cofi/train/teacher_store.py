@@ -24,34 +24,37 @@ from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.models import CompactModel
+from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD
 
-FORMAT = 1
+FORMAT = 2
+Index = slice | Tensor
 _WRITTEN = 1 << 32  # bit of a chunk's entry in the index; the lower 32 are its checksum
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is kept: states (T, E) after each of `layers`, and an end (N, C), logits or the embedding, or start and end
-    logits (T,)."""
+    """What is kept: states (T, E) after each of `layers`, and `outputs` of the head by name, (N, C) where they are of
+    rows, (T,) where they are of tokens."""
 
     n_tokens: int
     n_rows: int
     hidden: int
     layers: tuple[int, ...]
-    n_classes: int  # C; 0 for question answering
+    outputs: tuple[str, ...]
+    n_numbers: int  # C
     dtype: str
     chunk_rows: int
 
     @staticmethod
     def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
         config = model.config
-        of_head = {"question_answering": 0, "embedding": config.hidden_size}
         return Contents(
             n_tokens=int(split.input_ids.starts[-1]),
             n_rows=len(split),
             hidden=config.hidden_size,
             layers=tuple(layers),
-            n_classes=of_head.get(config.head, config.num_labels or 0),
+            outputs=OUTPUTS_OF_HEAD[config.head],
+            n_numbers=config.hidden_size if config.head == "embedding" else config.num_labels or 0,
             dtype=str(model.embeddings.word.weight.dtype).removeprefix("torch."),
             chunk_rows=chunk_rows,
         )
@@ -65,9 +68,10 @@ class Contents:
         return -(-self.n_rows // self.chunk_rows)
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the kept tensors, in order: the states, then the logits or the two of question answering."""
-        ends = [(self.n_rows, self.n_classes)] if self.n_classes else [(self.n_tokens,)] * 2
-        return [*([(self.n_tokens, self.hidden)] * len(self.layers)), *ends]
+        """Of the kept tensors, in order: the states, then the outputs."""
+        of_row, of_token = (self.n_rows, self.n_numbers), (self.n_tokens,)
+        outputs = [of_token if name in OF_TOKENS else of_row for name in self.outputs]
+        return [*([(self.n_tokens, self.hidden)] * len(self.layers)), *outputs]
 
     def n_bytes(self) -> int:
         return self.torch_dtype.itemsize * sum(int(np.prod(shape)) for shape in self.shapes())
@@ -77,25 +81,30 @@ class Kept(NamedTuple):
     """The tensors of a store."""
 
     states: dict[int, Tensor]
-    ends: Tensor | None
-    spans: tuple[Tensor, Tensor] | None
+    outputs: dict[str, Tensor]
+
+    def at(self, rows: Index, tokens: Index) -> Kept:
+        """What there is of some rows and their tokens."""
+        states = {layer: kept[tokens] for layer, kept in self.states.items()}
+        return Kept(states, {name: kept[tokens if name in OF_TOKENS else rows] for name, kept in self.outputs.items()})
 
 
 class Store:
     """Room for a teacher's outputs, in memory. Pages that are never written take none."""
 
     def __init__(self, contents: Contents, device: torch.device) -> None:
-        self.contents = contents
+        self.contents, self.device = contents, device
         self.kept = self._arrange(lambda shape: torch.empty(shape, dtype=contents.torch_dtype, device=device))
         self._filled = np.zeros(contents.n_chunks, dtype=bool)
 
     def _arrange(self, make: Callable[[tuple[int, ...]], Tensor]) -> Kept:
         contents = self.contents
         tensors = [make(shape) for shape in contents.shapes()]
-        states = dict(zip(contents.layers, tensors, strict=False))
-        if contents.n_classes:
-            return Kept(states, tensors[-1], None)
-        return Kept(states, None, (tensors[-2], tensors[-1]))
+        n_states = len(contents.layers)
+        return Kept(
+            dict(zip(contents.layers, tensors[:n_states], strict=True)),
+            dict(zip(contents.outputs, tensors[n_states:], strict=True)),
+        )
 
     def has(self, chunk: int, rows: slice, tokens: slice) -> bool:
         """Whether the chunk with these rows and tokens is there and sound."""
@@ -116,7 +125,7 @@ class DiskStore(Store):
     """
 
     def __init__(self, contents: Contents, folder: Path, meta: dict[str, Any]) -> None:
-        self.contents, self.folder = contents, folder
+        self.contents, self.device, self.folder = contents, torch.device("cpu"), folder
         if not is_kept(folder, contents, meta):
             self._create(meta)
         flat = torch.from_file(str(folder / "outputs.bin"), shared=True, size=_file_bytes(contents), dtype=torch.uint8)
@@ -154,11 +163,9 @@ class DiskStore(Store):
         self._filled[chunk] = True
 
     def _checksum(self, rows: slice, tokens: slice) -> int:
-        parts = [state[tokens] for state in self.kept.states.values()]
-        parts += [] if self.kept.ends is None else [self.kept.ends[rows]]
-        parts += [span[tokens] for span in self.kept.spans or ()]
+        kept = self.kept.at(rows, tokens)
         total = 0
-        for part in parts:
+        for part in (*kept.states.values(), *kept.outputs.values()):
             total = zlib.crc32(part.view(torch.uint8).numpy().data, total)
         return _WRITTEN | total
 

@@ -14,7 +14,7 @@ from cofi.cli import run as run_command
 from cofi.data.batches import collate
 from cofi.data.features import load_tokenizer, tokenize
 from cofi.data.load import load_splits
-from cofi.evaluate import main as evaluate
+from cofi.evaluate.__main__ import main as evaluate
 from cofi.masks import Masks
 from cofi.models.load import load_model
 from cofi.models.probed import ProbedModel
@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_bit_for_bit_wherever_outputs_are_kept(flags, tmp_p
         (["--mask-kinds", "head,hidden"], "--mask-kinds must not have hidden with --task-kind embedding"),
         (
             ["--method", "small-student"],
-            "--method small-student has fewer hidden dims, --task-kind embedding keeps them",
+            "--method small-student cuts hidden dims, --task-kind embedding keeps its vectors' dims",
         ),
     ],
 )

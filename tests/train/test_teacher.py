@@ -58,7 +58,7 @@ def test_a_row_is_computed_once(parts, monkeypatch):
 def test_size_is_that_of_the_kept_tensors(parts):
     model, split = parts
     cached = CachedTeacher(model, (0, 1), split)
-    kept = [*cached.store.kept.states.values(), cached.store.kept.ends]
+    kept = [*cached.store.kept.states.values(), *cached.store.kept.outputs.values()]
     assert need(model, (0, 1), split) == sum(t.numel() * t.element_size() for t in kept)
 
 

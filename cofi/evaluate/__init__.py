@@ -1,0 +1,1 @@
+"""The command that says how good a saved model is."""

@@ -1,0 +1,70 @@
+"""The rows of an evaluation: those that the options name, or those of the run that the model comes from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from cofi.cli import Parser
+from cofi.data import load_splits, load_validation
+from cofi.data.load import Splits, ValidationSets
+from cofi.data.similarity import is_similarity
+from cofi.data.task import AUTO
+from cofi.data.tasks import TASKS
+from cofi.errors import UserError
+from cofi.evaluate.trained import Trained
+from cofi.train.ranges import flag
+from cofi.train.rundir import RunDirectory
+
+_COLUMNS = ("text_column", "pair_column", "label_column", "task_kind")
+DATA_FLAGS = ("train_file", "validation_file", "validation_fraction", "max_eval_samples", *_COLUMNS)
+# what a run trained with, where no flag says otherwise; rows only where no flag names any
+_TEXT_OF_RUN = ("max_length", "doc_stride", *_COLUMNS)
+_ROWS_OF_RUN = ("data", "train_file", "validation_file", "validation_fraction")
+
+
+def as_in_run(options: argparse.Namespace, usual: Parser, console: Console) -> argparse.Namespace:
+    """The options, and for what none of them says the settings of the run that the model comes from, which are shown.
+
+    usual: knows what an option is where nobody says. Raises UserError where there is no task.
+    """
+    folder = Path(options.model)
+    runs = [RunDirectory(root) for root in (folder, folder.parent) if (root / "config.yaml").is_file()]
+    if not runs:
+        if options.task is None:
+            raise UserError(f"--task must be given for a model that is not in the directory of a run, as {folder}")
+        return options
+    config = runs[0].read_config()
+    if options.task not in (None, config.task):
+        return options
+    named = any(getattr(options, name) is not None for name in _ROWS_OF_RUN)
+    taken = {
+        name: getattr(config, name)
+        for name in ("task", *_TEXT_OF_RUN, *(() if named else (*_ROWS_OF_RUN, "max_eval_samples")))
+        if getattr(options, name) == usual.get_default(name) and getattr(config, name) != usual.get_default(name)
+    }
+    if taken:
+        flags = " ".join(f"{flag(name)} {value}" for name, value in taken.items())
+        console.print(f"as in {runs[0].root}: {flags}", markup=False, highlight=False, soft_wrap=True)
+    return argparse.Namespace(**{**vars(options), **taken})
+
+
+def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | ValidationSets:
+    """The validation sets the options name, read for the classes of the model."""
+    request = {name: getattr(options, name) for name in DATA_FLAGS}
+    if options.train_file is not None or options.validation_fraction is not None:
+        rows: Splits | ValidationSets = load_splits(options.task, data_dir=options.data, **request)
+    else:
+        own_task = options.task not in TASKS or TASKS[options.task].kind == AUTO
+        if own_task and trained.kind in ("regression", "embedding") and options.task_kind == AUTO:
+            request["task_kind"] = trained.kind  # whole numbers would pass for classes
+        names = trained.label_names if trained.kind == "classification" else None
+        rows = load_validation(options.task, label_names=names, data_dir=options.data, **request)
+    if rows.task.kind != trained.kind and not (trained.kind == "embedding" and is_similarity(rows.task)):
+        cure = "; --task-kind embedding takes its texts alone" if trained.kind == "embedding" else ""
+        raise UserError(
+            f"task {rows.task.name} is {rows.task.kind}, the head of {trained.source} is for {trained.kind}{cure}"
+        )
+    return rows
