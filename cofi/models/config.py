@@ -31,7 +31,8 @@ class CompactConfig(PreTrainedConfig):
     head: "none", "classification", "question_answering" or "embedding". pooler: activation of the dense layer between
         the first token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
     pooling: what makes the sentence embedding of the last hidden states, their "mean" or the "first" one. The
-        embedding is of unit length, and has no weights of its own.
+        embedding is of unit length, and has no weights of its own. max_seq_length: tokens at which Sentence
+        Transformers cuts a text, where that is not all that the model reads.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
         and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
     inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
@@ -67,6 +68,7 @@ class CompactConfig(PreTrainedConfig):
     pooler_size: int = None  # type: ignore[assignment]  # filled by _fill_sizes
     pooler_dropout: bool = False
     pooling: str = "mean"
+    max_seq_length: int | None = None
     attention_bias_only: bool = False
     ffn_bias_only: bool = False
     source_model_type: str | None = None

@@ -34,6 +34,7 @@ _INTEGER_RANGES = {
     "pooler_size": (1, 1 << 16),
     "pad_token_id": (-1, 1 << 24),
     "num_labels": (1, 1 << 20),
+    "max_seq_length": (1, 1 << 30),
 }
 _NUMBER_RANGES = {  # half open
     "hidden_dropout_prob": (0.0, 1.0),
@@ -49,6 +50,7 @@ _OPTIONAL = (
     "pooler_size",
     "pad_token_id",
     "classifier_dropout",
+    "max_seq_length",
     "output_hidden_states",
     "return_dict",
 )

@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
 )
 # exact names, as the patterns match across folders: ONNX and other copies in sub-folders stay where they are
 _WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-_SENTENCE_FILES = ("modules.json", "1_Pooling/config.json")
+_SENTENCE_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 _FILES = ["config.json", *_WEIGHT_FILES, *TOKENIZER_FILES, *_SENTENCE_FILES]
 _PICKLED_FILES = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 

@@ -20,7 +20,7 @@ from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
 from cofi.models.model import CompactModel
-from cofi.models.sentence_files import read_pooling
+from cofi.models.sentence_files import read_max_seq_length, read_pooling
 
 _OUTPUTS = ("classifier.", "qa_outputs.")
 _HEAD_MODULES = ("pooler.", *_OUTPUTS)
@@ -132,7 +132,8 @@ def _head_fields(head: _Head, directory: Path) -> dict[str, Any]:
     """CompactConfig fields of a head. Raises UserError where the label names are not those of its outputs, or a model
     makes its sentence embeddings in a way that is not supported."""
     if head.kind == "embedding":
-        return {"head": head.kind, "pooling": read_pooling(directory)}
+        length = read_max_seq_length(directory)
+        return {"head": head.kind, "pooling": read_pooling(directory), "max_seq_length": length}
     if head.kind != "classification":
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cofi.models.config import CompactConfig
 
 MODULES_FILE = "modules.json"
+LENGTH_FILE = "sentence_bert_config.json"
 _POOLING_DIRECTORY = "1_Pooling"
 _MODES = {"mean": "pooling_mode_mean_tokens", "first": "pooling_mode_cls_token"}  # of the pooling's config.json
 _KNOWN = ("Transformer", "Pooling", "Normalize")
@@ -62,10 +63,19 @@ def _mode(file: Path) -> str:
     return modes[0]
 
 
+def read_max_seq_length(directory: Path) -> int | None:
+    """Tokens that the model in `directory` cuts a text to, where a file says so. Raises UserError."""
+    file = directory / LENGTH_FILE
+    value = read_json(file).get("max_seq_length") if file.is_file() else None
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(f"{file}: max_seq_length must be a whole number from 1, got {value!r}")
+    return value
+
+
 def write_sentence_files(config: CompactConfig, directory: Path) -> None:
     """What makes `SentenceTransformer(directory)` compute the embedding of the model there, after `import cofi`.
 
-    A text is cut at what the model can read.
+    A text is cut where the original cuts it, else at what the model can read.
     """
     kinds = (("Transformer", ""), ("Pooling", _POOLING_DIRECTORY), ("Normalize", "2_Normalize"))
     modules = [
@@ -74,12 +84,13 @@ def write_sentence_files(config: CompactConfig, directory: Path) -> None:
     ]
     pooling: dict[str, Any] = {"word_embedding_dimension": config.hidden_size}
     pooling |= {name: config.pooling == mode for mode, name in _MODES.items()}
+    longest = config.longest
     (directory / _POOLING_DIRECTORY).mkdir()
     (directory / "2_Normalize").mkdir()
     files = {
         MODULES_FILE: modules,
         f"{_POOLING_DIRECTORY}/config.json": pooling,
-        "sentence_bert_config.json": {"max_seq_length": config.longest, "do_lower_case": False},
+        LENGTH_FILE: {"max_seq_length": min(config.max_seq_length or longest, longest), "do_lower_case": False},
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cofi.cli import Parser, positive, run
 from cofi.data import check_length, load_splits, load_tokenizer, tokenize
-from cofi.data.task import AUTO
+from cofi.data.task import ASKED_KINDS, AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.machine import machine_info, pick_device, set_threads, versions
@@ -52,6 +52,12 @@ def build_parser() -> Parser:
     lengths.add_argument("--task", help=f"lengths of its validation texts instead: {', '.join(TASKS)}, or in --data")
     parser.add_argument("--data", metavar="DIR", help="directory with <task>/validation.parquet; by default the hub")
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens a text of --task is cut to")
+    parser.add_argument(
+        "--task-kind",
+        choices=(AUTO, *ASKED_KINDS),
+        default=AUTO,
+        help="what --task is trained as; of an embedding its texts are read one at a time, also where they are pairs",
+    )
     parser.add_argument(
         "--precision", choices=INFERENCE_PRECISIONS, default="fp32", help="of the products with weights (default: fp32)"
     )
@@ -89,7 +95,8 @@ def load_config(options: argparse.Namespace) -> tuple[CompactConfig, list[int]]:
         head = load_model(directory).model.config.head
         loaded = load_model(directory, head="classification" if head == "none" else head)
         return _checked(loaded.model, options), [options.seq_len or DEFAULT_LENGTH] * options.batch_size
-    splits = load_splits(options.task, data_dir=options.data, max_train_samples=1, max_eval_samples=PROBE_LENGTHS)
+    rows_asked = {"task_kind": options.task_kind, "max_train_samples": 1, "max_eval_samples": PROBE_LENGTHS}
+    splits = load_splits(options.task, data_dir=options.data, **rows_asked)
     model = load_model(directory, head=splits.task.head, num_labels=splits.task.num_labels).model
     check_length(model, options.max_length)
     rows = tokenize(splits.validation, splits.task, load_tokenizer(directory), options.max_length, None)
@@ -111,8 +118,8 @@ def _checked(model: CompactModel, options: argparse.Namespace) -> CompactConfig:
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for flags that mean nothing beside the others, before anything is made."""
     if options.task is None:
-        for name in ("data", "max_length"):
-            if getattr(options, name) is not None:
+        for name in ("data", "max_length", "task_kind"):
+            if getattr(options, name) not in (None, AUTO):
                 raise UserError(f"--{name.replace('_', '-')} is about the texts of --task, which is not given")
     elif options.data is None and options.task in TASKS and TASKS[options.task].kind == AUTO:
         raise UserError(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from cofi.errors import UserError
 from cofi.models import CompactModel, PackedBatch, load_model, pack_padded
 from cofi.models.save import save_model
-from cofi.models.sentence_files import read_pooling
+from cofi.models.sentence_files import LENGTH_FILE, read_max_seq_length, read_pooling
 
 from .tiny import HF_SIZES, flipped, hf_directory, model_of, padded_inputs, random_masks
 
@@ -133,7 +133,26 @@ def test_a_saved_model_says_to_sentence_transformers_what_it_does(pooling, tmp_p
     assert not (tmp_path / "plain" / "modules.json").exists()
 
 
+@pytest.mark.parametrize(("says", "kept"), [(9, 9), (10**6, None), (None, None)])
+def test_a_text_is_cut_where_the_original_cuts_it(says, kept, tmp_path):
+    hf_directory(tmp_path, "bert", "base")
+    write_modules(tmp_path, [TRANSFORMER, POOLING])
+    (tmp_path / LENGTH_FILE).write_text(json.dumps({"max_seq_length": says}))
+    model = load_model(tmp_path, head="embedding").model
+    saved = save_model(model, None, tmp_path / "saved")
+    assert read_max_seq_length(saved) == (kept or model.config.longest)
+    assert load_model(saved).model.config == model.config
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "9", True])
+def test_a_length_that_is_none_is_refused(value, tmp_path):
+    (tmp_path / LENGTH_FILE).write_text(json.dumps({"max_seq_length": value}))
+    with pytest.raises(UserError, match=f"{LENGTH_FILE}: max_seq_length must be a whole number from 1, got {value!r}"):
+        read_max_seq_length(tmp_path)
+
+
 def test_without_files_the_mean_is_taken(tmp_path):
+    assert read_max_seq_length(tmp_path) is None
     assert read_pooling(tmp_path) == "mean"
     assert read_pooling(write_modules(tmp_path, [TRANSFORMER, POOLING], {"pooling_mode": "cls"})) == "first"
 

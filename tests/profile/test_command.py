@@ -56,6 +56,20 @@ def test_a_profile_of_a_task_has_its_lengths_and_is_read_back(checkpoint, data, 
     assert "attention" in shown and "FFN" in shown and shown.count("unseen structure") == len(CHECKS)
 
 
+def test_of_an_embedding_single_texts_are_timed(checkpoint, tmp_path, _fast):
+    pairs = [{"sentence1": "a cat", "sentence2": "the dog sat here", "label": i % 3 / 2} for i in range(8)]
+    for name in ("train", "validation"):
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        (tmp_path / "pairs" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    lengths = {}
+    for kind in ("regression", "embedding"):
+        output = tmp_path / f"{kind}.json"
+        asked = ["--task", "pairs", "--task-kind", kind, "--data", str(tmp_path), "--output", str(output)]
+        assert main([str(checkpoint), *asked, *FEW]) == 0
+        lengths[kind] = read_profile(output).lengths
+    assert min(lengths["regression"]) > max(lengths["embedding"])
+
+
 def test_lengths_may_be_given(checkpoint, tmp_path, _fast):
     output = tmp_path / "p.json"
     assert main([str(checkpoint), "--seq-len", "7", "--precision", "bf16", "--output", str(output), *FEW]) == 0
@@ -178,6 +192,7 @@ def test_passes_turn_and_each_point_is_counted(_fast):
         (["--seq-len", "33"], "--seq-len must be at most 32"),
         (["--seq-len", "3", "--data", "."], "--data is about the texts of --task, which is not given"),
         (["--max-length", "3"], "--max-length is about the texts of --task, which is not given"),
+        (["--task-kind", "embedding"], "--task-kind is about the texts of --task, which is not given"),
         (["--task", "text"], "--task text has no texts of its own"),
         (["--seq-len", "3", "--task", "animals"], "--task: not allowed with argument --seq-len"),
         (["--task", "nothing"], "nothing"),
