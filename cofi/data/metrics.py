@@ -80,6 +80,7 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "mse": mse,
 }
 NEIGHBOURS = 10
+CANDIDATES = 100  # that somebody fetches by the small model, to sort them by the whole one
 MAX_COMPARED = 2048  # rows that are compared with each other: their similarities take 17 MB
 PERCENT = ("question_answering",)  # kinds whose metrics are 0 to 100 already
 
@@ -116,6 +117,7 @@ def embedding_metrics(predictions: Array, references: Array) -> dict[str, float]
     spearmanr: of the cosines of all pairs of rows, in the one set and in the other: whether what is nearer stays nearer
     cosine: of each row with its reference, the mean: whether the one can stand for the other
     recall_at_10: share of each row's ten nearest others that are the same in both
+    recall_10_at_100: share of its ten nearest by the references that are among its hundred nearest by the predictions
     Rows are compared with each other up to MAX_COMPARED, evenly spaced.
     """
     some = np.unique(np.linspace(0, len(references) - 1, min(len(references), MAX_COMPARED)).astype(np.int64))
@@ -124,22 +126,27 @@ def embedding_metrics(predictions: Array, references: Array) -> dict[str, float]
     return {
         "spearmanr": spearmanr(ours[pairs], theirs[pairs]) if len(pairs[0]) else 0.0,
         "cosine": float(np.mean(np.sum(predictions * references, axis=1))),
-        "recall_at_10": _shared_neighbours(ours, theirs),
+        "recall_at_10": _recall(ours, theirs, NEIGHBOURS),
+        "recall_10_at_100": _recall(ours, theirs, CANDIDATES),
     }
 
 
-def _shared_neighbours(ours: Array, theirs: Array) -> float:
-    """Of two tables of similarities (N, N) the share of each row's nearest others that they have in common."""
-    count = min(NEIGHBOURS, len(ours) - 1)
-    if count < 1:
+def _recall(ours: Array, theirs: Array, among: int) -> float:
+    """Of two tables of similarities (N, N) the share of each row's NEIGHBOURS by `theirs` that are `among` so many by
+    `ours`."""
+    if len(ours) < 2:
         return 0.0
-    nearest = []
-    for table in (ours, theirs):
-        alone = table.astype(np.float64)
-        np.fill_diagonal(alone, -np.inf)
-        nearest.append(np.argpartition(-alone, count - 1, axis=1)[:, :count])
-    shared = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(*nearest, strict=True)]
-    return float(np.mean(shared)) / count
+    fetched, wanted = _nearest(ours, among), _nearest(theirs, NEIGHBOURS)
+    shared = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(fetched, wanted, strict=True)]
+    return float(np.mean(shared)) / wanted.shape[1]
+
+
+def _nearest(table: Array, count: int) -> Array:
+    """The nearest others of each row, in any order, all of them at most."""
+    count = min(count, len(table) - 1)
+    alone = table.astype(np.float64)
+    np.fill_diagonal(alone, -np.inf)
+    return np.argpartition(-alone, count - 1, axis=1)[:, :count]
 
 
 def main_score(task: Task, metrics: dict[str, float]) -> float:

@@ -26,7 +26,7 @@ METRICS_OF_KIND = {
     "classification": (("accuracy", "f1_macro"), "accuracy"),
     "regression": (("pearson", "spearmanr", "combined", "mse"), "combined"),
     "question_answering": (("exact_match", "f1"), "f1"),
-    "embedding": (("spearmanr", "cosine", "recall_at_10"), "spearmanr"),
+    "embedding": (("spearmanr", "cosine", "recall_at_10", "recall_10_at_100"), "spearmanr"),
 }
 
 
