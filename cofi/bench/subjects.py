@@ -96,8 +96,7 @@ def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
     """With the head of the compact model, so that both do the same work."""
     like = compact.config
     if like.head == "classification":
-        problem = "regression" if like.is_regression else "classification"
-        return load_model(locate(source), head=like.head, num_labels=like.num_labels, problem_type=problem)
+        return load_model(locate(source), head=like.head, num_labels=like.num_labels, problem_type=like.problem)
     return load_model(locate(source), head=like.head)
 
 

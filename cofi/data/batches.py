@@ -80,7 +80,7 @@ class Share:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """packed: the tokens. labels: arguments for the model's forward, "labels" (B,) int64 or float32, or
+    """packed: the tokens. labels: arguments for the model's forward, "labels" (B,) int64 or float32, (B, C) float32, or
     "start_positions" and "end_positions" (B,) int64 columns of each sequence. rows: of the split, on the host.
     share: less than everything where several processes work on a batch."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cofi.data.label_sets import LabelSets, is_list, names_of
 from cofi.data.table import RawTable, column, is_text
 from cofi.data.task import AUTO, Task
 from cofi.data.text import with_kind
@@ -15,17 +17,20 @@ from cofi.errors import UserError, first_few
 
 MAX_INTEGER = 2**63 - 1
 MAX_NUMBER = 1e18  # squared errors in float32 end at 3e38
-MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
 
 
 def with_labels(task: Task, raw: RawTable) -> Task:
     """The task with its kind and class names, taken from the training table where they are not fixed. Raises UserError.
 
-    Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression.
+    Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression;
+    lists are any number of classes.
     Whole numbers that are stored as 1.0 may be either: integers become so where one value of a table was missing once.
     """
     if task.kind != AUTO and not task.has_labels:
         return task
+    if class_kind(task, raw) == "multi_label":
+        names = task.label_names or names_of(LabelSets.read(raw, task.label_column).labels, raw, task.label_column)
+        return replace(with_kind(task, "multi_label"), label_names=names)
     values = _typed(raw, task.label_column)
     if task.kind == AUTO:
         floating = pa.types.is_floating(values.type)
@@ -36,15 +41,26 @@ def with_labels(task: Task, raw: RawTable) -> Task:
             )
         task = with_kind(task, "regression" if floating else "classification")
     if task.kind == "classification" and task.label_names is None:
-        task = replace(task, label_names=_names(values, raw, task.label_column))
+        names = names_of(_whole(values, raw, task.label_column), raw, task.label_column)
+        task = replace(task, label_names=names)
     return task
 
 
-def label_values(task: Task, raw: RawTable, *, fixed: bool) -> list[int] | list[float]:
-    """The labels of a table, for a task whose kind and classes are known. Raises UserError.
+def class_kind(task: Task, raw: RawTable) -> str:
+    """ "multi_label" for a task that is, or that nobody has said the kind of and whose labels are lists; else
+    "classification", should it have classes."""
+    lists = task.kind == AUTO and is_list(column(raw, task.label_column).type)
+    return "multi_label" if lists or task.kind == "multi_label" else "classification"
+
+
+def label_values(task: Task, raw: RawTable, *, fixed: bool) -> list[Any]:
+    """The labels of a table, for a task whose kind and classes are known: integers, numbers, or of several labels rows
+    of 0 and 1. Raises UserError.
 
     fixed: the integers in the file are the classes themselves (GLUE); otherwise they are names of classes.
     """
+    if task.kind == "multi_label":
+        return LabelSets.read(raw, task.label_column).indicators(task.label_names or (), raw, fixed=fixed)
     values = _typed(raw, task.label_column)
     if task.kind == "regression":
         return _numbers(values, raw, task.label_column)
@@ -107,15 +123,6 @@ def _whole(values: pa.ChunkedArray, raw: RawTable, name: str) -> pa.ChunkedArray
     bad = pc.or_(pc.invert(pc.is_finite(values)), pc.not_equal(values, pc.round(values)))
     _refuse(bad, values, raw, name, "must hold whole numbers or words to name classes")
     return values.cast(pa.int64())
-
-
-def _names(values: pa.ChunkedArray, raw: RawTable, name: str) -> tuple[str, ...]:
-    found = sorted(pc.unique(_whole(values, raw, name)).to_pylist())
-    if len(found) < 2:
-        raise UserError(f"{raw.source}: column {name!r} must hold at least 2 classes, all its rows are {found[0]!r}")
-    if len(found) > MAX_CLASSES:
-        raise UserError(f"{raw.source}: column {name!r} must hold at most {MAX_CLASSES} classes, got {len(found)}")
-    return tuple(str(label) for label in found)
 
 
 def _numbers(values: pa.ChunkedArray, raw: RawTable, name: str) -> list[float]:

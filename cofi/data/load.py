@@ -7,11 +7,11 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cofi.data.labels import label_values, with_labels
+from cofi.data.labels import class_kind, label_values, with_labels
 from cofi.data.sources import DataRequest, base_task, find_extra, find_split
 from cofi.data.squad import qa_columns
 from cofi.data.table import RawTable, Table, text_column
-from cofi.data.task import AUTO, Task
+from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
 
@@ -45,7 +45,8 @@ def load_splits(name: str, **request: Any) -> Splits:
     Keyword arguments, all optional: data_dir (holds <task>/train.parquet and <task>/validation.parquet, or .csv,
     .jsonl), train_file and validation_file (instead), validation_fraction (of the training rows, held out by the hash
     of their text when no validation file is given), max_train_samples and max_eval_samples (first N rows),
-    text_column, pair_column, label_column, task_kind ("auto", "classification", "regression", "embedding").
+    text_column, pair_column, label_column, task_kind ("auto", "classification", "multi_label", "regression",
+    "embedding").
     Without directory and files the rows come from the hub. Raises UserError naming file, column, row, rule and value.
     """
     asked = DataRequest(**request)
@@ -71,8 +72,8 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     raw = find_split(base, "validation", asked)
     task = _with_columns(base, raw, asked)
     fixed = base.label_names is not None
-    if not fixed and label_names is not None and task.kind in (AUTO, "classification"):
-        task = replace(with_kind(task, "classification"), label_names=tuple(label_names))
+    if not fixed and label_names is not None and task.kind in (AUTO, *CLASS_KINDS):
+        task = replace(with_kind(task, class_kind(task, raw)), label_names=tuple(label_names))
         fixed = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
     return _validation_sets(with_labels(task, raw), asked, fixed, raw)
 

@@ -26,8 +26,20 @@ def f1(predictions: Array, references: Array) -> float:
 
 
 def f1_macro(predictions: Array, references: Array) -> float:
-    """Mean of the F1 of every class that is predicted or there."""
+    """Mean of the F1 of every class that is predicted or there; of several labels a row, (N, C), of all C classes."""
+    if references.ndim == 2:
+        return float(np.mean([f1(p, r) for p, r in zip(predictions.T, references.T, strict=True)]))
     return float(np.mean([_f1_of(label, predictions, references) for label in np.union1d(predictions, references)]))
+
+
+def f1_micro(predictions: Array, references: Array) -> float:
+    """F1 of all labels of all rows together, (N, C) of 0 and 1."""
+    return f1(predictions.ravel(), references.ravel())
+
+
+def subset_accuracy(predictions: Array, references: Array) -> float:
+    """Share of the rows (N, C) all of whose labels are right."""
+    return float(np.mean((predictions == references).all(1)))
 
 
 def _f1_of(label: int, predictions: Array, references: Array) -> float:
@@ -74,6 +86,8 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "accuracy": accuracy,
     "f1": f1,
     "f1_macro": f1_macro,
+    "f1_micro": f1_micro,
+    "subset_accuracy": subset_accuracy,
     "matthews_correlation": matthews_correlation,
     "pearson": pearson,
     "spearmanr": spearmanr,
@@ -90,8 +104,8 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The task's metrics. "combined" is the mean of those before it.
 
-    predictions, references: (N,) classes or numbers; (N, E) embeddings; for question answering N texts, and N lists of
-    accepted texts.
+    predictions, references: (N,) classes or numbers; (N, C) of 0 and 1 for several labels; (N, E) embeddings; for
+    question answering N texts, and N lists of accepted texts.
     Raises ValueError where their lengths differ or are 0.
     """
     if len(predictions) != len(references) or not len(references):

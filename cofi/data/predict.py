@@ -141,6 +141,13 @@ def _in_order(
     return Predictions(**{name: rows_of(name, values) for name, values in flat.items()})
 
 
+_SAID: dict[str, Callable[[Array], Array]] = {  # what logits (N, C) say, by the kind of task
+    "classification": lambda logits: logits.argmax(1),
+    "multi_label": lambda logits: (logits > 0).astype(np.float32),  # a chance above one half
+    "regression": lambda logits: logits[:, 0],
+}
+
+
 def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evaluation:
     """How good predictions are for the split they were made for."""
     if split.passages is not None:
@@ -152,9 +159,7 @@ def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evalua
         metrics = compute_metrics(task, predictions.sentence_embedding, split.labels)
     else:
         assert predictions.logits is not None and split.labels is not None
-        classes = task.kind == "classification"
-        values = predictions.logits.argmax(1) if classes else predictions.logits.reshape(len(split))
-        metrics = compute_metrics(task, values, split.labels)
+        metrics = compute_metrics(task, _SAID[task.kind](predictions.logits), split.labels)
     return Evaluation(metrics, main_score(task, metrics), predictions.finite)
 
 

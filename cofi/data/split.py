@@ -83,8 +83,8 @@ class TokenizedSplit:
     """Token sequences of one split, in its order; for question answering a long passage gives several (windows).
 
     input_ids: int32 rows; token_type_ids: int8 rows of the same lengths.
-    labels: (N,) int64 classes or float32 numbers, (N, E) float32 embeddings that are compared with, or None; also for
-    question answering, which has start_positions and
+    labels: (N,) int64 classes or float32 numbers, (N, C) float32 of 0 and 1 for several labels a row, (N, E) float32
+    embeddings that are compared with, or None; also for question answering, which has start_positions and
     end_positions, (N,) int64 token columns of the first and last token of the answer (0, the first token, where the
     window does not hold the whole answer) and `passages`.
     cut: number of sequences that the longest allowed length has cost their end.

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("classification", "regression", "question_answering", "embedding")
-ASKED_KINDS = (
-    "classification",
-    "regression",
-    "embedding",
-)  # by --task-kind; the other is known by its columns
+KINDS = ("classification", "multi_label", "regression", "question_answering", "embedding")
+CLASS_KINDS = ("classification", "multi_label")  # whose labels are classes: one of a row, or any number
+ASKED_KINDS = ("classification", "multi_label", "regression", "embedding")  # by --task-kind; the other by its columns
 AUTO = "auto"  # kind of a task whose labels have not been looked at yet
 
 
@@ -42,7 +39,7 @@ class Task:
 
     text_column, pair_column: for question answering the question and the passage; for embeddings two columns of texts,
         each of which is a row. None: found by name.
-    label_column: class (integer or name), number, or for question answering the struct of answers.
+    label_column: class (integer or name), list of classes, number, or for question answering the struct of answers.
     label_names: names of the classes in the order of their integers; None: taken from the training labels.
     metrics: names that `compute_metrics` reports; "combined" is the mean of those before it. main_metric ranks models.
     hub: where the data come from when no directory or file is given.
@@ -76,7 +73,7 @@ class Task:
 
     @property
     def has_labels(self) -> bool:
-        """Whether a row has one class or number. An embedding is compared with what the unpruned model makes."""
+        """Whether a row has classes or a number. An embedding is compared with what the unpruned model makes."""
         return self.kind not in ("question_answering", "embedding")
 
     @property
@@ -87,7 +84,7 @@ class Task:
     @property
     def num_labels(self) -> int:
         """Outputs of the head's last layer: classes, 1 for regression, 2 (start and end) for question answering."""
-        if self.kind == "classification":
+        if self.kind in CLASS_KINDS:
             if self.label_names is None:
                 raise ValueError(f"the classes of task {self.name} are known after load_splits")
             return len(self.label_names)

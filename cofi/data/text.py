@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cofi.data.task import AUTO, Task
+from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.errors import UserError
 
 TEXT = Task(name="text", kind=AUTO)
@@ -24,6 +24,7 @@ NUMBERING_COLUMNS = ("idx", "id")
 
 METRICS_OF_KIND = {
     "classification": (("accuracy", "f1_macro"), "accuracy"),
+    "multi_label": (("f1_micro", "f1_macro", "subset_accuracy"), "f1_micro"),
     "regression": (("pearson", "spearmanr", "combined", "mse"), "combined"),
     "question_answering": (("exact_match", "f1"), "f1"),
     "embedding": (("spearmanr", "cosine", "recall_at_10", "recall_10_at_100"), "spearmanr"),
@@ -33,7 +34,7 @@ METRICS_OF_KIND = {
 def with_kind(task: Task, kind: str) -> Task:
     """The task as one of `kind`, with that kind's metrics."""
     metrics, main_metric = METRICS_OF_KIND[kind]
-    names = task.label_names if kind == "classification" else None
+    names = task.label_names if kind in CLASS_KINDS else None
     return replace(task, kind=kind, metrics=metrics, main_metric=main_metric, label_names=names)
 
 

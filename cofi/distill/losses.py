@@ -14,9 +14,8 @@ from torch import Tensor
 
 
 class Prediction(Protocol):
-    """What a model returns: `logits` (B, classes) for classification and (B,) or (B, 1) for regression; packed
-    `start_logits` and `end_logits` (T,) for question answering; `sentence_embedding` (B, E) for embeddings. The others
-    may be None."""
+    """What a model returns: `logits` (B, classes), of regression (B,) or (B, 1); packed `start_logits` and `end_logits`
+    (T,) for question answering; `sentence_embedding` (B, E) for embeddings. The others may be None."""
 
     @property
     def logits(self) -> Tensor | None: ...
@@ -65,6 +64,18 @@ def _classification(
     return _softened_kl(logits / temperature, target / temperature, temperature)
 
 
+def _multi_label(
+    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
+) -> Tensor:
+    """T^2 KL(teacher || student) of independent labels, each there or not: the sum over the classes of a row, the mean
+    over rows."""
+    logits, target = (x / temperature for x in _outputs(student, teacher, "logits"))
+    chance = target.sigmoid()
+    there = chance * (F.logsigmoid(target) - F.logsigmoid(logits))
+    absent = (1 - chance) * (F.logsigmoid(-target) - F.logsigmoid(-logits))
+    return (there + absent).sum(1).mean() * temperature**2
+
+
 def _regression(
     student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
 ) -> Tensor:
@@ -97,6 +108,7 @@ def _question_answering(
 
 PREDICTION_LOSSES: dict[str, Callable[[Prediction, Prediction, float, Tensor | None, int | None], Tensor]] = {
     "classification": _classification,
+    "multi_label": _multi_label,
     "regression": _regression,
     "question_answering": _question_answering,
     "embedding": _embedding,

@@ -11,7 +11,7 @@ from cofi.cli import Parser
 from cofi.data import load_splits, load_validation
 from cofi.data.load import Splits, ValidationSets
 from cofi.data.similarity import is_similarity
-from cofi.data.task import AUTO
+from cofi.data.task import AUTO, CLASS_KINDS
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.evaluate.trained import Trained
@@ -60,7 +60,7 @@ def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | Validat
         own_task = options.task not in TASKS or TASKS[options.task].kind == AUTO
         if own_task and trained.kind in ("regression", "embedding") and options.task_kind == AUTO:
             request["task_kind"] = trained.kind  # whole numbers would pass for classes
-        names = trained.label_names if trained.kind == "classification" else None
+        names = trained.label_names if trained.kind in CLASS_KINDS else None
         rows = load_validation(options.task, label_names=names, data_dir=options.data, **request)
     if rows.task.kind != trained.kind and not (trained.kind == "embedding" and is_similarity(rows.task)):
         cure = "; --task-kind embedding takes its texts alone" if trained.kind == "embedding" else ""

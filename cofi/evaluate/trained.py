@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from cofi.data import Task, load_tokenizer
+from cofi.data.task import CLASS_KINDS
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
 from cofi.models.class_names import class_names, output_order
 from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.models.sentence_files import MODULES_FILE
+
+_KINDS = {  # of task, by what a classification head predicts
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Trained:
     def kind(self) -> str:
         """The kind of task its head is for."""
         config = self.model.config
-        return "regression" if config.head == "classification" and config.is_regression else config.head
+        return _KINDS[config.problem] if config.head == "classification" else config.head
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -49,7 +56,7 @@ def label_order(trained: Trained, task: Task) -> list[int] | None:
 
     Raises UserError where the model's classes are others.
     """
-    if task.kind != "classification":
+    if task.kind not in CLASS_KINDS:
         return None
     want = task.label_names or ()
     order = output_order(trained.label_names, want)

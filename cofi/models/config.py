@@ -37,8 +37,8 @@ class CompactConfig(PreTrainedConfig):
         and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
     inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
         (quantized per output channel and per token, no calibration) or "bf16". Files keep the weights as they are.
-    problem_type: "single_label_classification" (or, for short, "classification"), "regression" or None (regression
-        when num_labels is 1).
+    problem_type: "single_label_classification" (or, for short, "classification"), "multi_label_classification" (or
+        "multi_label"), "regression" or None (regression when num_labels is 1, else a single label).
 
     Raises ValueError naming the field, the rule and the value.
     """
@@ -122,9 +122,14 @@ class CompactConfig(PreTrainedConfig):
         self.layout()  # which knows what int8 cannot sum
 
     @property
+    def problem(self) -> str:
+        """What the classification head predicts, in transformers' words: `problem_type`, or what None stands for."""
+        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+
+    @property
     def is_regression(self) -> bool:
         """Whether the classification head predicts one number, trained by squared error."""
-        return self.problem_type == "regression" or (self.problem_type is None and self.num_labels == 1)
+        return self.problem == "regression"
 
     @property
     def longest(self) -> int:

@@ -10,10 +10,12 @@ POOLINGS = ("mean", "first")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 INFERENCE_PRECISIONS = ("fp32", "int8", "bf16")
-# "classification" is accepted as a short name of transformers' own word
+# short names are accepted beside transformers' own words
 PROBLEM_TYPES = {
     "classification": "single_label_classification",
     "single_label_classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "multi_label_classification": "multi_label_classification",
     "regression": "regression",
 }
 PER_LAYER_FIELDS = ("num_attention_heads", "intermediate_size", "attention_bias_only", "ffn_bias_only")

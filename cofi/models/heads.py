@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def classification_loss(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:
-    """Cross-entropy of logits (B, C) and labels (B,), or the squared error of logits (B, 1) for regression.
+def classification_loss(logits: Tensor, labels: Tensor, *, problem: str) -> Tensor:
+    """Loss of the logits (B, C) of the classification head for what it predicts (`CompactConfig.problem`).
 
-    Computed in fp32 at least.
+    Cross-entropy with labels (B,); for several labels the mean binary cross-entropy with labels (B, C) of 0 and 1; for
+    regression the squared error of logits (B, 1) and labels (B,). Computed in fp32 at least.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if regression:
+    if problem == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels.view(-1).to(logits.dtype))
+    if problem == "multi_label_classification":
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     return functional.cross_entropy(logits, labels.view(-1).long())
 
 

@@ -52,8 +52,9 @@ class _Head:
     label_names: Sequence[str] | None = None
 
     @property
-    def is_regression(self) -> bool:
-        return self.problem_type == "regression" or (self.problem_type is None and self.num_labels == 1)
+    def problem(self) -> str:
+        """As `CompactConfig.problem`."""
+        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
 
 
 def load_model(
@@ -70,8 +71,8 @@ def load_model(
 
     head: "none", "classification", "question_answering", "embedding", which has no weights and pools as the files of
         Sentence Transformers beside the model say, or None for the one the checkpoint was trained with
-    num_labels, problem_type ("classification" or "regression"): of the classification head; None takes the
-        checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
+    num_labels, problem_type ("classification", "multi_label" or "regression"): of the classification head; None takes
+        the checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
     label_names: classes of the task; a trained head fits in any order of them (`class_names.output_order`)
     Raises UserError for what cannot be read or is not supported, ValueError for a bad argument.
     """
@@ -112,7 +113,7 @@ def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
 def _fits(wanted: _Head, trained: _Head) -> bool:
     if wanted.kind != trained.kind or wanted.kind != "classification":
         return wanted.kind == trained.kind
-    same_problem = wanted.problem_type is None or wanted.is_regression == trained.is_regression
+    same_problem = wanted.problem_type is None or wanted.problem == trained.problem
     return wanted.num_labels in (None, trained.num_labels) and same_problem and _same_classes(wanted, trained)
 
 
@@ -124,7 +125,7 @@ def _same_classes(wanted: _Head, trained: _Head) -> bool:
 
 
 def _with_defaults(head: _Head) -> _Head:
-    n = head.num_labels if head.num_labels is not None else 1 if head.is_regression else 2
+    n = head.num_labels if head.num_labels is not None else 1 if head.problem == "regression" else 2
     return _Head(head.kind, n, head.problem_type)
 
 
@@ -177,7 +178,7 @@ def _trained_head(family: Family, values: Mapping[str, Any], prefix: str, checkp
         return _Head("none")
     problem_type = values.get("problem_type")
     if problem_type not in (*PROBLEM_TYPES, None):
-        return _Head("none")  # multi-label heads predict something else
+        return _Head("none")
     return _Head(kind, shape[0], problem_type, values.get("id2label"))
 
 

@@ -263,7 +263,7 @@ class CompactModel(PreTrainedModel):
             return
         if "logits" not in fields:
             raise ValueError(f"labels need a classification head, the model's head is {self.config.head!r}")
-        fields["loss"] = classification_loss(fields["logits"], labels, regression=self.config.is_regression)
+        fields["loss"] = classification_loss(fields["logits"], labels, problem=self.config.problem)
 
     def _finish_span(self, fields: dict[str, Tensor], border: Border, start: Tensor | None, end: Tensor | None) -> None:
         """Put the loss of a span, and the QA logits as the caller gets them, into `fields`."""

@@ -55,10 +55,10 @@ class TrainConfig:
     text_column: str | None = _f(None, "column of the text")
     pair_column: str | None = _f(None, "column of the second text, for pairs")
     label_column: str | None = _f(None, "column of the label")
-    task_kind: Literal["auto", "classification", "regression", "embedding"] = _f(
+    task_kind: Literal["auto", "classification", "multi_label", "regression", "embedding"] = _f(
         "auto",
-        "what the labels of a task of your own are; or embedding, which needs none: of an encoder of sentences, whose "
-        "embeddings the small model learns to repeat, on the texts of any task",
+        "what the labels of a task of your own are (multi_label: a list of classes a row); or embedding, which needs "
+        "none: of an encoder of sentences, whose embeddings the small model learns to repeat, on the texts of any task",
     )
     max_train_samples: int | None = _f(None, "train on the first N rows only")
     max_eval_samples: int | None = _f(None, "evaluate on the first N rows only")

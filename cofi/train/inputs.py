@@ -12,7 +12,7 @@ from cofi.data.features import load_tokenizer, tokenize
 from cofi.data.load import Splits, load_splits
 from cofi.data.predict import check_fit, check_length
 from cofi.data.split import TokenizedSplit
-from cofi.data.task import Task
+from cofi.data.task import CLASS_KINDS, Task
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
 from cofi.models.class_names import class_names, output_order
@@ -97,11 +97,11 @@ def load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
         source,
         head=task.head,
         num_labels=task.num_labels,
-        problem_type=task.kind if task.kind in ("classification", "regression") else None,
-        label_names=task.label_names if task.kind == "classification" else None,
+        problem_type=task.kind if task.head == "classification" else None,
+        label_names=task.label_names if task.kind in CLASS_KINDS else None,
         seed=seed,
     )
-    if task.kind == "classification":
+    if task.kind in CLASS_KINDS:
         _name_labels(loaded, task.label_names or ())
     return loaded
 

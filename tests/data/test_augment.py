@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,9 @@ def test_editions_hold_every_row_once_and_go_through_the_versions() -> None:
             assert editions.split.token_type_ids[there].tolist() == split.token_type_ids[row].tolist()
             assert editions.split.labels is not None and editions.split.labels[there] == row
     assert collate(editions.split, editions.rows(1, [4, 1])).labels["labels"].tolist() == [4, 1]
+    labels = np.eye(5, 2, dtype=np.float32)  # several of a row
+    several = in_editions(replace(split, labels=labels), versions)
+    assert collate(several.split, editions.rows(1, [4, 1])).labels["labels"].tolist() == labels[[4, 1]].tolist()
 
 
 def test_answer_spans_stay() -> None:

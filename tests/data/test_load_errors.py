@@ -39,7 +39,7 @@ def check(message: str, task: str = "text", **request: Any) -> None:
         ({"label": [0, None, 1]}, "sst2", r"column 'label' must not be empty, but row 1 \(counted from 0\) is null"),
         ({"label": [[0], [1], [1]]}, "sst2", "must hold integers, numbers or words, got list"),
         ({"label": ["a", "", "b"]}, "text", "column 'label' must not be empty, got '' in row 1"),
-        ({"label": [1, 1, 1]}, "text", "at least 2 classes, all its rows are 1"),
+        ({"label": [1, 1, 1]}, "text", "at least 2 classes, all its labels are 1"),
         ({"label": [1.0, 0.0, 1.0]}, "text", r"holds whole numbers only, stored as 1\.0: --task-kind must say whether"),
         ({"label": [0.0, float("nan"), 1.0]}, "text", "must hold finite numbers, got nan in row 1"),
         ({"label": pa.array([0, 1, 2**64 - 1], pa.uint64())}, "text", "must be at most 9223372036854775807"),

@@ -15,8 +15,11 @@ from cofi.data.metrics import (
     embedding_metrics,
     exact_match,
     f1,
+    f1_macro,
+    f1_micro,
     normalize_answer,
     squad_metrics,
+    subset_accuracy,
     token_f1,
 )
 
@@ -127,6 +130,18 @@ def test_squad_scores_are_percentages() -> None:
     assert metrics == {"exact_match": pytest.approx(100 / 3), "f1": pytest.approx(100 * (1 + 2 / 3) / 3)}
     assert main_score(TASKS["squad"], metrics) == metrics["f1"]
     assert metrics == squad_metrics(["a cat", "blue sky", ""], [["cat"], ["sky", "grey"], ["x"]])
+
+
+def test_several_labels_are_scored_as_scikit_learn_does():
+    draw = np.random.default_rng(0)
+    references = (draw.random((50, 4)) < (0.5, 0.2, 0.05, 0.0)).astype(np.float32)  # one class that no row has
+    predictions = np.where(draw.random((50, 4)) < 0.2, 1 - references, references).astype(np.float32)
+    predictions[:, 3] = 0
+    for averaged, ours in (("micro", f1_micro), ("macro", f1_macro)):
+        want = sklearn.metrics.f1_score(references, predictions, average=averaged, zero_division=0)
+        assert ours(predictions, references) == pytest.approx(want)
+    assert subset_accuracy(predictions, references) == sklearn.metrics.accuracy_score(references, predictions)
+    assert f1_micro(0 * predictions, 0 * references) == f1_macro(0 * predictions, 0 * references) == 0
 
 
 def unit_rows(count: int, dims: int, seed: int) -> np.ndarray:

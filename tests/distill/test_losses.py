@@ -36,6 +36,24 @@ def test_classification_is_the_mean_softened_kl(temperature):
     torch.testing.assert_close(grad, expected_grad)
 
 
+@pytest.mark.parametrize("temperature", [2 / 3, 2.0])
+def test_several_labels_are_compared_each_as_there_or_not(temperature):
+    """A softmax over (logit, 0) is what a sigmoid says."""
+    student, teacher = draw(5, 3, seed=0).requires_grad_(), draw(5, 3, seed=1)
+    loss = prediction_loss("multi_label", prediction(student), prediction(teacher), temperature=temperature)
+    pairs = [torch.stack((x, torch.zeros_like(x)), -1).flatten(0, 1) for x in (student, teacher)]
+    expected = sum(plain_kl(s, t, temperature) for s, t in zip(*pairs, strict=True)) / 5
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
+
+
+def test_several_labels_of_large_logits_stay_finite():
+    student = torch.tensor([[3e4, -3e4, 0.0]], requires_grad=True)
+    loss = prediction_loss("multi_label", prediction(student), prediction(-student.detach()), temperature=2.0)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher = draw(5, 3, seed=0).requires_grad_(), draw(5, 3, seed=1).requires_grad_()
     prediction_loss("classification", prediction(student), prediction(teacher), temperature=2.0).backward()
@@ -123,7 +141,10 @@ LOGITS = torch.zeros(4, 3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ranking", prediction(LOGITS), prediction(LOGITS), 1.0), "classification, regression, question_answering"),
+        (
+            ("ranking", prediction(LOGITS), prediction(LOGITS), 1.0),
+            "classification, multi_label, regression",
+        ),
         (("classification", prediction(LOGITS), prediction(LOGITS), 0.0), "temperature must be positive, got 0.0"),
         (("classification", prediction(), prediction(LOGITS), 1.0), "student must return logits"),
         (("regression", prediction(LOGITS), prediction(), 1.0), "teacher must return logits"),

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
 from cofi.errors import UserError
-from cofi.models import CompactModel, load_model
+from cofi.models import CompactModel, load_model, save_model
 
-from .tiny import HF_SIZES, edit_config, edit_weights, hf_directory, tiny_config
+from .tiny import HF_SIZES, edit_config, edit_weights, hf_directory, padded_inputs, tiny_config
 
 
 def same_encoder(a, b):
@@ -81,9 +82,21 @@ class TestHeads:
         assert load_model(classifier).model.config.head == "none"
         assert not load_model(classifier, head="classification", num_labels=3).head_trained
 
-    def test_multi_label_head_predicts_something_else(self, classifier):
+    def test_several_labels_are_another_problem_than_one(self, classifier, tmp_path):
         edit_config(classifier, problem_type="multi_label_classification")
-        assert not load_model(classifier, head="classification", num_labels=3).head_trained
+        for source in (classifier, save_model(load_model(classifier).model, None, tmp_path / "compact")):
+            assert load_model(source).model.config.problem == "multi_label_classification"
+            assert load_model(source, num_labels=3, problem_type="multi_label").head_trained
+            assert not load_model(source, num_labels=3, problem_type="classification").head_trained
+
+    def test_their_loss_is_that_of_transformers(self, classifier):
+        edit_config(classifier, problem_type="multi_label_classification")
+        theirs = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+        inputs, labels = padded_inputs(), torch.tensor([[0.0, 1, 1], [0, 0, 0], [1, 1, 1]])
+        with torch.no_grad():
+            ours, want = (model(**inputs, labels=labels) for model in (load_model(classifier).model, theirs))
+        torch.testing.assert_close(ours.logits, want.logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.loss, want.loss, rtol=1e-4, atol=1e-5)
 
     def test_regression_is_known_by_its_single_output(self, tmp_path):
         hf_directory(tmp_path, "bert", "classification", num_labels=1)

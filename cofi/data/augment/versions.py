@@ -80,7 +80,7 @@ def in_editions(split: TokenizedSplit, versions: NDArray[np.int32]) -> Editions:
     joined = np.concatenate([starts[:1], *(starts[1:] + k * starts[-1] for k in range(count))])
 
     def tiled(values: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if values is None else np.tile(values, count)
+        return None if values is None else np.concatenate([values] * count)
 
     shown = TokenizedSplit(
         Ragged(ids, joined),

@@ -1,0 +1,89 @@
+"""Labels of rows that have any number of classes: a column of lists, as rows of 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cofi.data.table import RawTable, column, is_text
+from cofi.errors import UserError, first_few
+
+MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """The labels of all rows end to end, integers or words, the row of each, and the number of rows."""
+
+    labels: pa.Array
+    rows: NDArray[np.int64]
+    n_rows: int
+    column: str
+
+    @classmethod
+    def read(cls, raw: RawTable, name: str) -> LabelSets:
+        """A column of lists. Raises UserError."""
+        values = column(raw, name)
+        if not is_list(values.type):
+            raise UserError(
+                f"{raw.source}: column {name!r} must hold lists of labels for several labels a row (Parquet or JSON "
+                f"lines), got {values.type}"
+            )
+        lists = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+        found = cls(pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy(), len(lists), name)
+        return found._typed(raw)
+
+    def _typed(self, raw: RawTable) -> LabelSets:
+        kind = self.labels.type
+        if pa.types.is_null(kind):  # every list is empty
+            return LabelSets(pa.array([], pa.string()), self.rows, self.n_rows, self.column)
+        if not (pa.types.is_integer(kind) or is_text(kind)):
+            raise UserError(f"{raw.source}: column {self.column!r} must hold lists of integers or words, got {kind}")
+        self._refuse(pc.is_null(self.labels), raw, "must not have a label that is null")
+        words = self.labels.cast(pa.string())
+        self._refuse(pc.equal(words, ""), raw, "must not have a label that is empty")
+        return LabelSets(words if is_text(kind) else self.labels.cast(pa.int64()), self.rows, self.n_rows, self.column)
+
+    def indicators(self, names: Sequence[str], raw: RawTable, *, fixed: bool) -> list[NDArray[np.float32]]:
+        """For each row a 1 for every class that it has. fixed: integers are the numbers of the classes, not names.
+
+        Raises UserError for a label that is no class.
+        """
+        if fixed and pa.types.is_integer(self.labels.type):
+            bad = pc.or_(pc.less(self.labels, 0), pc.greater_equal(self.labels, len(names)))
+            self._refuse(bad, raw, f"must have labels from 0 to {len(names) - 1}")
+            classes = self.labels
+        else:
+            classes = pc.index_in(self.labels.cast(pa.string()), pa.array(names, pa.string()))
+            self._refuse(pc.is_null(classes), raw, f"must have labels of the classes {first_few(names)}")
+        found = np.zeros((self.n_rows, len(names)), dtype=np.float32)
+        found[self.rows, classes.to_numpy(zero_copy_only=False)] = 1
+        return list(found)
+
+    def _refuse(self, bad: Any, raw: RawTable, rule: str) -> None:
+        """Raise UserError for the first label where `bad` is true."""
+        first = pc.index(bad, True).as_py()
+        if first >= 0:
+            label, row = self.labels[first].as_py(), self.rows[first]
+            raise UserError(f"{raw.source}: column {self.column!r} {rule}, got {label!r} in row {row} (counted from 0)")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def names_of(labels: Any, raw: RawTable, name: str) -> tuple[str, ...]:
+    """The classes that labels, integers or words, name: sorted. Raises UserError."""
+    found = sorted(pc.unique(labels).to_pylist())
+    if len(found) < 2:
+        what = f"all its labels are {found[0]!r}" if found else "it has no label"
+        raise UserError(f"{raw.source}: column {name!r} must hold at least 2 classes, {what}")
+    if len(found) > MAX_CLASSES:
+        raise UserError(f"{raw.source}: column {name!r} must hold at most {MAX_CLASSES} classes, got {len(found)}")
+    return tuple(str(label) for label in found)
