@@ -118,3 +118,23 @@ def flags(checkpoint: Path, data: Path, tmp_path: Path, undrawn: None) -> list[s
     from tests.tiny_run import run_flags
 
     return run_flags(checkpoint, data, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """Where the run of some flags is, but for its place, that nothing stopped: made for the first test that asks."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(flags: list[str]) -> Path:
+        from cofi.train.__main__ import main
+
+        places = {"--output", "--device-profile"}
+        words = zip(["", *flags], flags, strict=False)
+        key = tuple(word for before, word in words if not places & {before, word})
+        if key not in made:
+            output = tmp_path_factory.mktemp("whole") / "run"
+            assert main([*flags, "--output", str(output)]) == 0
+            made[key] = output
+        return made[key]
+
+    return run

@@ -112,9 +112,8 @@ def stopped_and_resumed(flags: list[str], run: Path, step: int) -> None:
 
 # phases end after steps 8, 12, 24 and 28
 @pytest.mark.parametrize("step", [5, 8, 14, 26], ids=["teacher", "before versions", "prune", "finetune"])
-def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, step):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main(changed(flags, output=whole)) == 0
+def test_a_killed_run_resumes_bit_for_bit(flags, run_once, tmp_path, step):
+    whole, broken = run_once(flags), tmp_path / "broken"
     stopped_and_resumed(changed(flags, output=broken), broken, step)
     assert curve(whole) == curve(broken)
     models = [CompactModel.from_pretrained(run / "model").state_dict() for run in (whole, broken)]

@@ -127,9 +127,8 @@ class TestResumed:
         return flags if request.param == "last" else [*flags, "--sparsity-epsilon", "0.4"]
 
     @pytest.fixture
-    def whole(self, flags, tmp_path) -> Path:
-        assert main([*flags, "--output", str(tmp_path / "whole")]) == 0
-        return tmp_path / "whole"
+    def whole(self, flags, run_once) -> Path:
+        return run_once(flags)
 
     def assert_same(self, run: Path, whole: Path) -> None:
         rows = [without_times(read_lines(path / "metrics.jsonl")) for path in (run, whole)]

@@ -101,10 +101,9 @@ def test_cosines_are_held_against_labels_of_pairs(flags, checkpoint, tmp_path, c
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
-def test_a_killed_run_resumes_bit_for_bit_wherever_outputs_are_kept(flags, tmp_path, cache):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_killed_run_resumes_bit_for_bit_wherever_outputs_are_kept(flags, run_once, tmp_path, cache):
     flags = [*flags, "--distil-epochs", "0"]
-    assert main([*flags, "--output", str(whole)]) == 0
+    whole, broken = run_once(flags), tmp_path / "broken"
     with killed_after(6):
         main([*flags, "--output", str(broken), "--save-seconds", "0", "--teacher-cache", cache])
     assert main(["--output", str(broken), "--resume"]) == 0

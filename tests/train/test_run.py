@@ -94,10 +94,9 @@ def test_lines_after_the_checkpoint_are_dropped_and_those_that_a_power_cut_lost_
 @pytest.mark.parametrize(
     ("stop_at", "sparsity"), [(3, 0.6), (8, 0.6), (9, 0.6), (13, 0.6), (24, 0.6), (24, 0.95), (26, 0.6)], ids=str
 )
-def test_a_killed_run_resumes_bit_for_bit(flags, tmp_path, stop_at, sparsity):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_killed_run_resumes_bit_for_bit(flags, run_once, tmp_path, stop_at, sparsity):
     flags = [*flags, "--sparsity", str(sparsity)]
-    assert main([*flags, "--output", str(whole)]) == 0
+    whole, broken = run_once(flags), tmp_path / "broken"
     with killed_after(stop_at):
         main([*flags, "--output", str(broken), "--save-seconds", "0"])
     assert main(["--output", str(broken), "--resume"]) == 0
