@@ -1,4 +1,4 @@
-"""Labels of rows that have any number of classes: a column of lists, as rows of 0 and 1."""
+"""Labels of rows that have any number of classes: a column of lists, or one column of 0 and 1 for each class."""
 
 from __future__ import annotations
 
@@ -19,21 +19,38 @@ MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a cl
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The labels of all rows end to end, integers or words, the row of each, and the number of rows."""
+    """The labels of all rows end to end, integers or words, the row of each, and the number of rows.
+
+    columns: names of the classes, where each has a column
+    """
 
     labels: pa.Array
     rows: NDArray[np.int64]
     n_rows: int
     column: str
+    columns: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, raw: RawTable, name: str) -> LabelSets:
-        """A column of lists. Raises UserError."""
+        """A column of lists, or several columns whose names are given with commas between. Raises UserError."""
+        return cls._of_columns(raw, name) if are_columns(raw, name) else cls._of_lists(raw, name)
+
+    @classmethod
+    def _of_columns(cls, raw: RawTable, names: str) -> LabelSets:
+        columns = tuple(names.split(","))
+        if len(set(columns)) < len(columns):
+            raise UserError(f"{raw.source}: columns of labels must be named once each, got {names}")
+        there = [_zeros_and_ones(raw, name) for name in columns]
+        classes, rows = np.nonzero(np.stack(there))
+        return cls(pa.array(columns).take(pa.array(classes)), rows, len(there[0]), names, columns)
+
+    @classmethod
+    def _of_lists(cls, raw: RawTable, name: str) -> LabelSets:
         values = column(raw, name)
         if not is_list(values.type):
             raise UserError(
                 f"{raw.source}: column {name!r} must hold lists of labels for several labels a row (Parquet or JSON "
-                f"lines), got {values.type}"
+                f"lines), got {values.type}; where each class has a column, --label-column names them: a,b,c"
             )
         lists = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
         found = cls(pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy(), len(lists), name)
@@ -49,6 +66,10 @@ class LabelSets:
         words = self.labels.cast(pa.string())
         self._refuse(pc.equal(words, ""), raw, "must not have a label that is empty")
         return LabelSets(words if is_text(kind) else self.labels.cast(pa.int64()), self.rows, self.n_rows, self.column)
+
+    def names(self, raw: RawTable) -> tuple[str, ...]:
+        """The classes: sorted, or in the order of their columns. Raises UserError."""
+        return self.columns or names_of(self.labels, raw, self.column)
 
     def indicators(self, names: Sequence[str], raw: RawTable, *, fixed: bool) -> list[NDArray[np.float32]]:
         """For each row a 1 for every class that it has. fixed: integers are the numbers of the classes, not names.
@@ -72,6 +93,27 @@ class LabelSets:
         if first >= 0:
             label, row = self.labels[first].as_py(), self.rows[first]
             raise UserError(f"{raw.source}: column {self.column!r} {rule}, got {label!r} in row {row} (counted from 0)")
+
+
+def are_columns(raw: RawTable, name: str) -> bool:
+    """Whether this names several columns."""
+    return "," in name and name not in raw.data.column_names
+
+
+def _zeros_and_ones(raw: RawTable, name: str) -> NDArray[np.bool_]:
+    """A column of 0 and 1, or of truth values, in any type; as text in a CSV. Raises UserError."""
+    values = column(raw, name)
+    if pa.types.is_nested(values.type):
+        raise UserError(f"{raw.source}: column {name!r} must hold 0 and 1 for a label, got {values.type}")
+    words = values.cast(pa.string())
+    is_one = pc.is_in(words, pa.array(["1", "1.0", "true", "True"]))
+    bad = pc.invert(pc.or_(is_one, pc.is_in(words, pa.array(["0", "0.0", "false", "False"]))))
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        got = f"got {words[row].as_py()!r} in row {row} (counted from 0)"
+        raise UserError(f"{raw.source}: column {name!r} must hold 0 and 1 for a label, {got}")
+    found: NDArray[np.bool_] = is_one.to_numpy()
+    return found
 
 
 def is_list(kind: pa.DataType) -> bool:

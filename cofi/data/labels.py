@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cofi.data.label_sets import LabelSets, is_list, names_of
+from cofi.data.label_sets import LabelSets, are_columns, is_list, names_of
 from cofi.data.table import RawTable, column, is_text
 from cofi.data.task import AUTO, Task
 from cofi.data.text import with_kind
@@ -29,7 +29,7 @@ def with_labels(task: Task, raw: RawTable) -> Task:
     if task.kind != AUTO and not task.has_labels:
         return task
     if class_kind(task, raw) == "multi_label":
-        names = task.label_names or names_of(LabelSets.read(raw, task.label_column).labels, raw, task.label_column)
+        names = task.label_names or LabelSets.read(raw, task.label_column).names(raw)
         return replace(with_kind(task, "multi_label"), label_names=names)
     values = _typed(raw, task.label_column)
     if task.kind == AUTO:
@@ -47,10 +47,12 @@ def with_labels(task: Task, raw: RawTable) -> Task:
 
 
 def class_kind(task: Task, raw: RawTable) -> str:
-    """ "multi_label" for a task that is, or that nobody has said the kind of and whose labels are lists; else
-    "classification", should it have classes."""
-    lists = task.kind == AUTO and is_list(column(raw, task.label_column).type)
-    return "multi_label" if lists or task.kind == "multi_label" else "classification"
+    """ "multi_label" for a task that is, or that nobody has said the kind of and whose labels are lists or in several
+    columns; else "classification", should it have classes."""
+    if task.kind != AUTO:
+        return "multi_label" if task.kind == "multi_label" else "classification"
+    several = are_columns(raw, task.label_column) or is_list(column(raw, task.label_column).type)
+    return "multi_label" if several else "classification"
 
 
 def label_values(task: Task, raw: RawTable, *, fixed: bool) -> list[Any]:

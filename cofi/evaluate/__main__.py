@@ -36,7 +36,7 @@ def build_parser() -> Parser:
     parser.add_argument("--max-eval-samples", type=positive, metavar="N", help="evaluate on the first N rows only")
     parser.add_argument("--text-column", help="column of the text")
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
-    parser.add_argument("--label-column", help="column of the label")
+    parser.add_argument("--label-column", help="column of the label, or with commas columns of 0 and 1")
     parser.add_argument("--task-kind", default=AUTO, help="auto, classification, multi_label, regression or embedding")
     parser.add_argument(
         "--reference",

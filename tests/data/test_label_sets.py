@@ -49,6 +49,38 @@ def test_json_lines_and_rows_that_are_held_out(tmp_path: Path) -> None:
         assert rows_of(table) == [want[int(text.split()[1]) % 3] for text in table["text"]]
 
 
+def test_columns_of_zeros_and_ones_are_classes_in_their_order(write: Write, tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text("text,toxic,spam,rude\nx,0,1,0\ny,0,0,0\nz,1,1,0\n")  # one class that no row has
+    parquet = write("t.parquet", text=TEXTS, toxic=[False, False, True], spam=[1, 0, 1], rude=[0.0, 0.0, 0.0])
+    for path in (csv, parquet):
+        splits = load_splits("text", train_file=path, validation_file=path, label_column="toxic,spam,rude")
+        assert (splits.task.kind, splits.task.label_names) == ("multi_label", ("toxic", "spam", "rude"))
+        table = splits.train
+        assert np.asarray(table[splits.task.label_column]).tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 0]]
+    request = {"validation_file": csv, "label_column": "spam,toxic"}
+    alone = load_validation("text", label_names=("toxic", "spam"), **request)
+    assert np.asarray(alone.validation["spam,toxic"]).tolist() == [[0, 1], [0, 0], [1, 1]]
+    odd = write("odd.parquet", text=TEXTS, **{"a,b": ["p", "q", "p"]})  # a name with a comma is a name
+    assert load_splits("text", train_file=odd, validation_file=odd, label_column="a,b").task.kind == "classification"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("toxic,spam", "column 'spam' must hold 0 and 1 for a label, got '2' in row 1"),
+        ("toxic,other", "has no column 'other'"),
+        ("toxic,toxic", "columns of labels must be named once each, got toxic,toxic"),
+        ("toxic,gap", "column 'gap' must not be empty, but row 2"),
+        ("toxic,lists", "column 'lists' must hold 0 and 1 for a label, got list"),
+    ],
+)
+def test_columns_that_are_none(write: Write, names: str, message: str) -> None:
+    path = write("t.parquet", text=TEXTS, toxic=[0, 1, 0], spam=[1, 2, 0], gap=[0, 1, None], lists=[[0], [1], []])
+    with pytest.raises(UserError, match=message):
+        load_splits("text", train_file=path, validation_file=path, label_column=names)
+
+
 def test_validation_alone_takes_the_classes_of_a_model(write: Write) -> None:
     words = write("w.parquet", text=TEXTS, label=[["b"], [], ["a"]])
     alone = load_validation("text", label_names=("c", "b", "a"), validation_file=words)
