@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cofi.data.table import RawTable, column, is_text
 from cofi.errors import UserError, first_few
 
+MAX_INTEGER = 2**63 - 1
 MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
 
 
@@ -63,6 +64,8 @@ class LabelSets:
         if not (pa.types.is_integer(kind) or is_text(kind)):
             raise UserError(f"{raw.source}: column {self.column!r} must hold lists of integers or words, got {kind}")
         self._refuse(pc.is_null(self.labels), raw, "must not have a label that is null")
+        if pa.types.is_uint64(kind):
+            self._refuse(pc.greater(self.labels, pa.scalar(MAX_INTEGER, kind)), raw, f"must be at most {MAX_INTEGER}")
         words = self.labels.cast(pa.string())
         self._refuse(pc.equal(words, ""), raw, "must not have a label that is empty")
         return LabelSets(words if is_text(kind) else self.labels.cast(pa.int64()), self.rows, self.n_rows, self.column)

@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cofi.data.label_sets import LabelSets, are_columns, is_list, names_of
+from cofi.data.label_sets import MAX_INTEGER, LabelSets, are_columns, is_list, names_of
 from cofi.data.table import RawTable, column, is_text
 from cofi.data.task import AUTO, Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
 
-MAX_INTEGER = 2**63 - 1
 MAX_NUMBER = 1e18  # squared errors in float32 end at 3e38
 
 

@@ -100,6 +100,7 @@ def test_validation_alone_takes_the_classes_of_a_model(write: Write) -> None:
         ([["a"], [], ["a"]], [["a"]] * 3, "at least 2 classes, all its labels are 'a'"),
         ([[], [], []], [["a"]] * 3, "at least 2 classes, it has no label"),
         ([[0.5], [], [1.5]], [[0.5]] * 3, "must hold lists of integers or words, got double"),
+        (pa.array([[1], [2**64 - 1], []], pa.list_(pa.uint64())), [[1]] * 3, "at most 9223372036854775807, got 1844"),
         ([["a"], ["b"], []], ["a", "b", "a"], "must hold lists of labels for several labels a row .*, got string"),
     ],
 )
