@@ -137,7 +137,8 @@ def _cache_bytes(sizes: Sizes, mean_tokens: float) -> int:
     rows = sizes.mnli_rows
     dtype = str(sizes.dtype).removeprefix("torch.")
     layers = tuple(range(sizes.n_matched))
-    return Contents(round(rows * mean_tokens), rows, sizes.hidden, layers, 3, dtype, CHUNK_ROWS).n_bytes()
+    tokens = round(rows * mean_tokens)
+    return Contents(tokens, rows, sizes.hidden, layers, ("logits",), 3, dtype, CHUNK_ROWS).n_bytes()
 
 
 def prune_seconds(step_ms: dict[float, float], rows: int) -> float:
