@@ -13,7 +13,7 @@ from cofi.bench import engines, subjects
 from cofi.bench.results import Case, to_rows
 from cofi.cli import run as run_command
 from cofi.errors import UserError
-from cofi.measure import rate, speedup
+from cofi.measure import rate, speedup, timing
 from cofi.measure.timing import Timing
 from tests.measure.encoders import SIZES, make_compact, make_dense
 
@@ -65,6 +65,7 @@ class TestCommand:
         monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
         monkeypatch.setattr(bench_command, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
         monkeypatch.setattr(rate, "SLOWER", 1.0)
+        monkeypatch.setattr(timing, "TURN_S", 0.0)  # of 370 turns a test; these are about what is said, not how exactly
 
     def test_a_run_is_compared_with_its_own_teacher(self, run_dir, tmp_path, capsys):
         target = tmp_path / "bench.json"
