@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cofi.data.table import RawTable, column, is_text
+from cofi.data.table import RawTable, column, is_text, refuse
 from cofi.errors import UserError, first_few
 
 MAX_INTEGER = 2**63 - 1
@@ -60,7 +60,7 @@ class LabelSets:
     def _typed(self, raw: RawTable) -> LabelSets:
         kind = self.labels.type
         if pa.types.is_null(kind):  # every list is empty
-            return LabelSets(pa.array([], pa.string()), self.rows, self.n_rows, self.column)
+            return replace(self, labels=pa.array([], pa.string()))
         if not (pa.types.is_integer(kind) or is_text(kind)):
             raise UserError(f"{raw.source}: column {self.column!r} must hold lists of integers or words, got {kind}")
         self._refuse(pc.is_null(self.labels), raw, "must not have a label that is null")
@@ -68,7 +68,7 @@ class LabelSets:
             self._refuse(pc.greater(self.labels, pa.scalar(MAX_INTEGER, kind)), raw, f"must be at most {MAX_INTEGER}")
         words = self.labels.cast(pa.string())
         self._refuse(pc.equal(words, ""), raw, "must not have a label that is empty")
-        return LabelSets(words if is_text(kind) else self.labels.cast(pa.int64()), self.rows, self.n_rows, self.column)
+        return replace(self, labels=words if is_text(kind) else self.labels.cast(pa.int64()))
 
     def names(self, raw: RawTable) -> tuple[str, ...]:
         """The classes: sorted, or in the order of their columns. Raises UserError."""
@@ -111,10 +111,7 @@ def _zeros_and_ones(raw: RawTable, name: str) -> NDArray[np.bool_]:
     words = values.cast(pa.string())
     is_one = pc.is_in(words, pa.array(["1", "1.0", "true", "True"]))
     bad = pc.invert(pc.or_(is_one, pc.is_in(words, pa.array(["0", "0.0", "false", "False"]))))
-    row = pc.index(bad, True).as_py()
-    if row >= 0:
-        got = f"got {words[row].as_py()!r} in row {row} (counted from 0)"
-        raise UserError(f"{raw.source}: column {name!r} must hold 0 and 1 for a label, {got}")
+    refuse(bad, words, raw, name, "must hold 0 and 1 for a label")
     found: NDArray[np.bool_] = is_one.to_numpy()
     return found
 

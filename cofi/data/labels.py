@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cofi.data.label_sets import MAX_INTEGER, LabelSets, are_columns, is_list, names_of
-from cofi.data.table import RawTable, column, is_text
+from cofi.data.table import RawTable, column, is_text, refuse
 from cofi.data.task import AUTO, Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
@@ -77,7 +77,7 @@ def _typed(raw: RawTable, name: str) -> pa.ChunkedArray:
     if pa.types.is_boolean(values.type):
         return values.cast(pa.string())
     if pa.types.is_uint64(values.type):
-        _refuse(
+        refuse(
             pc.greater(values, pa.scalar(MAX_INTEGER, pa.uint64())), values, raw, name, f"must be at most {MAX_INTEGER}"
         )
     if pa.types.is_integer(values.type):
@@ -86,7 +86,7 @@ def _typed(raw: RawTable, name: str) -> pa.ChunkedArray:
         return values.cast(pa.float64())
     if not is_text(values.type):
         raise UserError(f"{raw.source}: column {name!r} must hold integers, numbers or words, got {values.type}")
-    _refuse(pc.equal(values, ""), values, raw, name, "must not be empty")
+    refuse(pc.equal(values, ""), values, raw, name, "must not be empty")
     if raw.source.lower().endswith(".csv"):
         return _parsed(values)
     return values.cast(pa.string())
@@ -105,14 +105,6 @@ def _parsed(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values
 
 
-def _refuse(bad: pa.ChunkedArray, values: pa.ChunkedArray, raw: RawTable, name: str, rule: str) -> None:
-    """Raise UserError for the first row where `bad` is true."""
-    row = pc.index(bad, True).as_py()
-    if row >= 0:
-        value = values[row].as_py()
-        raise UserError(f"{raw.source}: column {name!r} {rule}, got {value!r} in row {row} (counted from 0)")
-
-
 def _all_whole(values: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.equal(values, pc.round(values))).as_py())
 
@@ -122,18 +114,18 @@ def _whole(values: pa.ChunkedArray, raw: RawTable, name: str) -> pa.ChunkedArray
     if not pa.types.is_floating(values.type):
         return values
     bad = pc.or_(pc.invert(pc.is_finite(values)), pc.not_equal(values, pc.round(values)))
-    _refuse(bad, values, raw, name, "must hold whole numbers or words to name classes")
+    refuse(bad, values, raw, name, "must hold whole numbers or words to name classes")
     return values.cast(pa.int64())
 
 
 def _numbers(values: pa.ChunkedArray, raw: RawTable, name: str) -> list[float]:
     if is_text(values.type):
         words = pc.invert(pc.match_substring_regex(values, r"^[+-]?[0-9.]+([eE][+-]?[0-9]+)?$"))
-        _refuse(words, values, raw, name, "must hold numbers for regression")
+        refuse(words, values, raw, name, "must hold numbers for regression")
         raise UserError(f"{raw.source}: column {name!r} must hold numbers for regression, got {values.type}")
     values = values.cast(pa.float64())
-    _refuse(pc.invert(pc.is_finite(values)), values, raw, name, "must hold finite numbers")
-    _refuse(pc.greater(pc.abs(values), MAX_NUMBER), values, raw, name, f"must be at most {MAX_NUMBER:.0e} in size")
+    refuse(pc.invert(pc.is_finite(values)), values, raw, name, "must hold finite numbers")
+    refuse(pc.greater(pc.abs(values), MAX_NUMBER), values, raw, name, f"must be at most {MAX_NUMBER:.0e} in size")
     return values.to_pylist()
 
 
@@ -142,12 +134,12 @@ def _class_numbers(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable,
     rule = f"must be 0 to {len(names) - 1} ({', '.join(names)})"
     if pc.all(pc.equal(values, -1)).as_py():
         raise UserError(f"{raw.source}: column {column_name!r} {rule}, all rows are -1: a test set without labels")
-    _refuse(bad, values, raw, column_name, rule)
+    refuse(bad, values, raw, column_name, rule)
     return values.to_pylist()
 
 
 def _class_indices(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
     words = _whole(values, raw, column_name).cast(pa.string())
     indices = pc.index_in(words, pa.array(names, pa.string()))
-    _refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {first_few(names)}")
+    refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {first_few(names)}")
     return indices.cast(pa.int64()).to_pylist()

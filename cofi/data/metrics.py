@@ -137,26 +137,25 @@ def embedding_metrics(predictions: Array, references: Array) -> dict[str, float]
     some = np.unique(np.linspace(0, len(references) - 1, min(len(references), MAX_COMPARED)).astype(np.int64))
     ours, theirs = (rows[some] @ rows[some].T for rows in (predictions, references))
     pairs = np.triu_indices(len(some), 1)
+    wanted = _nearest(theirs, NEIGHBOURS)
     return {
         "spearmanr": spearmanr(ours[pairs], theirs[pairs]) if len(pairs[0]) else 0.0,
         "cosine": float(np.mean(np.sum(predictions * references, axis=1))),
-        "recall_at_10": _recall(ours, theirs, NEIGHBOURS),
-        "recall_10_at_100": _recall(ours, theirs, CANDIDATES),
+        "recall_at_10": _recall(_nearest(ours, NEIGHBOURS), wanted),
+        "recall_10_at_100": _recall(_nearest(ours, CANDIDATES), wanted),
     }
 
 
-def _recall(ours: Array, theirs: Array, among: int) -> float:
-    """Of two tables of similarities (N, N) the share of each row's NEIGHBOURS by `theirs` that are `among` so many by
-    `ours`."""
-    if len(ours) < 2:
+def _recall(fetched: Array, wanted: Array) -> float:
+    """Share of what is wanted in each row (N, K) that is among what is fetched there; 0 where nothing is."""
+    if not wanted.size:
         return 0.0
-    fetched, wanted = _nearest(ours, among), _nearest(theirs, NEIGHBOURS)
     shared = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in zip(fetched, wanted, strict=True)]
     return float(np.mean(shared)) / wanted.shape[1]
 
 
 def _nearest(table: Array, count: int) -> Array:
-    """The nearest others of each row, in any order, all of them at most."""
+    """The nearest others of each row of a table of similarities (N, N), in any order, all of them at most."""
     count = min(count, len(table) - 1)
     alone = table.astype(np.float64)
     np.fill_diagonal(alone, -np.inf)

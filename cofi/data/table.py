@@ -142,6 +142,14 @@ def column(raw: RawTable, name: str) -> pa.ChunkedArray:
     return values
 
 
+def refuse(bad: pa.ChunkedArray, values: pa.ChunkedArray, raw: RawTable, name: str, rule: str) -> None:
+    """Raise UserError for the first row of a column's `values` where `bad` is true."""
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        value = values[row].as_py()
+        raise UserError(f"{raw.source}: column {name!r} {rule}, got {value!r} in row {row} (counted from 0)")
+
+
 def text_column(raw: RawTable, name: str) -> list[str]:
     """A column of text as a list; an empty text is allowed. Raises UserError."""
     values = column(raw, name)

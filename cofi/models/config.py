@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from cofi.models.config_values import PROBLEM_TYPES, check_labels, check_layer, check_per_layer, check_scalars
+from cofi.models.config_values import (
+    PROBLEM_TYPES,
+    check_labels,
+    check_layer,
+    check_per_layer,
+    check_scalars,
+    problem_of,
+)
 
 if TYPE_CHECKING:
     from cofi.masks.shape import ModelShape
@@ -124,7 +131,7 @@ class CompactConfig(PreTrainedConfig):
     @property
     def problem(self) -> str:
         """What the classification head predicts, in transformers' words: `problem_type`, or what None stands for."""
-        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+        return problem_of(self.problem_type, self.num_labels)
 
     @property
     def is_regression(self) -> bool:

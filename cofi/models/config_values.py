@@ -73,6 +73,11 @@ _FLAGS = {
 }
 
 
+def problem_of(problem_type: str | None, num_labels: int | None) -> str:
+    """What a classification head predicts, in transformers' words; None is a number for one output, else one class."""
+    return problem_type or ("regression" if num_labels == 1 else "single_label_classification")
+
+
 def check_scalars(fields: Mapping[str, Any]) -> None:
     """Check the fields of a configuration one by one; those in _OPTIONAL may be None."""
     given = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}

@@ -15,7 +15,7 @@ from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
 from cofi.models.class_names import class_names, label_fields, output_order
 from cofi.models.config import CompactConfig
-from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels
+from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels, problem_of
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
@@ -54,7 +54,7 @@ class _Head:
     @property
     def problem(self) -> str:
         """As `CompactConfig.problem`."""
-        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+        return problem_of(self.problem_type, self.num_labels)
 
 
 def load_model(
