@@ -7,6 +7,7 @@ from cofi.models import (
     CompactModel,
     CompactModelForQuestionAnswering,
     CompactModelForSequenceClassification,
+    CompactModelForTokenClassification,
 )
 from cofi_kernels import __version__
 
@@ -15,6 +16,7 @@ __all__ = [
     "CompactModel",
     "CompactModelForQuestionAnswering",
     "CompactModelForSequenceClassification",
+    "CompactModelForTokenClassification",
     "__version__",
     "keep_freed_memory",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from cofi.bench import __main__ as bench_command
-from cofi.bench import engines, subjects
+from cofi.bench import engines, rates, subjects
 from cofi.bench.results import Case, to_rows
 from cofi.cli import run as run_command
 from cofi.errors import UserError
@@ -62,10 +64,16 @@ FEW = ["--batch-size", "1", "2", "--seq-len", "6", "--rounds", "3", "--device", 
 class TestCommand:
     @pytest.fixture(autouse=True)
     def _known_machine(self, monkeypatch):
+        """Of 370 turns a test none waits for anything: these are about what is said, not how exactly."""
         monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
         monkeypatch.setattr(bench_command, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
         monkeypatch.setattr(rate, "SLOWER", 1.0)
-        monkeypatch.setattr(timing, "TURN_S", 0.0)  # of 370 turns a test; these are about what is said, not how exactly
+        monkeypatch.setitem(rate.SIZES, "cpu", 16)
+        monkeypatch.setattr(timing, "TURN_S", 0.0)
+        monkeypatch.setattr(rates, "turn", functools.partial(timing.turn, pause_s=0.0))
+        gc.freeze()  # timing begins with a collection: half a second over all that tests have imported
+        yield
+        gc.unfreeze()
 
     def test_a_run_is_compared_with_its_own_teacher(self, run_dir, tmp_path, capsys):
         target = tmp_path / "bench.json"

@@ -97,7 +97,8 @@ def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
     like = compact.config
     if like.head == "classification":
         return load_model(locate(source), head=like.head, num_labels=like.num_labels, problem_type=like.problem)
-    return load_model(locate(source), head=like.head)
+    num_labels = like.num_labels if like.head == "token_classification" else None
+    return load_model(locate(source), head=like.head, num_labels=num_labels)
 
 
 def find_subjects(models: Models, device: torch.device) -> tuple[list[Subject], list[str]]:

@@ -72,22 +72,29 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a step's batch this is, of its sentences and of its tokens: what a mean over it counts for."""
+    """How much of a step's batch this is, of what is predicted (sentences, or labelled tokens) and of its tokens: what
+    a mean over it counts for."""
 
-    sentences: float = 1.0
+    predictions: float = 1.0
     tokens: float = 1.0
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """packed: the tokens. labels: arguments for the model's forward, "labels" (B,) int64 or float32, (B, C) float32, or
-    "start_positions" and "end_positions" (B,) int64 columns of each sequence. rows: of the split, on the host.
-    share: less than everything where several processes work on a batch."""
+    """packed: the tokens. labels: arguments for the model's forward, "labels" (B,) int64 or float32, (B, C) float32 or
+    (T,) int64, or "start_positions" and "end_positions" (B,) int64 columns of each sequence. rows: of the split, on the
+    host. share: less than everything where several processes work on a batch. of_tokens: whether labels are."""
 
     packed: PackedBatch
     labels: dict[str, Tensor]
     rows: tuple[int, ...]
     share: Share = Share()
+    of_tokens: bool = False
+
+    @property
+    def predicted(self) -> Tensor | None:
+        """bool (T,): tokens whose prediction counts, where labels are of tokens."""
+        return self.labels["labels"] >= 0 if self.of_tokens else None
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """The same batch on `device`, see `sent`."""
@@ -113,7 +120,10 @@ def collate(split: TokenizedSplit, rows: Sequence[int], device: torch.device | s
         "end_positions": split.end_positions,
     }
     labels = {name: torch.from_numpy(values[np.asarray(rows)]) for name, values in fields.items() if values is not None}
-    return TaskBatch(packed, labels, tuple(rows)).to(device)
+    of_tokens = split.token_labels is not None
+    if split.token_labels is not None:
+        labels["labels"] = torch.from_numpy(split.token_labels.take(rows))
+    return TaskBatch(packed, labels, tuple(rows), of_tokens=of_tokens).to(device)
 
 
 def _int64(values: NDArray[np.integer]) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from cofi.data.split import Passages, Ragged, TokenizedSplit
 from cofi.data.squad import tokenize_qa
 from cofi.data.table import Table
+from cofi.data.tagging import tokenize_words
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.files import read_json
@@ -88,6 +89,8 @@ def tokenize(
     n_special = tokenizer.num_special_tokens_to_add(pair=task.second_column is not None)
     if max_length <= n_special:
         raise UserError(f"max_length must be above the {n_special} special tokens of a sequence, got {max_length}")
+    if task.kind == "token_classification":
+        return tokenize_words(table, task, tokenizer, max_length, progress)
     assert task.text_column is not None
     texts = table[task.text_column]
     pairs = None if task.second_column is None else table[task.second_column]

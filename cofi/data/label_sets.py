@@ -1,4 +1,4 @@
-"""Labels of rows that have any number of classes: a column of lists, or one column of 0 and 1 for each class."""
+"""Labels of which a row has any number: a column of lists, or one column of 0 and 1 for each class."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class LabelSets:
         values = column(raw, name)
         if not is_list(values.type):
             raise UserError(
-                f"{raw.source}: column {name!r} must hold lists of labels for several labels a row (Parquet or JSON "
-                f"lines), got {values.type}; where each class has a column, --label-column names them: a,b,c"
+                f"{raw.source}: column {name!r} must hold lists of labels, for several a row or one a word (Parquet or "
+                f"JSON lines), got {values.type}; where each class has a column, --label-column names them: a,b,c"
             )
         lists = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
         found = cls(pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy(), len(lists), name)
@@ -79,6 +79,12 @@ class LabelSets:
 
         Raises UserError for a label that is no class.
         """
+        found = np.zeros((self.n_rows, len(names)), dtype=np.float32)
+        found[self.rows, self.classes(names, raw, fixed=fixed)] = 1
+        return list(found)
+
+    def classes(self, names: Sequence[str], raw: RawTable, *, fixed: bool) -> NDArray[np.int64]:
+        """The number of each label among the classes; fixed and errors as for `indicators`."""
         if fixed and pa.types.is_integer(self.labels.type):
             bad = pc.or_(pc.less(self.labels, 0), pc.greater_equal(self.labels, len(names)))
             self._refuse(bad, raw, f"must have labels from 0 to {len(names) - 1}")
@@ -86,9 +92,8 @@ class LabelSets:
         else:
             classes = pc.index_in(self.labels.cast(pa.string()), pa.array(names, pa.string()))
             self._refuse(pc.is_null(classes), raw, f"must have labels of the classes {first_few(names)}")
-        found = np.zeros((self.n_rows, len(names)), dtype=np.float32)
-        found[self.rows, classes.to_numpy(zero_copy_only=False)] = 1
-        return list(found)
+        numbers: NDArray[np.int64] = classes.to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers
 
     def _refuse(self, bad: Any, raw: RawTable, rule: str) -> None:
         """Raise UserError for the first label where `bad` is true."""

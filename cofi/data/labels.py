@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from cofi.data.label_sets import MAX_INTEGER, LabelSets, are_columns, is_list, names_of
 from cofi.data.table import RawTable, column, is_text, refuse
-from cofi.data.task import AUTO, Task
+from cofi.data.tagging import label_names
+from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
 
@@ -22,12 +23,15 @@ def with_labels(task: Task, raw: RawTable) -> Task:
     """The task with its kind and class names, taken from the training table where they are not fixed. Raises UserError.
 
     Integers, words and truth values are classes, named by their sorted values; numbers with a fraction are regression;
-    lists are any number of classes.
+    lists are any number of classes, or beside lists of words the class of each word.
     Whole numbers that are stored as 1.0 may be either: integers become so where one value of a table was missing once.
     """
     if task.kind != AUTO and not task.has_labels:
         return task
-    if class_kind(task, raw) == "multi_label":
+    kind = class_kind(task, raw)
+    if kind == "token_classification":
+        return with_kind(replace(task, label_names=task.label_names or label_names(raw, task)), kind)
+    if kind == "multi_label":
         names = task.label_names or LabelSets.read(raw, task.label_column).names(raw)
         return replace(with_kind(task, "multi_label"), label_names=names)
     values = _typed(raw, task.label_column)
@@ -46,10 +50,13 @@ def with_labels(task: Task, raw: RawTable) -> Task:
 
 
 def class_kind(task: Task, raw: RawTable) -> str:
-    """ "multi_label" for a task that is, or that nobody has said the kind of and whose labels are lists or in several
-    columns; else "classification", should it have classes."""
+    """The task's kind where somebody has said it and it has classes; "token_classification" where nobody has and texts
+    are lists, of words, "multi_label" where labels are lists or in several columns; else "classification"."""
     if task.kind != AUTO:
-        return "multi_label" if task.kind == "multi_label" else "classification"
+        return task.kind if task.kind in CLASS_KINDS else "classification"
+    assert task.text_column is not None
+    if is_list(column(raw, task.text_column).type):
+        return "token_classification"
     several = are_columns(raw, task.label_column) or is_list(column(raw, task.label_column).type)
     return "multi_label" if several else "classification"
 

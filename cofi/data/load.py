@@ -11,6 +11,7 @@ from cofi.data.labels import class_kind, label_values, with_labels
 from cofi.data.sources import DataRequest, base_task, find_extra, find_split
 from cofi.data.squad import qa_columns
 from cofi.data.table import RawTable, Table, text_column
+from cofi.data.tagging import word_columns
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
@@ -20,7 +21,8 @@ from cofi.errors import UserError
 class Splits:
     """Rows of a task. `task` is complete: kind, columns and class names are known.
 
-    A Table holds the task's text_column, pair_column and label_column; labels are integers of classes or numbers.
+    A Table holds the task's text_column, pair_column and label_column; labels are integers of classes or numbers. For
+    token classification a text is a list of words, its label an array with the class of each.
     extra: further validation sets by the suffix their metrics take ("mismatched" for MNLI).
     """
 
@@ -46,7 +48,7 @@ def load_splits(name: str, **request: Any) -> Splits:
     .jsonl), train_file and validation_file (instead), validation_fraction (of the training rows, held out by the hash
     of their text when no validation file is given), max_train_samples and max_eval_samples (first N rows),
     text_column, pair_column, label_column, task_kind ("auto", "classification", "multi_label", "regression",
-    "embedding").
+    "token_classification", "embedding").
     Without directory and files the rows come from the hub. Raises UserError naming file, column, row, rule and value.
     """
     asked = DataRequest(**request)
@@ -73,7 +75,7 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     task = _with_columns(base, raw, asked)
     fixed = base.label_names is not None
     if not fixed and label_names is not None and task.kind in (AUTO, *CLASS_KINDS):
-        task = replace(with_kind(task, class_kind(task, raw)), label_names=tuple(label_names))
+        task = with_kind(replace(task, label_names=tuple(label_names)), class_kind(task, raw))
         fixed = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
     return _validation_sets(with_labels(task, raw), asked, fixed, raw)
 
@@ -111,6 +113,8 @@ def _checked(task: Task, raw: RawTable, fixed: bool, rows: int | None) -> Table:
         raw = RawTable(raw.data.slice(0, min(rows, raw.data.num_rows)), raw.source)
     if task.kind == "question_answering":
         return qa_columns(raw, task)
+    if task.kind == "token_classification":
+        return word_columns(raw, task, fixed=fixed)
     assert task.text_column is not None
     columns: dict[str, list[Any]] = {task.text_column: text_column(raw, task.text_column)}
     if task.pair_column is not None:
@@ -135,7 +139,7 @@ def _hold_out(table: Table, fraction: float, task: Task) -> tuple[Table, Table]:
     qa = task.kind == "question_answering"
     names = [task.pair_column] if qa else [task.text_column, task.second_column]
     texts = zip(*(table[name] for name in names if name is not None), strict=True)
-    held_out = [_unit_hash("\x1f".join(row)) < fraction for row in texts]
+    held_out = [_unit_hash("\x1f".join(map(_as_text, row))) < fraction for row in texts]
     parts = [table.select([i for i, held in enumerate(held_out) if held is side]) for side in (False, True)]
     for part, word in zip(parts, ("training", "validation"), strict=True):
         if not len(part):
@@ -143,6 +147,10 @@ def _hold_out(table: Table, fraction: float, task: Task) -> tuple[Table, Table]:
                 f"validation_fraction {fraction} leaves no {word} rows of the {len(table)} in {table.source}"
             )
     return parts[0], parts[1]
+
+
+def _as_text(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def _unit_hash(text: str) -> float:

@@ -105,7 +105,7 @@ def compute_metrics(
     """The task's metrics. "combined" is the mean of those before it.
 
     predictions, references: (N,) classes or numbers; (N, C) of 0 and 1 for several labels; (N, E) embeddings; for
-    question answering N texts, and N lists of accepted texts.
+    question answering N texts, and N lists of accepted texts. Those of words are `label_metrics`.
     Raises ValueError where their lengths differ or are 0.
     """
     if len(predictions) != len(references) or not len(references):

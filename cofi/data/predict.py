@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from cofi.data.batches import collate
 from cofi.data.metrics import compute_metrics, main_score
+from cofi.data.spans import label_metrics, predicted_labels
 from cofi.data.split import Ragged, TokenizedSplit
 from cofi.data.squad_postprocess import best_answers
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.masks import Masks
 from cofi.models import CompactModel
-from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD
+from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -36,19 +37,28 @@ class Team(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """logits: (N, C) float32 in the order of the split. Instead of them, of an embedding head sentence_embedding (N, E)
-    float32, of question answering start_logits and end_logits, one float32 row a window, of its length."""
+    """logits: (N, C) float32 in the order of the split, of token classification a row (S, C) a sequence. Instead of
+    them, of an embedding head sentence_embedding (N, E) float32, of question answering start_logits and end_logits, one
+    float32 row a window, of its length."""
 
-    logits: Array | None = None
+    logits: Array | Ragged | None = None
     sentence_embedding: Array | None = None
     start_logits: Ragged | None = None
     end_logits: Ragged | None = None
 
     @property
     def finite(self) -> bool:
-        ragged = [rows.values for rows in (self.start_logits, self.end_logits) if rows is not None]
-        dense = [rows for rows in (self.logits, self.sentence_embedding) if rows is not None]
-        return all(bool(np.isfinite(values).all()) for values in ragged + dense)
+        rows = (self.logits, self.sentence_embedding, self.start_logits, self.end_logits)
+        values = [row.values if isinstance(row, Ragged) else row for row in rows if row is not None]
+        return all(bool(np.isfinite(array).all()) for array in values)
+
+    def in_order(self, order: list[int] | None) -> Predictions:
+        """The same with the classes of the logits in another order, for each the output it is at; None: as they are."""
+        if order is None or self.logits is None:
+            return self
+        if isinstance(self.logits, Ragged):
+            return replace(self, logits=Ragged(self.logits.values[:, order], self.logits.starts))
+        return replace(self, logits=self.logits[:, order])
 
 
 @dataclass(frozen=True)
@@ -121,11 +131,15 @@ def predict(
         model.train(was_training)
     if team is not None:
         outputs = team.gather([{name: values.cpu() for name, values in output.items()} for output in outputs])
-    return _in_order(outputs, order, split.lengths)
+    of_tokens = {name for name in OUTPUTS_OF_HEAD[model.config.head] if is_of_tokens(name, model.config.head)}
+    return _in_order(outputs, of_tokens, order, split.lengths)
 
 
 def _in_order(
-    outputs: list[dict[str, torch.Tensor]], order: NDArray[np.int64], lengths: NDArray[np.int64]
+    outputs: list[dict[str, torch.Tensor]],
+    of_tokens: set[str],
+    order: NDArray[np.int64],
+    lengths: NDArray[np.int64],
 ) -> Predictions:
     """Outputs of sorted batches as arrays in the split's order; the device is read once."""
     flat = {name: torch.cat([output[name] for output in outputs]).float().cpu().numpy() for name in outputs[0]}
@@ -133,10 +147,9 @@ def _in_order(
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
 
     def rows_of(name: str, values: Array) -> Any:  # what the field is of
-        if name not in OF_TOKENS:
+        if name not in of_tokens:
             return values[back]
-        ragged = Ragged(values, starts)
-        return Ragged.of((ragged[int(row)] for row in back), np.float32)
+        return Ragged(Ragged(values, starts).take(back), np.concatenate([[0], np.cumsum(lengths)]))
 
     return Predictions(**{name: rows_of(name, values) for name, values in flat.items()})
 
@@ -154,11 +167,14 @@ def score(task: Task, split: TokenizedSplit, predictions: Predictions) -> Evalua
         assert predictions.start_logits is not None and predictions.end_logits is not None
         answers = best_answers(split.passages, predictions.start_logits, predictions.end_logits)
         metrics = compute_metrics(task, answers, split.passages.answers)
+    elif split.token_labels is not None:
+        assert isinstance(predictions.logits, Ragged) and task.label_names is not None
+        metrics = label_metrics(task.label_names, *predicted_labels(predictions.logits, split.token_labels))
     elif task.kind == "embedding":
         assert predictions.sentence_embedding is not None and split.labels is not None
         metrics = compute_metrics(task, predictions.sentence_embedding, split.labels)
     else:
-        assert predictions.logits is not None and split.labels is not None
+        assert isinstance(predictions.logits, np.ndarray) and split.labels is not None
         metrics = compute_metrics(task, _SAID[task.kind](predictions.logits), split.labels)
     return Evaluation(metrics, main_score(task, metrics), predictions.finite)
 

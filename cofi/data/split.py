@@ -86,7 +86,8 @@ class TokenizedSplit:
     labels: (N,) int64 classes or float32 numbers, (N, C) float32 of 0 and 1 for several labels a row, (N, E) float32
     embeddings that are compared with, or None; also for question answering, which has start_positions and
     end_positions, (N,) int64 token columns of the first and last token of the answer (0, the first token, where the
-    window does not hold the whole answer) and `passages`.
+    window does not hold the whole answer) and `passages`; and for token classification, which has token_labels: int64
+    rows of the classes of tokens, negative for those that no word begins with.
     cut: number of sequences that the longest allowed length has cost their end.
     """
 
@@ -96,6 +97,7 @@ class TokenizedSplit:
     start_positions: NDArray[np.int64] | None = None
     end_positions: NDArray[np.int64] | None = None
     passages: Passages | None = None
+    token_labels: Ragged | None = None
     cut: int = 0
 
     def __len__(self) -> int:

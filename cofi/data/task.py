@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("classification", "multi_label", "regression", "question_answering", "embedding")
-CLASS_KINDS = ("classification", "multi_label")  # whose labels are classes: one of a row, or any number
-ASKED_KINDS = ("classification", "multi_label", "regression", "embedding")  # by --task-kind; the other by its columns
+KINDS = ("classification", "multi_label", "regression", "token_classification", "question_answering", "embedding")
+CLASS_KINDS = ("classification", "multi_label", "token_classification")  # one of a row, any number, one of a word
+ASKED_KINDS = tuple(kind for kind in KINDS if kind != "question_answering")  # by --task-kind; that by its columns
+_OWN_HEADS = ("token_classification", "question_answering", "embedding")
 AUTO = "auto"  # kind of a task whose labels have not been looked at yet
 
 
@@ -38,8 +39,9 @@ class Task:
     """A task. One whose kind is "auto" is completed from its data by `load_splits`.
 
     text_column, pair_column: for question answering the question and the passage; for embeddings two columns of texts,
-        each of which is a row. None: found by name.
-    label_column: class (integer or name), list of classes, number, or for question answering the struct of answers.
+        each of which is a row; for token classification the list of words. None: found by name.
+    label_column: class (integer or name), list of classes, number, list of the words' classes, or for question
+        answering the struct of answers.
     label_names: names of the classes in the order of their integers; None: taken from the training labels.
     metrics: names that `compute_metrics` reports; "combined" is the mean of those before it. main_metric ranks models.
     hub: where the data come from when no directory or file is given.
@@ -69,11 +71,11 @@ class Task:
     @property
     def head(self) -> str:
         """The head a model needs, in the words of CompactConfig.head."""
-        return self.kind if self.kind in ("question_answering", "embedding") else "classification"
+        return self.kind if self.kind in _OWN_HEADS else "classification"
 
     @property
     def has_labels(self) -> bool:
-        """Whether a row has classes or a number. An embedding is compared with what the unpruned model makes."""
+        """Whether a row has classes or numbers. An embedding is compared with what the unpruned model makes."""
         return self.kind not in ("question_answering", "embedding")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cofi.data.spans import metrics_of_labels
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.errors import UserError
 
@@ -18,7 +19,11 @@ COLUMN_PATTERNS: tuple[tuple[str, str | None], ...] = (
     ("question", "sentence"),
     ("sentence", None),
     ("text", None),
+    ("tokens", None),
+    ("words", None),
 )
+WORD_COLUMNS = ("tokens", "words")
+LABELS_OF_WORDS = ("ner_tags", "tags", "labels")  # beside those columns, where there is no column of another name
 QA_COLUMNS = ("question", "context", "answers")
 NUMBERING_COLUMNS = ("idx", "id")
 
@@ -32,9 +37,10 @@ METRICS_OF_KIND = {
 
 
 def with_kind(task: Task, kind: str) -> Task:
-    """The task as one of `kind`, with that kind's metrics."""
-    metrics, main_metric = METRICS_OF_KIND[kind]
+    """The task as one of `kind`, with that kind's metrics; those of words depend on the names of its classes."""
     names = task.label_names if kind in CLASS_KINDS else None
+    own = kind == "token_classification"
+    metrics, main_metric = metrics_of_labels(names or ()) if own else METRICS_OF_KIND[kind]
     return replace(task, kind=kind, metrics=metrics, main_metric=main_metric, label_names=names)
 
 
@@ -52,6 +58,9 @@ def with_columns(task: Task, columns: Sequence[str], source: str) -> Task:
         qa = replace(task, text_column=question, pair_column=context, label_column=answers)
         return with_kind(qa, "question_answering")
     text, pair = _find_text(task, columns, source)
+    if text in WORD_COLUMNS and task.label_column not in columns:
+        labels = next((name for name in LABELS_OF_WORDS if name in columns), task.label_column)
+        task = replace(task, label_column=labels)
     return replace(task, text_column=text, pair_column=pair)
 
 

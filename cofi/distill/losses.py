@@ -6,7 +6,7 @@ Teacher first: KL(teacher || student) as in the official code; the paper prints 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,9 @@ from torch import Tensor
 
 
 class Prediction(Protocol):
-    """What a model returns: `logits` (B, classes), of regression (B,) or (B, 1); packed `start_logits` and `end_logits`
-    (T,) for question answering; `sentence_embedding` (B, E) for embeddings. The others may be None."""
+    """What a model returns: `logits` (B, classes), of regression (B,) or (B, 1), of token classification (T, classes);
+    packed `start_logits` and `end_logits` (T,) for question answering; `sentence_embedding` (B, E) for embeddings. The
+    others may be None."""
 
     @property
     def logits(self) -> Tensor | None: ...
@@ -27,6 +28,14 @@ class Prediction(Protocol):
     def sentence_embedding(self) -> Tensor | None: ...
 
 
+class _Tokens(NamedTuple):
+    """What is known of the tokens, as `prediction_loss` takes it."""
+
+    cu_seqlens: Tensor | None
+    max_seqlen: int | None
+    predicted: Tensor | None
+
+
 def prediction_loss(
     kind: str,
     student: Prediction,
@@ -35,6 +44,7 @@ def prediction_loss(
     temperature: float,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    predicted: Tensor | None = None,
 ) -> Tensor:
     """Distillation loss of the predictions, 0-dim, at least fp32, with a gradient for the student only.
 
@@ -43,18 +53,17 @@ def prediction_loss(
     cu_seqlens:  (B + 1,) int32, needed for question answering: which of the packed tokens belong together; at most
                  max_seqlen after the last are left out
     max_seqlen:  at least the longest sequence; the default, all tokens, is as right but pads more
+    predicted:   bool (T,), of token classification the tokens that count; by default all do
     Raises ValueError for an unknown kind, a temperature that is not positive and where something needed is missing.
     """
     if kind not in PREDICTION_LOSSES:
         raise ValueError(f"kind must be one of {', '.join(PREDICTION_LOSSES)}, got {kind!r}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return PREDICTION_LOSSES[kind](student, teacher, temperature, cu_seqlens, max_seqlen)
+    return PREDICTION_LOSSES[kind](student, teacher, temperature, _Tokens(cu_seqlens, max_seqlen, predicted))
 
 
-def _classification(
-    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
-) -> Tensor:
+def _classification(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
     logits, target = _outputs(student, teacher, "logits")
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(
@@ -64,9 +73,16 @@ def _classification(
     return _softened_kl(logits / temperature, target / temperature, temperature)
 
 
-def _multi_label(
-    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
-) -> Tensor:
+def _token_classification(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
+    """As of classification, the mean over the tokens that are predicted; 0 without any."""
+    logits, target = _outputs(student, teacher, "logits")
+    log_p, log_q = (F.log_softmax(x / temperature, dim=1) for x in (target, logits))
+    each = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+    counts = torch.ones_like(each) if tokens.predicted is None else tokens.predicted.to(each.dtype)
+    return (each * counts).sum() / counts.sum().clamp(min=1) * temperature**2
+
+
+def _multi_label(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
     """T^2 KL(teacher || student) of independent labels, each there or not: the sum over the classes of a row, the mean
     over rows."""
     logits, target = (x / temperature for x in _outputs(student, teacher, "logits"))
@@ -76,38 +92,33 @@ def _multi_label(
     return (there + absent).sum(1).mean() * temperature**2
 
 
-def _regression(
-    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
-) -> Tensor:
+def _regression(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
     """Mean squared error. The official code takes the KL here too, which is 0 whatever the student says."""
     return F.mse_loss(*_outputs(student, teacher, "logits"))
 
 
-def _embedding(
-    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
-) -> Tensor:
+def _embedding(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
     """Mean of the squared distances, which of unit vectors are 2 (1 - cosine)."""
     embedding, target = _outputs(student, teacher, "sentence_embedding")
     return (embedding - target).square().sum(1).mean()
 
 
-def _question_answering(
-    student: Prediction, teacher: Prediction, temperature: float, cu_seqlens: Tensor | None, max_seqlen: int | None
-) -> Tensor:
+def _question_answering(student: Prediction, teacher: Prediction, temperature: float, tokens: _Tokens) -> Tensor:
     """Mean over start and end of the KL over each example's own tokens. The official code compares padded rows, whose
     softmax gives weight to positions that no answer can have."""
-    if cu_seqlens is None:
+    if tokens.cu_seqlens is None:
         raise ValueError("cu_seqlens must be given for question answering, got None")
     losses = []
     for name in ("start_logits", "end_logits"):
         logits, target = _outputs(student, teacher, name)
-        rows = [_rows(x / temperature, cu_seqlens, max_seqlen or x.shape[0]) for x in (logits, target)]
+        rows = [_rows(x / temperature, tokens.cu_seqlens, tokens.max_seqlen or x.shape[0]) for x in (logits, target)]
         losses.append(_softened_kl(rows[0], rows[1], temperature))
     return (losses[0] + losses[1]) / 2
 
 
-PREDICTION_LOSSES: dict[str, Callable[[Prediction, Prediction, float, Tensor | None, int | None], Tensor]] = {
+PREDICTION_LOSSES: dict[str, Callable[[Prediction, Prediction, float, _Tokens], Tensor]] = {
     "classification": _classification,
+    "token_classification": _token_classification,
     "multi_label": _multi_label,
     "regression": _regression,
     "question_answering": _question_answering,

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from cofi.cli import Parser, positive, write_json
 from cofi.cli import run as run_command
-from cofi.data.task import AUTO
+from cofi.data.task import ASKED_KINDS, AUTO
 from cofi.data.tasks import TASKS
 from cofi.evaluate.judge import evaluate
 from cofi.memory import keep_freed_memory
@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     parser.add_argument("--text-column", help="column of the text")
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
     parser.add_argument("--label-column", help="column of the label, or with commas columns of 0 and 1")
-    parser.add_argument("--task-kind", default=AUTO, help="auto, classification, multi_label, regression or embedding")
+    parser.add_argument("--task-kind", default=AUTO, help=f"{', '.join((AUTO, *ASKED_KINDS))}")
     parser.add_argument(
         "--reference",
         metavar="DIR",

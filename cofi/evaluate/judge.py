@@ -61,10 +61,7 @@ def evaluate_rows(
     split, found = predicted(task)
     if reference is not None:
         split = replace(split, labels=predict(reference, split, batch_size=options.batch_size).sentence_embedding)
-    order = label_order(trained, task)
-    if order is not None and found.logits is not None:
-        found = replace(found, logits=found.logits[:, order])
-    return score(task, split, found)
+    return score(task, split, found.in_order(label_order(trained, task)))
 
 
 def evaluate(options: argparse.Namespace, usual: Parser, console: Console) -> dict[str, Any]:

@@ -192,6 +192,8 @@ def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[st
     """Add the outputs; returns their names and dims."""
     if model.qa_outputs is not None:
         return _span_head(graph, model.qa_outputs, x)
+    if model.config.head == "token_classification":
+        return _token_head(graph, model, x)
     if model.classifier is not None:
         features = _first_token(graph, x)
         if model.pooler is not None:
@@ -225,6 +227,14 @@ def _embedding_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[st
     length = graph.op("ReduceL2", features, axes=[1], keepdims=1)
     graph.op("Div", features, graph.op("Max", length, graph.constant(1e-12)), output="sentence_embedding")
     return {"sentence_embedding": ["batch", model.config.hidden_size]}
+
+
+def _token_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
+    """Logits of every token; zeros at padding."""
+    linear = cast(nn.Linear, model.classifier)
+    logits = graph.linear(x, "classifier", linear.weight.T, linear.bias)
+    graph.op("Mul", logits, _unpadded(graph, TensorProto.FLOAT), output="logits")
+    return {"logits": ["batch", "sequence", linear.out_features]}
 
 
 def _span_head(graph: GraphBuilder, linear: nn.Linear, x: str) -> dict[str, list[str | int]]:

@@ -3,7 +3,13 @@
 Importing this package registers the model with transformers' Auto classes.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from cofi.models.config import CompactConfig
 from cofi.models.load import LoadedModel, load_model
@@ -11,6 +17,7 @@ from cofi.models.model import (
     CompactModel,
     CompactModelForQuestionAnswering,
     CompactModelForSequenceClassification,
+    CompactModelForTokenClassification,
     in_precision,
 )
 from cofi.models.output import CompactOutput
@@ -21,6 +28,7 @@ from cofi.models.save import save_model
 AutoConfig.register(CompactConfig.model_type, CompactConfig, exist_ok=True)
 AutoModel.register(CompactConfig, CompactModel, exist_ok=True)
 AutoModelForSequenceClassification.register(CompactConfig, CompactModelForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(CompactConfig, CompactModelForTokenClassification, exist_ok=True)
 AutoModelForQuestionAnswering.register(CompactConfig, CompactModelForQuestionAnswering, exist_ok=True)
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "CompactModel",
     "CompactModelForQuestionAnswering",
     "CompactModelForSequenceClassification",
+    "CompactModelForTokenClassification",
     "CompactOutput",
     "LoadedModel",
     "PackedBatch",

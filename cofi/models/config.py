@@ -35,13 +35,15 @@ class CompactConfig(PreTrainedConfig):
     type_vocab_size: 0 for families without token types.
     embedding_size: width of the tables. embedding_projection: whether a linear layer makes the hidden dims of it
         (ELECTRA); by default where the widths differ. Pruned hidden dims may leave a projection between equal widths.
-    head: "none", "classification", "question_answering" or "embedding". pooler: activation of the dense layer between
-        the first token and the classifier (or the pooler output of a model without head), of `pooler_size` outputs.
+    head: "none", "classification", "token_classification", "question_answering" or "embedding". pooler: activation of
+        the dense layer between the first token and the classifier (or the pooler output of a model without head), of
+        `pooler_size` outputs.
     pooling: what makes the sentence embedding of the last hidden states, their "mean" or the "first" one. The
         embedding is of unit length, and has no weights of its own. max_seq_length: tokens at which Sentence
         Transformers cuts a text, where that is not all that the model reads.
     classifier_dropout: before the last linear layer of the head; None means hidden_dropout_prob for classification
-        and none for question answering. pooler_dropout: the same dropout also before the pooler's dense layer.
+        of sequences or tokens, and none for question answering. pooler_dropout: the same dropout also before the
+        pooler's dense layer.
     inference_precision: "fp32"; or, for the products of the encoder's weights under torch.no_grad() on a CPU, "int8"
         (quantized per output channel and per token, no calibration) or "bf16". Files keep the weights as they are.
     problem_type: "single_label_classification" (or, for short, "classification"), "multi_label_classification" (or
@@ -153,7 +155,7 @@ class CompactConfig(PreTrainedConfig):
         """Dropout probability before the last linear layer of the head."""
         if self.classifier_dropout is not None:
             return self.classifier_dropout
-        return self.hidden_dropout_prob if self.head == "classification" else 0.0
+        return self.hidden_dropout_prob if self.head in ("classification", "token_classification") else 0.0
 
     def layout(self) -> EncoderLayout:
         """Widths of every layer as `cofi_kernels.compact_encoder` takes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADS = ("none", "classification", "question_answering", "embedding")
+HEADS = ("none", "classification", "token_classification", "question_answering", "embedding")
 POOLINGS = ("mean", "first")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")

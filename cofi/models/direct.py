@@ -78,13 +78,13 @@ def run_direct(
     fields = {"last_hidden_state": states}
     if model.pooler is not None:
         fields["pooler_output"] = pooled
-    if model.classifier is not None:
+    if model.config.head == "classification":
         fields["logits"] = logits
     return fields
 
 
 def _may_run(model: CompactModel) -> bool:
-    """Without a projection of the embeddings and with no head but a classifier's; neither while the reference is forced
+    """Without a projection of the embeddings and with no head for questions; neither while the reference is forced
     nor while something records operators; where the compiled module is."""
     if model.embeddings.projection is not None or model.qa_outputs is not None:
         return False
@@ -155,7 +155,8 @@ def _embeddings_of(model: CompactModel) -> EmbeddingWeights:
 
 
 def _head_of(model: CompactModel) -> HeadWeights:
-    pooler, classifier = model.pooler, model.classifier
+    pooler = model.pooler
+    classifier = model.classifier if model.config.head == "classification" else None  # of the first token
     return HeadWeights(
         None if pooler is None else pooler.weight,
         None if pooler is None else pooler.bias,

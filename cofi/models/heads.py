@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+IGNORED = -100  # label of a token that is not predicted, as in transformers
+
 
 def classification_loss(logits: Tensor, labels: Tensor, *, problem: str) -> Tensor:
     """Loss of the logits (B, C) of the classification head for what it predicts (`CompactConfig.problem`).
@@ -21,6 +23,17 @@ def classification_loss(logits: Tensor, labels: Tensor, *, problem: str) -> Tens
     if problem == "multi_label_classification":
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     return functional.cross_entropy(logits, labels.view(-1).long())
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (..., C) and labels (...) over the tokens whose label is not IGNORED, 0 without any.
+
+    Computed in fp32 at least.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
+    labels = labels.flatten().long()
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ from cofi.models.sentence_files import read_max_seq_length, read_pooling
 
 _OUTPUTS = ("classifier.", "qa_outputs.")
 _HEAD_MODULES = ("pooler.", *_OUTPUTS)
+_LABELLED = ("classification", "token_classification")  # kinds of head with an output for each label
 _FIELDS_OF_HEAD = ("head", "problem_type", "id2label", "label2id", "architectures")
 _ARCHITECTURES = {
     "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
 }
 
@@ -69,10 +71,12 @@ def load_model(
 ) -> LoadedModel:
     """Load a directory or a hub id of BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA, or a saved CompactModel.
 
-    head: "none", "classification", "question_answering", "embedding", which has no weights and pools as the files of
-        Sentence Transformers beside the model say, or None for the one the checkpoint was trained with
-    num_labels, problem_type ("classification", "multi_label" or "regression"): of the classification head; None takes
-        the checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
+    head: "none", "classification", "token_classification", "question_answering", "embedding", which has no weights and
+        pools as the files of Sentence Transformers beside the model say, or None for the one the checkpoint was
+        trained with
+    num_labels: of a classification head, of sequences or tokens; problem_type ("classification", "multi_label" or
+        "regression"): of that of sequences. None takes the checkpoint's. A trained head is used only where it fits;
+        otherwise a new one is initialised from `seed`.
     label_names: classes of the task; a trained head fits in any order of them (`class_names.output_order`)
     Raises UserError for what cannot be read or is not supported, ValueError for a bad argument.
     """
@@ -111,7 +115,7 @@ def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
 
 
 def _fits(wanted: _Head, trained: _Head) -> bool:
-    if wanted.kind != trained.kind or wanted.kind != "classification":
+    if wanted.kind != trained.kind or wanted.kind not in _LABELLED:
         return wanted.kind == trained.kind
     same_problem = wanted.problem_type is None or wanted.problem == trained.problem
     return wanted.num_labels in (None, trained.num_labels) and same_problem and _same_classes(wanted, trained)
@@ -135,7 +139,7 @@ def _head_fields(head: _Head, directory: Path) -> dict[str, Any]:
     if head.kind == "embedding":
         length = read_max_seq_length(directory)
         return {"head": head.kind, "pooling": read_pooling(directory), "max_seq_length": length}
-    if head.kind != "classification":
+    if head.kind not in _LABELLED:
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}
     return fields if head.id2label is None else fields | label_fields(head.id2label, head.num_labels or 0)
@@ -167,12 +171,14 @@ def _trained_head(family: Family, values: Mapping[str, Any], prefix: str, checkp
     architectures = values.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     kind = next((kind for suffix, kind in _ARCHITECTURES.items() if name.endswith(suffix)), "none")
-    output = family.qa_output if kind == "question_answering" else family.classification.output
+    output = _output_of(family, kind)
     shape = checkpoint.shapes.get(f"{output}.weight")
     if kind == "none" or shape is None or len(shape) != 2:
         return _Head("none")
     if kind == "question_answering":
         return _Head(kind)
+    if kind == "token_classification":
+        return _Head(kind, shape[0], id2label=values.get("id2label"))
     pooler = _classification_pooler(family, prefix)
     if f"{pooler}.weight" not in checkpoint.shapes:
         return _Head("none")
@@ -195,12 +201,17 @@ def _pooler_fields(family: Family, head: _Head, prefix: str, checkpoint: Checkpo
 def _head_sources(family: Family, head: _Head, trained: bool, prefix: str) -> dict[str, Source]:
     if head.kind == "none":
         return linear("pooler", prefix + family.base_pooler) if family.base_pooler else {}
-    if head.kind == "question_answering":
-        return linear("qa_outputs", family.qa_output) if trained else {}
     if head.kind == "embedding":
         return {}
-    pooler = linear("pooler", _classification_pooler(family, prefix))
-    return pooler | (linear("classifier", family.classification.output) if trained else {})
+    ours = "qa_outputs" if head.kind == "question_answering" else "classifier"
+    output = linear(ours, _output_of(family, head.kind)) if trained else {}
+    return output | (linear("pooler", _classification_pooler(family, prefix)) if head.kind == "classification" else {})
+
+
+def _output_of(family: Family, kind: str) -> str:
+    """Module name of the last linear layer of a kind of head."""
+    names = {"token_classification": family.token_output, "question_answering": family.qa_output}
+    return names.get(kind, family.classification.output)
 
 
 def _classification_pooler(family: Family, prefix: str) -> str:
@@ -219,7 +230,8 @@ def _load_compact(directory: Path, wanted: _Head | None, seed: int) -> LoadedMod
         config = compact_config(kept | _head_fields(head, directory), directory / CONFIG_FILE)
     names = [name for name in checkpoint.shapes if trained or not name.startswith(_OUTPUTS)]
     sources = {name: Source((name,)) for name in names}
-    model = _fill(config, checkpoint, sources, seed, () if trained else _OUTPUTS)
+    new = _OUTPUTS if saved.has_pooler else _HEAD_MODULES
+    model = _fill(config, checkpoint, sources, seed, () if trained else new)
     unexpected = [n for n in checkpoint.shapes.keys() - model.state_dict().keys() if not n.startswith(_HEAD_MODULES)]
     if unexpected:
         raise UserError(f"{directory} holds {min(unexpected)}, which the model of its {CONFIG_FILE} does not have")

@@ -22,7 +22,14 @@ from cofi.models.config import CompactConfig
 from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
-from cofi.models.heads import classification_loss, embedding_loss, lowest, sentence_embedding, span_loss
+from cofi.models.heads import (
+    classification_loss,
+    embedding_loss,
+    lowest,
+    sentence_embedding,
+    span_loss,
+    token_loss,
+)
 from cofi.models.layers import (
     SITES_PER_LAYER,
     WEIGHTS_PER_SUBLAYER,
@@ -70,7 +77,8 @@ class CompactModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config, heads, intermediate) for heads, intermediate in sizes)
         self.pooler = nn.Linear(config.hidden_size, config.pooler_size) if config.has_pooler else None
         features = config.pooler_size if config.has_pooler else config.hidden_size
-        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if config.head == "classification" else None
+        classifies = config.head in ("classification", "token_classification")
+        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if classifies else None
         self.qa_outputs = nn.Linear(config.hidden_size, 2) if config.head == "question_answering" else None
         self.post_init()
 
@@ -133,8 +141,9 @@ class CompactModel(PreTrainedModel):
         """Run the encoder and its head on padded input or on a packed batch; exactly one of the two is given.
 
         input_ids, attention_mask, token_type_ids, position_ids: (B, S), padded on either side; see `pack_padded`
-        labels: (B,) of the classification head, (B, E) of the embedding head, which are to be near; start_positions,
-            end_positions: (B,) columns of the QA head
+        labels: (B,) of the classification head; (B, S), or (T,) for packed input, of the token classification head,
+            -100 for a token that does not count; (B, E) of the embedding head, which are to be near
+        start_positions, end_positions: (B,) columns of the QA head
         masks: applied as in CoFi; None runs the plain encoder. Needs layers of one size.
         dropout_state: int64 (2,) [seed, offset], used in training mode; drawn from torch's generator when None
         compute_dtype: of the states, from the embeddings' LayerNorm on; the parameters, in fp32, are cast to it where
@@ -153,10 +162,14 @@ class CompactModel(PreTrainedModel):
             states = self._encode(border.batch, masks, sites, keep, compute_dtype)
             fields = {**self._head(states[-1], border.batch, sites)}
             self._finish_span(fields, border, start_positions, end_positions)
+            if self.config.head == "token_classification":
+                fields["logits"] = border.leave(fields["logits"])
             all_states = tuple(border.leave(state) for state in states)
             fields |= {"last_hidden_state": all_states[-1], "hidden_states": all_states if keep else None}
         elif self.config.head == "embedding":
             fields["sentence_embedding"] = self._embed_padded(fields["last_hidden_state"], attention_mask)
+        elif self.config.head == "token_classification":
+            fields["logits"] = self._classify_padded(fields["last_hidden_state"], attention_mask)
         self._finish_labelled(fields, labels)
         output = CompactOutput(**fields)
         plain = not (self.config.return_dict if return_dict is None else return_dict)
@@ -212,6 +225,8 @@ class CompactModel(PreTrainedModel):
             lengths = batch.bounds.diff()
             rows = pad_packed(x, batch.cu_seqlens, batch.max_seqlen)[: len(lengths)]
             return {"sentence_embedding": sentence_embedding(rows, lengths, self.config.pooling)}
+        if self.config.head == "token_classification" and self.classifier is not None:
+            return {"logits": linear(self._drop(x, sites, -1), self.classifier)}
         if self.qa_outputs is not None:
             start, end = linear(self._drop(x, sites, -1), self.qa_outputs).unbind(-1)
             return {"start_logits": start, "end_logits": end}
@@ -255,6 +270,12 @@ class CompactModel(PreTrainedModel):
             states = states.gather(1, first[:, None, None].expand(-1, 1, states.shape[2]))
         return sentence_embedding(states, mask.ne(0).sum(1), self.config.pooling)
 
+    def _classify_padded(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Logits (B, S, C) of padded states (B, S, E), zeros at padding."""
+        assert self.classifier is not None
+        logits = linear(states, self.classifier)
+        return logits if attention_mask is None else logits.masked_fill_(attention_mask.eq(0)[..., None], 0.0)
+
     def _finish_labelled(self, fields: dict[str, Tensor], labels: Tensor | None) -> None:
         if labels is None:
             return
@@ -263,7 +284,13 @@ class CompactModel(PreTrainedModel):
             return
         if "logits" not in fields:
             raise ValueError(f"labels need a classification head, the model's head is {self.config.head!r}")
-        fields["loss"] = classification_loss(fields["logits"], labels, problem=self.config.problem)
+        if self.config.head == "token_classification":
+            if labels.shape != fields["logits"].shape[:-1]:
+                shapes = tuple(fields["logits"].shape[:-1]), tuple(labels.shape)
+                raise ValueError(f"labels must have a number for each token, of shape {shapes[0]}, got {shapes[1]}")
+            fields["loss"] = token_loss(fields["logits"], labels)
+        else:
+            fields["loss"] = classification_loss(fields["logits"], labels, problem=self.config.problem)
 
     def _finish_span(self, fields: dict[str, Tensor], border: Border, start: Tensor | None, end: Tensor | None) -> None:
         """Put the loss of a span, and the QA logits as the caller gets them, into `fields`."""
@@ -286,6 +313,12 @@ class CompactModelForSequenceClassification(CompactModel):
     """`CompactModel` with the classification head, for AutoModelForSequenceClassification."""
 
     required_head = "classification"
+
+
+class CompactModelForTokenClassification(CompactModel):
+    """`CompactModel` with the token classification head, for AutoModelForTokenClassification."""
+
+    required_head = "token_classification"
 
 
 class CompactModelForQuestionAnswering(CompactModel):

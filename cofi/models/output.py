@@ -9,10 +9,16 @@ from transformers.utils import ModelOutput
 
 OUTPUTS_OF_HEAD = {  # what each head is for, by names of CompactOutput
     "classification": ("logits",),
+    "token_classification": ("logits",),
     "question_answering": ("start_logits", "end_logits"),
     "embedding": ("sentence_embedding",),
 }
-OF_TOKENS = frozenset({"start_logits", "end_logits", "last_hidden_state"})  # one row a token; others one a sequence
+_OF_TOKENS = ("start_logits", "end_logits", "last_hidden_state")
+
+
+def is_of_tokens(name: str, head: str) -> bool:
+    """Whether an output of a model with this head has a row a token; others have one a sequence."""
+    return name in _OF_TOKENS or (name == "logits" and head == "token_classification")
 
 
 @dataclass
@@ -22,7 +28,7 @@ class CompactOutput(ModelOutput):
     Token-wise fields are (B, S, ...) for padded input, zero at padding, and (T, ...) for a `PackedBatch`.
 
     loss:              scalar, when labels were given
-    logits:            (B, num_labels) of the classification head
+    logits:            (B, num_labels) of the classification head; token-wise of the token classification head
     start_logits, end_logits: (B, S) or (T,) of the question answering head; the lowest finite number at padding
     sentence_embedding: (B, E) of the embedding head, of unit length
     pooler_output:     (B, pooler_size)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cofi_kernels
+from cofi.models.heads import IGNORED
 from cofi.models.layers import Attention, FeedForward, is_skipped
 from cofi.models.model import CompactModel
 from cofi.models.packed import PackedBatch
@@ -136,12 +137,14 @@ class ProbedModel:
 
     def gradients(self, batch: PackedBatch, labels: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of each sequence's loss in the masks: "head" (B, L, H) and "int" (B, L, I); 0 for a unit that is
-        off, or in a sublayer that is.
+        off, or in a sublayer that is. Of token classification a sequence's loss is the sum over its tokens.
 
         labels: of the model's head; the spans of question answering lie inside their sequence.
         """
         n_sequences = batch.cu_seqlens.shape[0] - 1
-        loss = self.model(batch=batch, masks=self.masks, **labels).loss * n_sequences  # a mean of theirs
+        of_tokens = self.model.config.head == "token_classification"
+        count = (labels["labels"] != IGNORED).sum() if of_tokens else n_sequences
+        loss = self.model(batch=batch, masks=self.masks, **labels).loss * count  # a mean of theirs
         seen = [(probe, probe.behind) for probes in self.probes.values() for probe in probes]
         reached = [behind for _, behind in seen if behind is not None]
         found = iter(torch.autograd.grad(loss, reached, allow_unused=True) if reached else ())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD, CompactOutput
+from cofi.models.output import OUTPUTS_OF_HEAD, CompactOutput, is_of_tokens
 from cofi.models.packed import PackedBatch
 from cofi.models.watch import Watch
 from cofi_kernels.compact_encoder.graphs import Bucket, Capture, Graphs, bucket_of, spare_lengths
@@ -85,7 +85,8 @@ class ReplayedModel:
         bucket = bucket_of(batch.n_sequences, batch.n_tokens, batch.max_seqlen, self._longest)
         outputs = dict(zip(self._fields, self._graphs(bucket, pack_inputs(batch, bucket)), strict=True))
         n_sequences = batch.bounds.numel() - 1  # without padding
-        sizes = {name: batch.n_tokens if name in OF_TOKENS else n_sequences for name in outputs}
+        head = self.model.config.head
+        sizes = {name: batch.n_tokens if is_of_tokens(name, head) else n_sequences for name in outputs}
         fields: dict[str, Any] = {name: out[: sizes[name]] for name, out in outputs.items()}
         return CompactOutput(**fields)
 

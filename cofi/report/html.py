@@ -34,6 +34,7 @@ MODELS_NOTE = "Masked: the full-size model under its masks. Compact: sliced to w
 # head of the saved model -> class that loads it, what its tokenizer is given
 LOADERS = {
     "classification": ("CompactModelForSequenceClassification", '["A text."]'),
+    "token_classification": ("CompactModelForTokenClassification", '["A text."]'),
     "question_answering": ("CompactModelForQuestionAnswering", '["A question?"], ["A passage."]'),
 }
 ANY_LOADER = ("CompactModel", '["A text."]')

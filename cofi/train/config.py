@@ -55,11 +55,11 @@ class TrainConfig:
     text_column: str | None = _f(None, "column of the text")
     pair_column: str | None = _f(None, "column of the second text, for pairs")
     label_column: str | None = _f(None, "column of the label, or with commas the columns of several, of 0 and 1")
-    task_kind: Literal["auto", "classification", "multi_label", "regression", "embedding"] = _f(
+    task_kind: Literal["auto", "classification", "multi_label", "regression", "token_classification", "embedding"] = _f(
         "auto",
-        "what the labels of a task of your own are (multi_label: any number of classes a row); or embedding, which "
-        "needs none: of an encoder of sentences, whose embeddings the small model learns to repeat, on the texts of "
-        "any task",
+        "what the labels of a task of your own are (multi_label: any number of classes a row; token_classification: "
+        "one a word); or embedding, which needs none: of an encoder of sentences, whose embeddings the small model "
+        "learns to repeat, on the texts of any task",
     )
     max_train_samples: int | None = _f(None, "train on the first N rows only")
     max_eval_samples: int | None = _f(None, "evaluate on the first N rows only")

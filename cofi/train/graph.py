@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofi.data.batches import TaskBatch
+from cofi.models.heads import IGNORED
+from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
 from cofi.models.packed import PackedBatch, pinned
 from cofi.train.objective import Objective, StepInputs, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
@@ -63,20 +65,21 @@ def padded(batch: TaskBatch, longest: int) -> TaskBatch:
         name: F.pad(getattr(packed, name), (0, n_padding)) for name in ("input_ids", "token_type_ids", "position_ids")
     }
     bounds = F.pad(packed.cu_seqlens, (0, 1), value=packed.n_tokens + n_padding)
+    if batch.of_tokens:
+        labels = {name: F.pad(values, (0, n_padding), value=IGNORED) for name, values in batch.labels.items()}
+        batch = replace(batch, labels=labels)
     return replace(batch, packed=PackedBatch(**flat, cu_seqlens=bounds, max_seqlen=packed.max_seqlen, is_padded=True))
 
 
-def padded_target(target: Target, n_tokens: int) -> Target:
-    """`target` with zeros for the padding, where it was kept without."""
+def padded_target(target: Target, n_tokens: int, head: str) -> Target:
+    """`target`, of a teacher with this head, with zeros for the padding where it was kept without."""
 
-    def longer(x: Tensor | None) -> Tensor | None:
-        return None if x is None else F.pad(x, (0, 0) * (x.dim() - 1) + (0, n_tokens - x.shape[0]))
+    def longer(x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0) * (x.dim() - 1) + (0, n_tokens - x.shape[0]))
 
-    states = {
-        layer: F.pad(state, (0, 0, 0, n_tokens - state.shape[0])) for layer, state in target.hidden_states.items()
-    }
-    spans = {name: longer(getattr(target, name)) for name in ("start_logits", "end_logits")}
-    return replace(target, hidden_states=states, **spans)
+    states = {layer: longer(state) for layer, state in target.hidden_states.items()}
+    names = [name for name in OUTPUTS_OF_HEAD[head] if is_of_tokens(name, head)]
+    return replace(target, hidden_states=states, **{name: longer(getattr(target, name)) for name in names})
 
 
 def copied(value: T) -> T:
@@ -210,7 +213,9 @@ class GraphedSteps:
 
     def _target(self, batch: TaskBatch) -> Target | None:
         teacher = self.objective.teacher
-        return None if teacher is None else padded_target(teacher(batch), batch.packed.n_tokens)
+        if teacher is None:
+            return None
+        return padded_target(teacher(batch), batch.packed.n_tokens, teacher.model.config.head)
 
     def _fill(self, captured: _Captured, batch: TaskBatch, step: int) -> None:
         fill(captured.batch, batch)

@@ -149,15 +149,16 @@ class Objective:
     ) -> StepLoss:
         if target is None:
             assert output.loss is not None
-            loss = batch.share.sentences * output.loss
+            loss = batch.share.predictions * output.loss
             return StepLoss(loss, {"prediction_loss": loss.detach()})
-        prediction = batch.share.sentences * prediction_loss(
+        prediction = batch.share.predictions * prediction_loss(
             self.task_kind,
             output,
             target,
             temperature=self.config.distill_temperature,
             cu_seqlens=batch.packed.bounds,
             max_seqlen=batch.packed.max_seqlen,
+            predicted=batch.predicted,
         )
         fit = StepLoss(self.config.prediction_weight * prediction, {"prediction_loss": prediction.detach()})
         if student.distiller is not None:

@@ -44,7 +44,17 @@ def take_share(split: TokenizedSplit, rows: Sequence[int], world: World) -> Task
     lengths = split.input_ids.lengths_of(rows)
     mine = balanced(lengths, world.size)[world.rank]
     batch = collate(split, [rows[i] for i in mine or [0]])
-    return replace(batch, share=Share(len(mine) / len(rows), int(lengths[mine].sum()) / int(lengths.sum())))
+    predicted = _predicted(split, rows)
+    return replace(
+        batch, share=Share(*(int(each[mine].sum()) / max(int(each.sum()), 1) for each in (predicted, lengths)))
+    )
+
+
+def _predicted(split: TokenizedSplit, rows: Sequence[int]) -> NDArray[np.int64]:
+    """How many predictions each row has: its words, or one."""
+    if split.token_labels is None:
+        return np.ones(len(rows), dtype=np.int64)
+    return np.array([np.count_nonzero(split.token_labels[row] >= 0) for row in rows])
 
 
 def add_up(world: World, parameters: Sequence[nn.Parameter], loss: StepLoss) -> None:

@@ -1,7 +1,7 @@
 """Where a teacher's outputs for the rows of a split are kept: in memory, or in a file that is mapped into it.
 
-T tokens of the split, N rows, E hidden, C numbers of a row: its classes or, of an embedding, E. Rows are kept in chunks
-that are computed together.
+T tokens of the split, N rows, E hidden, C numbers of a row or token: its classes or, of an embedding, E. Rows are kept
+in chunks that are computed together.
 """
 
 from __future__ import annotations
@@ -24,37 +24,40 @@ from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.models import CompactModel
-from cofi.models.output import OF_TOKENS, OUTPUTS_OF_HEAD
+from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
 
-FORMAT = 2
+FORMAT = 3
 Index = slice | Tensor
 _WRITTEN = 1 << 32  # bit of a chunk's entry in the index; the lower 32 are its checksum
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is kept: states (T, E) after each of `layers`, and `outputs` of the head by name, (N, C) where they are of
-    rows, (T,) where they are of tokens."""
+    """What is kept: states (T, E) after each of `layers`, and `outputs` of the head by name, C numbers for each row or,
+    of those in of_tokens, for each token; where C is 0 a number alone."""
 
     n_tokens: int
     n_rows: int
     hidden: int
     layers: tuple[int, ...]
     outputs: tuple[str, ...]
+    of_tokens: tuple[str, ...]
     n_numbers: int  # C
     dtype: str
     chunk_rows: int
 
     @staticmethod
     def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
-        config = model.config
+        config, outputs = model.config, OUTPUTS_OF_HEAD[model.config.head]
+        n_numbers = {"embedding": config.hidden_size, "question_answering": 0}
         return Contents(
             n_tokens=int(split.input_ids.starts[-1]),
             n_rows=len(split),
             hidden=config.hidden_size,
             layers=tuple(layers),
-            outputs=OUTPUTS_OF_HEAD[config.head],
-            n_numbers=config.hidden_size if config.head == "embedding" else config.num_labels or 0,
+            outputs=outputs,
+            of_tokens=tuple(name for name in outputs if is_of_tokens(name, config.head)),
+            n_numbers=n_numbers.get(config.head, config.num_labels or 0),
             dtype=str(model.embeddings.word.weight.dtype).removeprefix("torch."),
             chunk_rows=chunk_rows,
         )
@@ -69,8 +72,8 @@ class Contents:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the kept tensors, in order: the states, then the outputs."""
-        of_row, of_token = (self.n_rows, self.n_numbers), (self.n_tokens,)
-        outputs = [of_token if name in OF_TOKENS else of_row for name in self.outputs]
+        numbers = (self.n_numbers,) if self.n_numbers else ()
+        outputs = [(self.n_tokens if name in self.of_tokens else self.n_rows, *numbers) for name in self.outputs]
         return [*([(self.n_tokens, self.hidden)] * len(self.layers)), *outputs]
 
     def n_bytes(self) -> int:
@@ -82,11 +85,13 @@ class Kept(NamedTuple):
 
     states: dict[int, Tensor]
     outputs: dict[str, Tensor]
+    of_tokens: tuple[str, ...]
 
     def at(self, rows: Index, tokens: Index) -> Kept:
         """What there is of some rows and their tokens."""
         states = {layer: kept[tokens] for layer, kept in self.states.items()}
-        return Kept(states, {name: kept[tokens if name in OF_TOKENS else rows] for name, kept in self.outputs.items()})
+        outputs = {name: kept[tokens if name in self.of_tokens else rows] for name, kept in self.outputs.items()}
+        return Kept(states, outputs, self.of_tokens)
 
 
 class Store:
@@ -104,6 +109,7 @@ class Store:
         return Kept(
             dict(zip(contents.layers, tensors[:n_states], strict=True)),
             dict(zip(contents.outputs, tensors[n_states:], strict=True)),
+            contents.of_tokens,
         )
 
     def has(self, chunk: int, rows: slice, tokens: slice) -> bool:

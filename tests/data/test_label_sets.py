@@ -101,7 +101,7 @@ def test_validation_alone_takes_the_classes_of_a_model(write: Write) -> None:
         ([[], [], []], [["a"]] * 3, "at least 2 classes, it has no label"),
         ([[0.5], [], [1.5]], [[0.5]] * 3, "must hold lists of integers or words, got double"),
         (pa.array([[1], [2**64 - 1], []], pa.list_(pa.uint64())), [[1]] * 3, "at most 9223372036854775807, got 1844"),
-        ([["a"], ["b"], []], ["a", "b", "a"], "must hold lists of labels for several labels a row .*, got string"),
+        ([["a"], ["b"], []], ["a", "b", "a"], "must hold lists of labels, for several a row .*, got string"),
     ],
 )
 def test_what_is_wrong_is_named(write: Write, train: Any, validation: Any, message: str) -> None:
@@ -124,7 +124,7 @@ def test_too_many_classes_and_numbers_that_are_none(write: Write) -> None:
 
 def test_a_kind_that_was_asked_for_wants_lists(write: Write) -> None:
     path = write("t.parquet", text=TEXTS, label=[0, 1, 0])
-    with pytest.raises(UserError, match="column 'label' must hold lists of labels for several labels a row"):
+    with pytest.raises(UserError, match="column 'label' must hold lists of labels, for several a row"):
         load_splits("text", train_file=path, validation_file=path, task_kind="multi_label")
     path = write("l.parquet", text=TEXTS, label=[[0], [1], [0]])
     with pytest.raises(UserError, match="must hold integers, numbers or words, got list"):

@@ -36,6 +36,18 @@ def test_classification_is_the_mean_softened_kl(temperature):
     torch.testing.assert_close(grad, expected_grad)
 
 
+@pytest.mark.parametrize("predicted", [None, [True, False, True, False, False], [False] * 5])
+def test_token_classification_is_the_mean_over_tokens_that_count(predicted):
+    student, teacher = draw(5, 3, seed=0).requires_grad_(), draw(5, 3, seed=1)
+    counts = None if predicted is None else torch.tensor(predicted)
+    outputs = prediction(student), prediction(teacher)
+    loss = prediction_loss("token_classification", *outputs, temperature=2.0, predicted=counts)
+    rows = range(5) if predicted is None else [i for i in range(5) if predicted[i]]
+    expected = sum((plain_kl(student[i], teacher[i], 2.0) for i in rows), 0 * student.sum()) / max(len(rows), 1)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
+
+
 @pytest.mark.parametrize("temperature", [2 / 3, 2.0])
 def test_several_labels_are_compared_each_as_there_or_not(temperature):
     """A softmax over (logit, 0) is what a sigmoid says."""

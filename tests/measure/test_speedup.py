@@ -69,9 +69,17 @@ class TestMeasureSpeedup:
             measure_speedup(make_dense(), make_compact(), lengths, sizes)
 
 
-@pytest.mark.parametrize("head", ["none", "classification", "question_answering", "embedding"])
-def test_main_output_is_what_the_head_gives(head):
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        ("none", (10, 30)),
+        ("classification", (2, 2)),
+        ("token_classification", (10, 2)),
+        ("question_answering", (10,)),
+        ("embedding", (2, 30)),
+    ],
+)
+def test_main_output_is_what_the_head_gives(head, shape):
     with torch.inference_mode():
         output = make_compact(head=head)(batch=quantile_batch([4, 6], 2, 9))
-    shapes = {"none": (10, 30), "classification": (2, 2), "question_answering": (10,), "embedding": (2, 30)}
-    assert main_output(output).shape == shapes[head]
+    assert main_output(output).shape == shape

@@ -6,7 +6,13 @@ import pytest
 import torch
 import transformers
 
-from cofi import CompactConfig, CompactModel, CompactModelForQuestionAnswering, CompactModelForSequenceClassification
+from cofi import (
+    CompactConfig,
+    CompactModel,
+    CompactModelForQuestionAnswering,
+    CompactModelForSequenceClassification,
+    CompactModelForTokenClassification,
+)
 from cofi.errors import UserError
 from cofi.models import load_model
 
@@ -20,11 +26,13 @@ LAYERS = {
 HEADS = {
     "none": transformers.AutoModel,
     "classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
     "question_answering": transformers.AutoModelForQuestionAnswering,
 }
 CLASSES = {
     "none": CompactModel,
     "classification": CompactModelForSequenceClassification,
+    "token_classification": CompactModelForTokenClassification,
     "question_answering": CompactModelForQuestionAnswering,
 }
 

@@ -78,7 +78,7 @@ def test_no_shape_for_layers_that_differ():
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps must be a number"),
         ({"hidden_act": "silu"}, "hidden_act must be one of gelu, gelu_new, relu, got 'silu'"),
-        ({"head": "token"}, "head must be one of none, classification, question_answering"),
+        ({"head": "token"}, "head must be one of none, classification, token_classification, question_answering"),
         ({"pooler": None}, "pooler must be one of"),
         ({"pooler_dropout": 1}, "pooler_dropout must be true or false"),
         ({"problem_type": "ranking"}, "problem_type must be one of"),
@@ -114,6 +114,7 @@ def test_short_name_of_the_problem_type():
     [
         ({"head": "classification"}, 0.1),
         ({"head": "classification", "classifier_dropout": 0.0}, 0.0),
+        ({"head": "token_classification"}, 0.1),
         ({"head": "question_answering"}, 0.0),
         ({"head": "question_answering", "classifier_dropout": 0.3}, 0.3),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cofi.models import load_model
+from cofi.models import load_model, pack_padded
 from cofi.models.families import FAMILIES
 
 from .tiny import HF_SIZES, flipped, hf_directory, padded_inputs
@@ -62,6 +62,23 @@ def test_classification_and_regression(model_type, labels, tmp_path):
         theirs = reference(**inputs, labels=targets)
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=ATOL)
     torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-5, atol=ATOL)
+
+
+@pytest.mark.parametrize("model_type", HF_SIZES)
+def test_token_classification(model_type, tmp_path):
+    reference = hf_directory(tmp_path, model_type, "token_classification", num_labels=3)
+    loaded = load_model(tmp_path)
+    assert loaded.head_trained and loaded.model.config.head == "token_classification"
+    inputs = reference_inputs(reference, family_inputs(model_type))
+    is_token = inputs["attention_mask"] != 0
+    labels = (torch.arange(27).view(3, 9) % 4 - 1).masked_fill(~is_token, -100)
+    labels[labels == -1] = -100
+    with torch.no_grad():
+        ours, theirs = (model(**inputs, labels=labels) for model in (loaded.model, reference))
+    torch.testing.assert_close(ours.logits[is_token], theirs.logits[is_token], rtol=0, atol=ATOL)
+    torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-5, atol=ATOL)
+    packed = loaded.model(batch=pack_padded(**inputs), labels=labels[is_token])
+    torch.testing.assert_close(packed.loss, ours.loss, rtol=1e-5, atol=ATOL)
 
 
 @pytest.mark.parametrize("model_type", HF_SIZES)
@@ -129,6 +146,7 @@ def test_activations(act, tmp_path):
     ("model_type", "task", "dropout"),
     [
         ("bert", "classification", 0.07),
+        ("bert", "token_classification", 0.07),
         ("bert", "question_answering", 0.0),
         ("roberta", "classification", 0.07),
         ("electra", "classification", 0.07),
@@ -140,6 +158,6 @@ def test_dropout_before_the_head(model_type, task, dropout, tmp_path):
 
 
 def test_dropout_before_the_heads_of_distilbert(tmp_path):
-    for task, expected in (("classification", 0.15), ("question_answering", 0.25)):
+    for task, expected in (("classification", 0.15), ("token_classification", 0.1), ("question_answering", 0.25)):
         hf_directory(tmp_path / task, "distilbert", task, seq_classif_dropout=0.15, qa_dropout=0.25)
         assert load_model(tmp_path / task).model.config.head_dropout == expected

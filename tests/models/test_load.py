@@ -77,10 +77,16 @@ class TestHeads:
         assert 0.01 < weights[0].std().item() < 0.03
         assert (loaded.model.classifier.bias == 0).all()
 
-    def test_token_classifier_is_no_sentence_classifier(self, classifier):
+    def test_token_classifier_is_no_sentence_classifier(self, classifier, tmp_path):
         edit_config(classifier, architectures=["BertForTokenClassification"])
+        for source in (classifier, save_model(load_model(classifier).model, None, tmp_path / "compact")):
+            assert load_model(source).model.config.head == "token_classification"
+            assert load_model(source, head="token_classification", num_labels=3).head_trained
+            assert not load_model(source, head="token_classification", num_labels=5).head_trained
+            sentences = load_model(source, head="classification", num_labels=3)
+            assert not sentences.head_trained and sentences.model.pooler is not None
+        edit_config(classifier, architectures=["BertForMaskedLM"])
         assert load_model(classifier).model.config.head == "none"
-        assert not load_model(classifier, head="classification", num_labels=3).head_trained
 
     def test_several_labels_are_another_problem_than_one(self, classifier, tmp_path):
         edit_config(classifier, problem_type="multi_label_classification")

@@ -17,6 +17,7 @@ from .tiny import DROPS, MASK_SHAPES, model_of, padded_inputs, random_masks, tin
 
 TARGETS = {
     "classification": {"labels": torch.tensor([0, 1, 1])},
+    "token_classification": {"labels": torch.tensor([0, 1, -100, 0, 1, -100, 0, 1, -100, 1, 0, 1, 1, -100, 0, 0])},
     "question_answering": {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 9, 0])},
 }
 

@@ -78,7 +78,7 @@ def test_route_is_chosen_by_what_is_asked(monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("head", ["classification", "question_answering"])
+@pytest.mark.parametrize("head", ["classification", "token_classification", "question_answering"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_changes_nothing(head, side):
     """Padded on either side, packed, or alone: the same numbers."""
@@ -92,6 +92,10 @@ def test_padding_changes_nothing(head, side):
     torch.testing.assert_close(padded.last_hidden_state[mask], packed.last_hidden_state)
     if head == "classification":
         torch.testing.assert_close(padded.logits, packed.logits)
+    elif head == "token_classification":
+        torch.testing.assert_close(padded.logits[mask], packed.logits)
+        assert padded.logits.shape == (3, 9, 3) and (padded.logits[~mask] == 0).all()
+        torch.testing.assert_close(model(**given).logits, padded.logits)  # with gradients
     else:
         torch.testing.assert_close(padded.start_logits[mask], packed.start_logits)
         torch.testing.assert_close(padded.end_logits[mask], packed.end_logits)

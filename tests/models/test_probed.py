@@ -14,6 +14,7 @@ from .tiny import MASK_SHAPES, model_of, padded_inputs, random_masks
 
 LABELS = {
     "classification": {"labels": torch.tensor([0, 1, 1])},
+    "token_classification": {"labels": torch.tensor([-100, 1, 1, 0, -100, 1, 0, 0, 0, 1, 1, -100, 0, 1, 0, 1])},
     "regression": {"labels": torch.tensor([0.3, 2.0, -1.5])},
     "embedding": {"labels": torch.randn(3, 24, generator=torch.Generator().manual_seed(0))},
     "question_answering": {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 0])},
@@ -48,8 +49,14 @@ def one_by_one(
         z = {kind: masks.by_kind()[kind].clone().requires_grad_() for kind in found}
         here = Masks.from_kinds(masks.by_kind() | z)
         rows = slice(i, i + 1)
-        its_own = {name: values[rows] for name, values in labels.items()}
-        model(batch=batch_of(rows, inputs), masks=here, **its_own).loss.backward()
+        batch = batch_of(rows, inputs)
+        if model.config.head == "token_classification":
+            first = int(inputs["attention_mask"][:i].sum())
+            its_own = {"labels": labels["labels"][first : first + batch.n_tokens]}
+            words = int((its_own["labels"] >= 0).sum())
+        else:
+            its_own, words = {name: values[rows] for name, values in labels.items()}, 1
+        (model(batch=batch, masks=here, **its_own).loss * words).backward()
         for kind, units in z.items():
             found[kind].append(torch.zeros_like(units) if units.grad is None else units.grad)
     return {kind: torch.stack(each) for kind, each in found.items()}

@@ -16,6 +16,7 @@ from .tiny import model_of
 
 HEADS = {
     "classification": {"head": "classification"},
+    "labels of tokens": {"head": "token_classification", "num_labels": 3},
     "question answering": {"head": "question_answering"},
     "none": {"head": "none"},
     "embedding": {"head": "embedding"},

@@ -45,6 +45,7 @@ DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2, "head"
 TASKS = {
     "base": transformers.AutoModel,
     "classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
     "question_answering": transformers.AutoModelForQuestionAnswering,
 }
 

@@ -78,7 +78,9 @@ def configs(draw: st.DrawFn, hidden: st.SearchStrategy[int], eps: tuple[float, .
         "position_offset": draw(st.sampled_from([0, 2])),
         "max_position_embeddings": 12,
         "layer_norm_eps": draw(st.sampled_from(eps)),
-        "head": draw(st.sampled_from(["none", "classification", "question_answering", "embedding"])),
+        "head": draw(
+            st.sampled_from(["none", "classification", "token_classification", "question_answering", "embedding"])
+        ),
         "pooler": draw(st.sampled_from(["none", "tanh", "relu", "gelu"])),
         "pooling": draw(st.sampled_from(["mean", "first"])),
         "pooler_size": draw(st.none() | st.integers(1, 6)),

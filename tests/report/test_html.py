@@ -140,6 +140,7 @@ def test_the_log_may_be_empty(make_run, result):
     ("head", "words"),
     [
         ("question_answering", "CompactModelForQuestionAnswering"),
+        ("token_classification", "CompactModelForTokenClassification"),
         ("classification", "CompactModelForSequenceClassification"),
     ],
 )

@@ -272,6 +272,18 @@ def test_question_answering(flags, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_labels_of_words_stay_with_their_words(flags, tmp_path):
+    words = [[*["the", "red", "bird", "sings"] * (i % 3), "a", "cat", "sleeps"] for i in range(30)]
+    table = pa.table({"tokens": words, "tags": [[word[0] for word in row] for row in words]})
+    pq.write_table(table, tmp_path / "table.parquet")
+    files = {f"{split}_file": tmp_path / "table.parquet" for split in ("train", "validation")}
+    flags = changed(flags, task="text", **files)
+    for cache in ("ram", "none"):
+        assert main(changed(flags, output=tmp_path / cache, teacher_cache=cache)) == 0
+    losses = [[row["loss"] for row in curve(tmp_path / run) if row["type"] == "step"] for run in ("ram", "none")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("extra", [["--method", "fisher"], ["--method", "movement"], ["--no-distill"]], ids=str)
 def test_baselines_and_labels_alone(flags, tmp_path, extra):
     assert main([*flags, *extra]) == 0

@@ -93,9 +93,16 @@ def weight_gradients(student: Student) -> list[torch.Tensor]:
     return grads
 
 
+def labels_of_tokens(n_tokens: int) -> torch.Tensor:
+    """Some of three classes, some of none."""
+    labels = torch.arange(n_tokens) % 5 - 2
+    return labels.where(labels >= 0, -100)
+
+
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "classification": ("classification", {"num_labels": 3}),
     "regression": ("classification", {"num_labels": 1, "problem_type": "regression"}),
+    "token_classification": ("token_classification", {"num_labels": 3}),
     "question_answering": ("question_answering", {}),
     "embedding": ("embedding", {}),
 }
@@ -114,11 +121,13 @@ def test_padding_changes_neither_loss_nor_gradients(device, kind, taught, length
     labels = {"labels": rows.float() if kind == "regression" else rows}
     labels = {"start_positions": rows, "end_positions": rows} if kind == "question_answering" else labels
     labels = {"labels": torch.ones(len(lengths), 24, device=device)} if kind == "embedding" else labels
+    of_tokens = kind == "token_classification"
+    labels = {"labels": labels_of_tokens(sum(lengths)).to(device)} if of_tokens else labels
     ids = [torch.randint(5, 97, (n,)).tolist() for n in lengths]
-    batch = TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths))))
+    batch = TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths))), of_tokens=of_tokens)
     found = []
     for each in (batch, padded(batch, 40)):
-        target = None if kept is None else padded_target(kept(batch), each.packed.n_tokens)
+        target = None if kept is None else padded_target(kept(batch), each.packed.n_tokens, head)
         loss = objective.loss(student, each, objective.inputs(student, 1, each.packed.input_ids.device), target, None)
         loss.total.backward()
         found.append((loss.total.detach(), weight_gradients(student)))

@@ -44,6 +44,7 @@ LENGTHS = (4, 7, 1)
 HEADS: dict[str, dict[str, Any]] = {
     "classification": {"head": "classification", "num_labels": 3, "problem_type": "classification"},
     "regression": {"head": "classification", "num_labels": 1, "problem_type": "regression"},
+    "token_classification": {"head": "token_classification", "num_labels": 3},
     "question_answering": {"head": "question_answering"},
     "embedding": {"head": "embedding", "pooler": "none"},
 }
@@ -93,7 +94,10 @@ def batch_of(kind: str) -> TaskBatch:
         labels = {"labels": torch.zeros(len(LENGTHS), 24, device=DEVICE)}
     if kind == "question_answering":
         labels = {"start_positions": rows, "end_positions": rows}
-    return TaskBatch(packed.to(DEVICE), labels, tuple(range(len(LENGTHS))))
+    of_tokens = kind == "token_classification"
+    if of_tokens:
+        labels = {"labels": torch.zeros(n_tokens, dtype=torch.int64, device=DEVICE)}
+    return TaskBatch(packed.to(DEVICE), labels, tuple(range(len(LENGTHS))), of_tokens=of_tokens)
 
 
 def model_of(kind: str, **changes: Any) -> CompactModel:

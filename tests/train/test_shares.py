@@ -29,6 +29,7 @@ LENGTHS = (5, 3, 9, 1, 7, 2)
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "classification": ("classification", {"num_labels": 3}),
     "regression": ("classification", {"num_labels": 1, "problem_type": "regression"}),
+    "token_classification": ("token_classification", {"num_labels": 3}),
     "question_answering": ("question_answering", {}),
     "embedding": ("embedding", {}),
 }
@@ -59,6 +60,9 @@ def split_of(kind: str) -> TokenizedSplit:
     if kind == "question_answering":
         ends = np.array(LENGTHS) - 1
         return TokenizedSplit(ids, types, start_positions=numbers % 2 * ends, end_positions=ends)
+    if kind == "token_classification":  # a third of the tokens is not predicted; of the sequence of one none is
+        classes = [np.where(np.arange(n) % 3 == 0, -100, np.arange(n) % 2 + n % 2) for n in LENGTHS]
+        return TokenizedSplit(ids, types, token_labels=Ragged.of(classes, np.int64))
     if kind == "embedding":
         return TokenizedSplit(ids, types, labels=draw.normal(size=(len(LENGTHS), 24)))
     return TokenizedSplit(ids, types, labels=numbers.astype(np.float32) / 3 if kind == "regression" else numbers % 3)

@@ -82,11 +82,14 @@ def in_editions(split: TokenizedSplit, versions: NDArray[np.int32]) -> Editions:
     def tiled(values: NDArray[Any] | None) -> NDArray[Any] | None:
         return None if values is None else np.concatenate([values] * count)
 
+    labels = split.token_labels
+
     shown = TokenizedSplit(
         Ragged(ids, joined),
         Ragged(np.tile(split.token_type_ids.values, count), joined),
         labels=tiled(split.labels),
         start_positions=tiled(split.start_positions),
         end_positions=tiled(split.end_positions),
+        token_labels=None if labels is None else Ragged(np.tile(labels.values, count), joined),
     )
     return Editions(shown, count)

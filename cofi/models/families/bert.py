@@ -59,7 +59,7 @@ def encoder_fields(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]
 
 def head_dropout(values: Mapping[str, Any], head: str) -> float | None:
     """classifier_dropout belongs to classification; these families drop nothing before the QA output."""
-    return values.get("classifier_dropout") if head == "classification" else None
+    return values.get("classifier_dropout") if head in ("classification", "token_classification") else None
 
 
 BERT = Family(

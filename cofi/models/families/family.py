@@ -61,6 +61,7 @@ class Family:
     head_dropout: (config.json, head) -> classifier_dropout
     prefix: of the encoder's tensors in checkpoints with a head; bare encoders are saved without it
     embeddings, layer: parameter -> source; `layers` is the path of the layer list
+    token_output, qa_output: module names of the heads that read the tokens
     """
 
     model_type: str
@@ -72,6 +73,7 @@ class Family:
     layer: Mapping[str, Source]
     classification: ClassificationHead
     base_pooler: str | None = None
+    token_output: str = "classifier"
     qa_output: str = "qa_outputs"
 
     def sources(self, prefix: str, n_layers: int) -> dict[str, Source]:
