@@ -109,6 +109,14 @@ class TokenizedSplit:
             return None
         return f"{self.cut:,} of {len(self):,} texts are cut at {self.lengths.max()} tokens (--max-length)"
 
+    def describe_overlap(self, other: TokenizedSplit) -> str | None:
+        """What to tell of texts to evaluate on that are among those to train on, `other`, if any are."""
+        known = {row.tobytes() for row in other.input_ids}
+        shared = sum(row.tobytes() in known for row in self.input_ids)
+        if not shared:
+            return None
+        return f"{shared:,} of {len(self):,} texts are among those to train on: scores of new texts may be lower"
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(N,) int64 tokens of each sequence."""

@@ -74,11 +74,12 @@ def _names_in_file(raw: RawTable, name: str) -> tuple[str, ...] | None:
     try:
         about = json.loads((raw.data.schema.metadata or {})[b"huggingface"])
         names = about["info"]["features"][name]["feature"]["names"]
+        kind = raw.data.schema.field(name).type
     except (KeyError, TypeError, ValueError):
         return None
-    distinct = isinstance(names, list) and all(isinstance(label, str) for label in names)
-    is_numbered = pa.types.is_integer(raw.data.schema.field(name).type.value_type)
-    return tuple(names) if distinct and is_numbered and 1 < len(set(names)) == len(names) else None
+    are_words = isinstance(names, list) and all(isinstance(label, str) for label in names)
+    is_fit = is_list(kind) and pa.types.is_integer(kind.value_type) and are_words
+    return tuple(names) if is_fit and 1 < len(set(names)) == len(names) else None
 
 
 def tokenize_words(

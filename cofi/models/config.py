@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from cofi.models.config_values import (
+    CLASSIFIERS,
     PROBLEM_TYPES,
     check_labels,
     check_layer,
@@ -155,7 +156,7 @@ class CompactConfig(PreTrainedConfig):
         """Dropout probability before the last linear layer of the head."""
         if self.classifier_dropout is not None:
             return self.classifier_dropout
-        return self.hidden_dropout_prob if self.head in ("classification", "token_classification") else 0.0
+        return self.hidden_dropout_prob if self.head in CLASSIFIERS else 0.0
 
     def layout(self) -> EncoderLayout:
         """Widths of every layer as `cofi_kernels.compact_encoder` takes them."""

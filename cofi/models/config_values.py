@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HEADS = ("none", "classification", "token_classification", "question_answering", "embedding")
+CLASSIFIERS = ("classification", "token_classification")  # heads with an output for each label
 POOLINGS = ("mean", "first")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")

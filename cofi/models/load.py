@@ -15,7 +15,7 @@ from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
 from cofi.models.class_names import class_names, label_fields, output_order
 from cofi.models.config import CompactConfig
-from cofi.models.config_values import HEADS, PROBLEM_TYPES, check_labels, problem_of
+from cofi.models.config_values import CLASSIFIERS, HEADS, PROBLEM_TYPES, check_labels, problem_of
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
 from cofi.models.hub import local_directory
@@ -24,7 +24,6 @@ from cofi.models.sentence_files import read_max_seq_length, read_pooling
 
 _OUTPUTS = ("classifier.", "qa_outputs.")
 _HEAD_MODULES = ("pooler.", *_OUTPUTS)
-_LABELLED = ("classification", "token_classification")  # kinds of head with an output for each label
 _FIELDS_OF_HEAD = ("head", "problem_type", "id2label", "label2id", "architectures")
 _ARCHITECTURES = {
     "ForSequenceClassification": "classification",
@@ -115,7 +114,7 @@ def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
 
 
 def _fits(wanted: _Head, trained: _Head) -> bool:
-    if wanted.kind != trained.kind or wanted.kind not in _LABELLED:
+    if wanted.kind != trained.kind or wanted.kind not in CLASSIFIERS:
         return wanted.kind == trained.kind
     same_problem = wanted.problem_type is None or wanted.problem == trained.problem
     return wanted.num_labels in (None, trained.num_labels) and same_problem and _same_classes(wanted, trained)
@@ -139,7 +138,7 @@ def _head_fields(head: _Head, directory: Path) -> dict[str, Any]:
     if head.kind == "embedding":
         length = read_max_seq_length(directory)
         return {"head": head.kind, "pooling": read_pooling(directory), "max_seq_length": length}
-    if head.kind not in _LABELLED:
+    if head.kind not in CLASSIFIERS:
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}
     return fields if head.id2label is None else fields | label_fields(head.id2label, head.num_labels or 0)

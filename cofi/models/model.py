@@ -19,6 +19,7 @@ import cofi_kernels
 from cofi.models.border import Border
 from cofi.models.checkpoint import check_directory, check_loading
 from cofi.models.config import CompactConfig
+from cofi.models.config_values import CLASSIFIERS
 from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
@@ -77,8 +78,7 @@ class CompactModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config, heads, intermediate) for heads, intermediate in sizes)
         self.pooler = nn.Linear(config.hidden_size, config.pooler_size) if config.has_pooler else None
         features = config.pooler_size if config.has_pooler else config.hidden_size
-        classifies = config.head in ("classification", "token_classification")
-        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if classifies else None
+        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if config.head in CLASSIFIERS else None
         self.qa_outputs = nn.Linear(config.hidden_size, 2) if config.head == "question_answering" else None
         self.post_init()
 

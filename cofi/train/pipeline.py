@@ -126,10 +126,11 @@ def _announce(session: Session, inputs: Inputs) -> None:
     task = session.task
     classes = f" of {len(task.label_names)} ({escape(first_few(task.label_names))})" if task.label_names else ""
     session.monitor.message(f"{task.name}: {task.kind}{classes}, {rows}, {escape(session.config.model)}, {where}")
-    for name, split in (("to train on", inputs.train), ("to evaluate on", inputs.validation)):
-        cut = split.describe_cut()
-        if cut is not None:
-            session.monitor.message(f"{name}: {cut}")
+    overlap = inputs.validation.describe_overlap(inputs.train)
+    said = [("to train on", inputs.train.describe_cut()), ("to evaluate on", inputs.validation.describe_cut())]
+    for name, about in (*said, ("to evaluate on", overlap)):
+        if about is not None:
+            session.monitor.message(f"{name}: {about}")
     if session.profile is not None and session.config.target_speedup is not None:
         session.monitor.message(describe(session.profile, session.config.target_speedup))
     if session.world.size > 1 and session.device.type == "cuda" and session.config.cuda_graphs:

@@ -55,6 +55,17 @@ def test_a_text_that_just_fits_is_not_cut(tokenizer: Any, classification: Task) 
         assert split.cut == cut and (split.describe_cut() is None) is (cut == 0)
 
 
+def test_texts_that_are_in_both_splits_are_told(tokenizer: Any, classification: Task) -> None:
+    train, other = (
+        tokenize(Table({"text": texts, "label": [0] * len(texts)}, "made"), classification, tokenizer)
+        for texts in (["the cat", "a dog", "the cat sat"], ["the  CAT", "a dog sat", "the cat"])
+    )
+    told = "2 of 3 texts are among those to train on: scores of new texts may be lower"
+    assert other.describe_overlap(train) == told
+    new = Table({"text": ["a dog sat on the mat"], "label": [0]}, "made")
+    assert tokenize(new, classification, tokenizer).describe_overlap(train) is None
+
+
 def test_real_rows(data_dir: Path, minilm_tokenizer: Any) -> None:
     splits = load_splits("mrpc", data_dir=data_dir, max_train_samples=300, max_eval_samples=1)
     split = tokenize(splits.train, splits.task, minilm_tokenizer)

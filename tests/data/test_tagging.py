@@ -38,6 +38,14 @@ def test_lists_of_words_with_a_label_each(write: Write, words: str, labels: str)
     assert rows_of(again.validation, labels) == [[2, 1, 0, 0], [], [0, 0]]
 
 
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"words": ["a", "b"], "tags": ["O", "B-{kind}"]}}\n' for kind in "XYX"))
+    splits = load_splits("text", train_file=path, validation_file=path)
+    assert splits.task.label_names == ("B-X", "B-Y", "O") and splits.train["words"] == [["a", "b"]] * 3
+    assert rows_of(splits.train, "tags") == [[2, 0], [2, 1], [2, 0]]
+
+
 def test_columns_that_are_named_and_rows_that_are_held_out(write: Write) -> None:
     words = [[f"w{i}", "x"] for i in range(40)]
     path = write("t.parquet", tokens=words, pos_tags=[[i % 2, 1] for i in range(40)], ner_tags=[["O", "O"]] * 40)
