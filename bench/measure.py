@@ -88,7 +88,7 @@ def write_rows(root: Path, name: str, rows: list[dict[str, Any]], order: Sequenc
 
     order: of the cases, as they come when there is none
     """
-    result = {"machine": machine(), "rows": rows}
+    result: dict[str, Any] = {"machine": machine(), "rows": rows}
     file = folder(root, result["machine"]) / name
     measured = {row["case"] for row in rows}
     kept = json.loads(file.read_text())["rows"] if file.is_file() else []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cofi.bench.engines import ONNX_RUNTIME, OPENVINO, OPENVINO_BF16, Engine, exported, not_installed
 from cofi.models import CompactModel
+from cofi.models.embeddings import Embeddings
 from cofi_kernels import EncoderLayout
 from cofi_kernels.compact_encoder.layout import LAYER_WEIGHTS, N_ATTENTION_WEIGHTS
 
@@ -28,18 +29,25 @@ def padded_encoder(x: Tensor, valid: Tensor | None, weights: list[Tensor], layou
     """(B, S, E) through every layer, padding and all, as modelling code for PyTorch is written."""
     for i, n_heads in enumerate(layout.heads):
         attention, ffn = sublayers(weights, i)
-        w_qkv, b_qkv, w_out, b_out, *attention_norm = attention
-        w_up, b_up, w_down, b_down, *ffn_norm = ffn
         if layout.mha[i]:
+            w_qkv, b_qkv, w_out, b_out, w_norm, b_norm = attention
             qkv = (F.linear(x, w_qkv[part], b_qkv[part]) for part in range(3))
             q, k, v = (part.unflatten(2, (n_heads, layout.head_dim)).transpose(1, 2) for part in qkv)
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=valid)
             y = context.transpose(1, 2).flatten(2) @ w_out + b_out
-            x = F.layer_norm(x + y, x.shape[2:], *attention_norm, layout.eps)
+            x = F.layer_norm(x + y, x.shape[2:], w_norm, b_norm, layout.eps)
         if layout.ffn[i]:
+            w_up, b_up, w_down, b_down, w_norm, b_norm = ffn
             y = F.gelu(F.linear(x, w_up, b_up)) @ w_down + b_down
-            x = F.layer_norm(x + y, x.shape[2:], *ffn_norm, layout.eps)
+            x = F.layer_norm(x + y, x.shape[2:], w_norm, b_norm, layout.eps)
     return x
+
+
+def embedded(tables: Embeddings, ids: Tensor, positions: Tensor) -> Tensor:
+    """Tokens of the first kind, normalised."""
+    assert tables.token_type is not None
+    x = tables.word(ids) + tables.position(positions) + tables.token_type.weight[0]
+    return F.layer_norm(x, x.shape[-1:], tables.norm.weight, tables.norm.bias, tables.eps)
 
 
 class PaddedModel(nn.Module):
@@ -47,16 +55,14 @@ class PaddedModel(nn.Module):
 
     def __init__(self, model: CompactModel) -> None:
         super().__init__()
+        assert model.pooler is not None and model.classifier is not None
         self.embeddings, self.pooler, self.classifier = model.embeddings, model.pooler, model.classifier
         self.layout = model.layout
         self.encoder = model.encoder_weights()
 
     def forward(self, input_ids: Tensor, valid: Tensor | None) -> Tensor:
-        tables = self.embeddings
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        x = tables.word(input_ids) + tables.position(positions) + tables.token_type.weight[0]
-        x = F.layer_norm(x, x.shape[2:], tables.norm.weight, tables.norm.bias, tables.eps)
-        x = padded_encoder(x, valid, self.encoder, self.layout)
+        x = padded_encoder(embedded(self.embeddings, input_ids, positions), valid, self.encoder, self.layout)
         return self.classifier(torch.tanh(self.pooler(x[:, 0])))
 
 

@@ -81,17 +81,17 @@ def chosen(path: Path | None, only: list[str] | None = None) -> dict[str, Struct
 def build(structure: Structure, device: str = "cpu", *, spread: float = SPREAD) -> CompactModel:
     """An fp32 classifier of three labels with random weights. spread: added to all of them, times normal numbers."""
     widths = zip(structure.heads, structure.intermediate, strict=True)
-    config = CompactConfig(
-        vocab_size=structure.vocabulary,
-        hidden_size=structure.hidden,
-        head_dim=structure.head_dim,
-        max_position_embeddings=structure.longest,
-        num_hidden_layers=len(structure.heads),
-        per_layer_config={i: {"num_attention_heads": h, "intermediate_size": n} for i, (h, n) in enumerate(widths)},
-        head="classification",
-        num_labels=3,
-    )
-    model = CompactModel(config).eval()
+    config = {
+        "vocab_size": structure.vocabulary,
+        "hidden_size": structure.hidden,
+        "head_dim": structure.head_dim,
+        "max_position_embeddings": structure.longest,
+        "num_hidden_layers": len(structure.heads),
+        "per_layer_config": {i: {"num_attention_heads": h, "intermediate_size": n} for i, (h, n) in enumerate(widths)},
+        "head": "classification",
+        "num_labels": 3,
+    }
+    model = CompactModel(CompactConfig.from_dict(config)).eval()
     with torch.no_grad():
         for parameter in model.parameters() if spread else ():
             parameter.add_(spread * torch.randn_like(parameter))

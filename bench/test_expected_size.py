@@ -17,6 +17,10 @@ def plain(p_head, p_int, p_mha, p_ffn, p_hidden):
     return p_hidden.sum() * (HEAD_COST / HIDDEN * attention + 2 * ffn)
 
 
+def ours(p_head, p_int, p_mha, p_ffn, p_hidden):
+    return expected_size(p_head, p_int, p_mha, p_ffn, p_hidden, head_cost=HEAD_COST, int_cost=INT_COST, **SIZES)
+
+
 def test_size_and_gradients(contest, compiled, device):
     shapes = ((LAYERS, HEADS), (LAYERS, INTERMEDIATE), (LAYERS,), (LAYERS,), (HIDDEN,))
     p = [torch.rand(shape, device=device, requires_grad=True) for shape in shapes]
@@ -26,7 +30,6 @@ def test_size_and_gradients(contest, compiled, device):
         return size.detach(), *torch.autograd.grad(size, p)
 
     fast = compiled(plain)
-    ours = lambda *p: expected_size(*p, head_cost=HEAD_COST, int_cost=INT_COST, **SIZES)  # noqa: E731
     rivals = {"eager": lambda: both(plain), "compiled": lambda: both(fast)}
     bytes_moved = 3 * sum(t.nbytes for t in p)
     contest(FAMILY, "size and gradients bert-base", lambda: both(ours), rivals, bytes_moved=bytes_moved)

@@ -36,7 +36,7 @@ def masks_of(live, device):
     return z_head, torch.tensor(float(live > 0), device=device), torch.rand(HIDDEN, device=device) * 0.5 + 0.5
 
 
-@pytest.fixture(params=LIVE.values(), ids=LIVE)
+@pytest.fixture(params=LIVE.values(), ids=list(LIVE))
 def sublayer(request, device):
     """(name of the case, live heads, arguments of `dense`, dy)"""
     name = next(key for key, value in LIVE.items() if value == request.param)

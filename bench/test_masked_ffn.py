@@ -29,7 +29,7 @@ def masks_of(live, device):
     return z_int, torch.tensor(float(live > 0), device=device), torch.rand(HIDDEN, device=device) * 0.5 + 0.5
 
 
-@pytest.fixture(params=LIVE.values(), ids=LIVE)
+@pytest.fixture(params=LIVE.values(), ids=list(LIVE))
 def sublayer(request, device):
     """(name of the case, live dims, arguments by position, dy)"""
     name = next(key for key, value in LIVE.items() if value == request.param)

@@ -24,7 +24,7 @@ def columns(x, residual, weight, bias, z_hidden):
     return torch.zeros_like(v).index_copy(1, kept, normed)
 
 
-@pytest.fixture(params=DROPPED.values(), ids=DROPPED)
+@pytest.fixture(params=DROPPED.values(), ids=list(DROPPED))
 def sublayer(request, device):
     """(name of the case, arguments of `columns`, dy)"""
     name = next(key for key, value in DROPPED.items() if value == request.param)

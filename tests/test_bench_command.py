@@ -64,12 +64,13 @@ FEW = ["--batch-size", "1", "2", "--seq-len", "6", "--rounds", "3", "--device", 
 class TestCommand:
     @pytest.fixture(autouse=True)
     def _known_machine(self, monkeypatch):
-        """Of 370 turns a test none waits for anything: these are about what is said, not how exactly."""
+        """Turns are short, few and without pauses: these tests are about what is said, not how exactly."""
         monkeypatch.setattr(bench_command, "RIVAL_PAUSE_S", 0.0)
         monkeypatch.setattr(bench_command, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
         monkeypatch.setattr(rate, "SLOWER", 1.0)
         monkeypatch.setitem(rate.SIZES, "cpu", 16)
         monkeypatch.setattr(timing, "TURN_S", 0.0)
+        monkeypatch.setattr(rates, "TURNS", 1)
         monkeypatch.setattr(rates, "turn", functools.partial(timing.turn, pause_s=0.0))
         gc.freeze()  # timing begins with a collection: half a second over all that tests have imported
         yield
@@ -101,7 +102,9 @@ class TestCommand:
         assert {"dense", subjects.HUGGING_FACE} <= set(rivals)
 
     @pytest.mark.parametrize("engine", [engines.ONNX_RUNTIME, engines.OPENVINO], ids=lambda engine: engine.name)
-    @pytest.mark.parametrize("head", ["none", "classification", "question_answering", "embedding"])
+    @pytest.mark.parametrize(
+        "head", ["none", "classification", "token_classification", "question_answering", "embedding"]
+    )
     def test_engines_that_are_installed_run_both_models(
         self, engine, head, run_dir, hf_dir, tmp_path, monkeypatch, capsys
     ):
@@ -124,7 +127,7 @@ class TestCommand:
         assert "No ONNX Runtime: onnx, onnxruntime not installed (pip install onnx onnxruntime)." in printed
         assert "onnx, onnxruntime, openvino not installed (pip install onnx onnxruntime openvino)." in printed
 
-    @pytest.mark.parametrize("head", ["none", "question_answering", "embedding"])
+    @pytest.mark.parametrize("head", ["none", "token_classification", "question_answering", "embedding"])
     def test_every_head_can_be_measured(self, head, hf_dir, tmp_path, capsys):
         make_compact(head=head).save_pretrained(tmp_path)
         assert main([str(tmp_path), *FEW, "--dense", str(hf_dir), "--json", "-"]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 
 import pytest
@@ -12,6 +14,7 @@ from cofi.bench import explain as explaining
 from cofi.bench import rates as measuring
 from cofi.bench.explain import ARITHMETIC, CALL, MEMORY, Explanation, Sublayer, explain, sublayer_table, total_table
 from cofi.bench.rates import HIDDEN, Rates, measure_rates, weight_bytes
+from cofi.measure import timing
 from cofi.models import from_lists
 from tests.measure.encoders import make_compact, make_dense
 
@@ -71,6 +74,21 @@ RATES = Rates(
 )
 
 
+@pytest.fixture(autouse=True)
+def _little_to_collect():
+    """Timing begins with a collection: half a second over all that tests have imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def short_turns(monkeypatch):
+    """For what does not depend on how long anything took."""
+    monkeypatch.setattr(timing, "TURN_S", 0.0)
+    monkeypatch.setattr(measuring, "turn", functools.partial(timing.turn, pause_s=0.0))
+
+
 def explained(monkeypatch, **changes) -> Explanation:
     monkeypatch.setattr(explaining, "measure_rates", lambda *_: Rates(**(RATES.to_dict() | changes)))
     with torch.inference_mode():
@@ -88,6 +106,7 @@ def test_live_sublayers_alone_are_listed_with_their_work(monkeypatch):
     assert attention.floor_ms == pytest.approx(1e3 * attention.flop / 2e9)
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_prediction_is_rows_weights_products_in_whole_panels_and_the_inside_of_heads(monkeypatch):
     explanation = explained(monkeypatch)
     attention, ffn = explanation.sublayers
@@ -103,6 +122,7 @@ def test_prediction_is_rows_weights_products_in_whole_panels_and_the_inside_of_h
     assert explanation.error == pytest.approx(explanation.predicted_ms / explanation.measured_ms - 1)
 
 
+@pytest.mark.usefixtures("short_turns")
 @pytest.mark.parametrize(
     ("changes", "bound"),
     [
@@ -117,6 +137,7 @@ def test_what_takes_most_is_the_bound(monkeypatch, changes, bound):
     assert {s.bound for s in explained(monkeypatch, **changes).sublayers} == {bound}
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_the_first_token_comes_with_the_weights(monkeypatch):
     monkeypatch.setattr(explaining, "measure_rates", lambda *_: RATES)
     with torch.inference_mode():
@@ -139,6 +160,7 @@ def test_weights_are_counted_in_their_precision(precision, size):
     assert weight_bytes(3, 5, precision) == 2 * 3 * 5 * size
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_rates_of_this_machine_are_possible():
     for model in (make_compact(), make_dense()):
         with torch.inference_mode():

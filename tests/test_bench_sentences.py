@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench import inference, sentences, structures, tables, training_step
 from cofi.errors import UserError
-from cofi.measure import rate
+from cofi.measure import rate, timing
 from cofi.measure.timing import MIN_ROUNDS
 
 
@@ -67,6 +67,7 @@ def test_some_structures_are_chosen():
 
 
 def test_inference_without_data_measures_the_other_cases(nowhere, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "undisturbed_gflops", lambda device, seconds: 50.0)  # seconds for real
     monkeypatch.setattr(inference, "build", lambda structure, spread: None)
     monkeypatch.setattr(inference, "prepare", lambda model, rivals, console: {})
     monkeypatch.setattr(inference, "contest", lambda name, case, structure, lengths, *rest: [(name, case, lengths)])
@@ -79,6 +80,8 @@ def test_inference_without_data_measures_the_other_cases(nowhere, monkeypatch, c
 @pytest.mark.parametrize("disturbed", [False, True])
 def test_inference_says_beside_what_it_was_timed(disturbed, monkeypatch):
     monkeypatch.setattr(rate, "PATIENCE", 1)
+    monkeypatch.setattr(timing, "TURN_S", 0.0)
+    monkeypatch.setattr(inference, "RIVAL_PAUSE_S", 0.0)
     structure = structures.Structure(16, (2,), (8,), head_dim=8, longest=32)
     engines = inference.prepare(structures.build(structure), [], Console())
     gflops = 1e9 if disturbed else 0.0

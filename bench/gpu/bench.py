@@ -58,7 +58,7 @@ class Bench:
         family: str,
         case: str,
         ours: Run,
-        rivals: dict[str, Run],
+        rivals: Mapping[str, Run],
         *,
         floor: float | None = None,
         target: Callable[[float, dict[str, float]], Target | None] = lambda value, rivals: None,
@@ -119,7 +119,7 @@ class Bench:
         wrong = {name: v for name, v in verdicts.items() if v.wrong}
         worst = max(v.error for v in verdicts.values())
         errors = {name: {"error": v.error, "allowed": v.allowed} for name, v in verdicts.items()}
-        marks = {"wrong": list(wrong)} if wrong else {}
+        marks: dict[str, Any] = {"wrong": list(wrong)} if wrong else {}
         metric = "largest relative error against fp64"
         self.record.add(family, f"correctness, {case}", metric, "", worst, errors=errors, **marks)
         if not wrong:

@@ -90,9 +90,32 @@ def _attention_leaves(bench: Bench, live: float) -> Leaves:
     return made | z | {"z_hidden": _mask(bench, s.hidden, 1.0), "cu_seqlens": bounds}
 
 
-def _attention_ours(cu_seqlens: Tensor, seqlen: int, head_dim: int, **leaves: Tensor) -> Tensor:
-    order = [leaves.pop(name) for name in ("x", "w_qkv", "b_qkv", "w_out", "b_out")]
-    return masked_attention(*order, cu_seqlens, seqlen, head_dim=head_dim, **leaves)
+def _attention_ours(
+    x: Tensor,
+    w_qkv: Tensor,
+    w_out: Tensor,
+    b_qkv: Tensor,
+    b_out: Tensor,
+    z_head: Tensor,
+    z_mha: Tensor,
+    z_hidden: Tensor,
+    cu_seqlens: Tensor,
+    seqlen: int,
+    head_dim: int,
+) -> Tensor:
+    return masked_attention(
+        x,
+        w_qkv,
+        b_qkv,
+        w_out,
+        b_out,
+        cu_seqlens,
+        seqlen,
+        head_dim=head_dim,
+        z_head=z_head,
+        z_mha=z_mha,
+        z_hidden=z_hidden,
+    )
 
 
 def _attention_plain(

@@ -71,15 +71,15 @@ def run(bench: Bench) -> None:
     if not _check(bench, ours(), plain, loga, u, dz, dsize):
         return
     fast = compiled(plain, smoke=bench.smoke)
-    rivals = {
-        name: (lambda f=function: torch.autograd.grad(f(loga, u), [loga], [dz, dsize]))
-        for name, function in (("eager", plain), ("compiled", fast))
-    }
+
+    def both(function: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(loga, u), [loga], [dz, dsize])
+
     bench.contest(
         FAMILY,
         CASE,
         ours,
-        rivals,
+        {"eager": lambda: both(plain), "compiled": lambda: both(fast)},
         floor=bench.floor(0.0, 9 * loga.numel() * 4),
         target=lambda value, rivals: Target("gates and expected size, whole model", LIMIT_US),
         ops=OPS,

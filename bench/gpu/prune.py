@@ -135,10 +135,18 @@ def _race(passes: dict[str, Passes], rounds: int) -> dict[str, list[float]]:
 def _cache_bytes(sizes: Sizes, mean_tokens: float) -> int:
     """Of the outputs of a teacher for all rows."""
     rows = sizes.mnli_rows
-    dtype = str(sizes.dtype).removeprefix("torch.")
-    layers = tuple(range(sizes.n_matched))
-    tokens = round(rows * mean_tokens)
-    return Contents(tokens, rows, sizes.hidden, layers, ("logits",), 3, dtype, CHUNK_ROWS).n_bytes()
+    contents = Contents(
+        n_tokens=round(rows * mean_tokens),
+        n_rows=rows,
+        hidden=sizes.hidden,
+        layers=tuple(range(sizes.n_matched)),
+        outputs=("logits",),
+        of_tokens=(),
+        n_numbers=3,
+        dtype=str(sizes.dtype).removeprefix("torch."),
+        chunk_rows=CHUNK_ROWS,
+    )
+    return contents.n_bytes()
 
 
 def prune_seconds(step_ms: dict[float, float], rows: int) -> float:

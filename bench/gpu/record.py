@@ -92,7 +92,7 @@ class Record:
         self.save()
 
     def save(self) -> None:
-        content = {"machine": self.machine, **({"smoke": SMOKE_NOTE} if self.smoke else {})}
+        content: dict[str, Any] = {"machine": self.machine, **({"smoke": SMOKE_NOTE} if self.smoke else {})}
         content |= {"rows": self.rows, "skipped": self.skipped, "failed": self.failed}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")

@@ -29,15 +29,16 @@ class HuggingFace:
         from transformers import BertConfig, BertForSequenceClassification
 
         s = bench.sizes
-        config = BertConfig(
-            vocab_size=s.vocabulary,
-            hidden_size=s.hidden,
-            num_hidden_layers=s.n_layers,
-            num_attention_heads=s.n_heads,
-            intermediate_size=s.intermediate,
-            num_labels=3,
-        )
-        self.model = BertForSequenceClassification(config).to(bench.device).train()
+        config = {
+            "vocab_size": s.vocabulary,
+            "hidden_size": s.hidden,
+            "num_hidden_layers": s.n_layers,
+            "num_attention_heads": s.n_heads,
+            "intermediate_size": s.intermediate,
+            "num_labels": 3,
+        }
+        self.model = BertForSequenceClassification(BertConfig.from_dict(config)).train()
+        self.model.to(bench.device)  # type: ignore[arg-type]  # transformers annotates the method away
         self.model.bert.embeddings.requires_grad_(False)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         options = capturable(self.trained) if captured else {}

@@ -85,19 +85,20 @@ def batch_of(bench: Bench, n_sequences: int, seqlen: int, seed: int = 0) -> Task
 
 def model_of(bench: Bench, dropout: float) -> CompactModel:
     s = bench.sizes
-    config = CompactConfig(
-        vocab_size=s.vocabulary,
-        hidden_size=s.hidden,
-        num_hidden_layers=s.n_layers,
-        num_attention_heads=s.n_heads,
-        head_dim=s.head_dim,
-        intermediate_size=s.intermediate,
-        head="classification",
-        num_labels=3,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    return CompactModel(config).to(bench.device)
+    config = {
+        "vocab_size": s.vocabulary,
+        "hidden_size": s.hidden,
+        "num_hidden_layers": s.n_layers,
+        "num_attention_heads": s.n_heads,
+        "head_dim": s.head_dim,
+        "intermediate_size": s.intermediate,
+        "head": "classification",
+        "num_labels": 3,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    model = CompactModel(CompactConfig.from_dict(config))
+    return model.to(bench.device)  # type: ignore[arg-type]  # transformers annotates the method away
 
 
 def gates_of(bench: Bench, model: CompactModel, live: float) -> Gates:
@@ -132,9 +133,10 @@ def training(
     s, dtype = bench.sizes, precision or bench.sizes.dtype
     model, teacher = model_of(bench, dropout).train(), model_of(bench, dropout).eval().to(dtype)
     model.embeddings.requires_grad_(False)
+    distiller = LayerDistillation(s.hidden, s.hidden, s.n_layers, s.n_layers, "nearest", s.n_matched).to(bench.device)
     student = Student(
         model,
-        LayerDistillation(s.hidden, s.hidden, s.n_layers, s.n_layers, "nearest", s.n_matched).to(bench.device),
+        distiller,
         gates_of(bench, model, live),
         Lagrangian().to(bench.device),
         SparsityRamp(0.95, warmup_steps=1000),
@@ -144,7 +146,7 @@ def training(
     schedule = linear_schedule(weights, 10_000, 0.0, True)
     optimizers = PhaseOptimizers(weights, schedule, 1.0, student.gates, student.lagrangian, gates_rate)
     batch = batch_of(bench, n_sequences or s.n_sequences, s.seqlen)
-    outputs = Teacher(teacher, student.distiller.strategy.spaced)
+    outputs = Teacher(teacher, distiller.strategy.spaced)
     if cached:
         outputs = KeptTeacher(outputs, batch) if split is None else CachedTeacher(teacher, outputs.layers, split)
     return Training(student, Objective("prune", "classification", TrainConfig(), outputs), optimizers, batch)

@@ -22,18 +22,18 @@ def hugging_face(model: CompactModel) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     ours, word = model.config, model.embeddings.word.weight
-    config = BertConfig(
-        vocab_size=ours.vocab_size,
-        hidden_size=ours.hidden_size,
-        num_hidden_layers=ours.num_hidden_layers,
-        num_attention_heads=1,  # every layer gets its own below
-        intermediate_size=1,
-        max_position_embeddings=ours.max_position_embeddings,
-        layer_norm_eps=ours.layer_norm_eps,
-        num_labels=ours.num_labels,
-        attn_implementation="sdpa",
-    )
-    theirs: Any = BertForSequenceClassification(config)
+    config = {
+        "vocab_size": ours.vocab_size,
+        "hidden_size": ours.hidden_size,
+        "num_hidden_layers": ours.num_hidden_layers,
+        "num_attention_heads": 1,  # every layer gets its own below
+        "intermediate_size": 1,
+        "max_position_embeddings": ours.max_position_embeddings,
+        "layer_norm_eps": ours.layer_norm_eps,
+        "num_labels": ours.num_labels,
+        "attn_implementation": "sdpa",
+    }
+    theirs: Any = BertForSequenceClassification(BertConfig.from_dict(config))
     for layer, (attention, ffn) in zip(theirs.bert.encoder.layer, _sublayers(model), strict=True):
         _fill_attention(layer, attention, model.layout.head_dim)
         _fill_ffn(layer, ffn)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def make(subject: Subject) -> Callable[[], Tensor]:
     for entry in session.get_inputs():
         t = given[entry.name].contiguous()
         binding.bind_input(entry.name, "cuda", t.device.index or 0, "int64", tuple(t.shape), t.data_ptr())
-    classes = subject.model.config.num_labels
+    classes = cast(int, subject.model.config.num_labels)
     out = torch.empty(ids.shape[0], classes, device=ids.device)
     binding.bind_output("logits", "cuda", out.device.index or 0, "float32", tuple(out.shape), out.data_ptr())
 

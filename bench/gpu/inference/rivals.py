@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.gpu.inference import onnx_runtime
 from bench.gpu.inference.hugging_face import hugging_face, run_hugging_face
 from bench.gpu.inference.subject import Subject
-from bench.rivals import PaddedModel, sublayers
+from bench.rivals import PaddedModel, embedded, sublayers
 from cofi.models import CompactModel
 
 Logits = Callable[[], Tensor]  # (B, C)
@@ -59,26 +59,25 @@ class PackedModel(nn.Module):
 
     def __init__(self, model: CompactModel) -> None:
         super().__init__()
+        assert model.pooler is not None and model.classifier is not None
         self.embeddings, self.pooler, self.classifier = model.embeddings, model.pooler, model.classifier
         self.layout, self.encoder = model.layout, model.encoder_weights()
         self.attend = importlib.import_module("torch.nn.attention.varlen").varlen_attn
 
     def forward(self, ids: Tensor, positions: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
-        tables, layout = self.embeddings, self.layout
-        x = tables.word(ids) + tables.position(positions) + tables.token_type.weight[0]  # type: ignore[union-attr]
-        x = F.layer_norm(x, x.shape[1:], tables.norm.weight, tables.norm.bias, tables.eps)
+        layout, x = self.layout, embedded(self.embeddings, ids, positions)
         for i, n_heads in enumerate(layout.heads):
             attention, ffn = sublayers(self.encoder, i)
-            w_qkv, b_qkv, w_out, b_out, *attention_norm = attention
-            w_up, b_up, w_down, b_down, *ffn_norm = ffn
             if layout.mha[i]:
+                w_qkv, b_qkv, w_out, b_out, w_norm, b_norm = attention
                 qkv = F.linear(x, w_qkv.flatten(0, 1), b_qkv.flatten()).view(-1, 3, n_heads, layout.head_dim)
                 context = self.attend(*qkv.unbind(1), cu_seqlens, cu_seqlens, longest, longest)
                 y = torch.addmm(b_out, context.flatten(1), w_out)
-                x = F.layer_norm(x + y, x.shape[1:], *attention_norm, layout.eps)
+                x = F.layer_norm(x + y, x.shape[1:], w_norm, b_norm, layout.eps)
             if layout.ffn[i]:
+                w_up, b_up, w_down, b_down, w_norm, b_norm = ffn
                 y = torch.addmm(b_down, F.gelu(F.linear(x, w_up, b_up)), w_down)
-                x = F.layer_norm(x + y, x.shape[1:], *ffn_norm, layout.eps)
+                x = F.layer_norm(x + y, x.shape[1:], w_norm, b_norm, layout.eps)
         return self.classifier(torch.tanh(self.pooler(x[cu_seqlens[:-1]])))
 
 

@@ -88,7 +88,7 @@ def full_sizes(options: argparse.Namespace) -> Sizes:
 
 def smoke_sizes() -> Sizes:
     """fp16 alone: in the interpreter products of bf16 are wrong."""
-    lengths = {"128 x 128": [5, 5], MNLI: batches.mnli_like(3, longest=20)}
+    lengths = {"128 x 128": [5, 5], MNLI: batches.mnli_like(2, longest=14)}
     timed = (("s95", "128 x 128"), ("s95", MNLI))
     ragged = (9, 1, 3)
     return Sizes(structures.TINY, lengths, timed, (torch.float16,), ragged, rounds=2, threads=2, calls=2)

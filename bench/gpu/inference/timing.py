@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from bench.gpu.clock import Contestant, prepare
 from bench.gpu.inference import accounting, targets
 from bench.gpu.inference.clock import Times, race
-from bench.gpu.inference.engines import RUNGS
+from bench.gpu.inference.engines import RUNGS, Call
 from bench.gpu.inference.rivals import RIVALS, Rival
 from bench.gpu.inference.session import MNLI, Session
 from bench.gpu.inference.subject import Subject
@@ -53,8 +54,18 @@ def run_gain(session: Session, batch: str = "128 x 128") -> None:
         session.record.skip(f"gain, {batch}", "no rung or no rival could be timed")
         return
     gain, target = min(rivals.values()) / best, targets.of_gain()
-    more = {"ours_us": best, "left_out": contest.left_out, "rivals_unit": "us"}
-    session.record.add(FAMILY, f"s95, {batch}", "gain over dense", "x", gain, target=target, rivals=rivals, **more)
+    session.record.add(
+        FAMILY,
+        f"s95, {batch}",
+        "gain over dense",
+        "x",
+        gain,
+        target=target,
+        rivals=rivals,
+        ours_us=best,
+        left_out=contest.left_out,
+        rivals_unit="us",
+    )
 
 
 class Contest:
@@ -78,8 +89,7 @@ class Contest:
             if reason is not None:
                 self.left_out[name] = reason
                 continue
-            call = rung.make(subject, False)
-            self._add(name, lambda call=call: call().logits, rung.captured, subject, self.rungs)
+            self._add(name, partial(_logits, rung.make(subject, False)), rung.captured, subject, self.rungs)
 
     def add_rivals(self, subject: Subject, rivals: dict[str, Rival]) -> None:
         for name, rival in rivals.items():
@@ -120,6 +130,12 @@ class Contest:
     def race(self) -> dict[str, Times]:
         gc.collect()
         return race(self.contestants, self.session.sizes.rounds) if self.contestants else {}
+
+
+def _logits(call: Call) -> Tensor:
+    logits = call().logits
+    assert logits is not None
+    return logits
 
 
 def _replayed(run: Callable[[], Tensor]) -> Tensor:
