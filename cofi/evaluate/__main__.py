@@ -34,9 +34,11 @@ def build_parser() -> Parser:
     parser.add_argument("--validation-file", metavar="FILE", help="Parquet, CSV or JSONL file to evaluate on")
     parser.add_argument("--validation-fraction", type=float, help="evaluate on the rows that training held out")
     parser.add_argument("--max-eval-samples", type=positive, metavar="N", help="evaluate on the first N rows only")
-    parser.add_argument("--text-column", help="column of the text")
+    parser.add_argument("--text-column", help="column of the text, or of lists of words")
     parser.add_argument("--pair-column", help="column of the second text, for pairs")
-    parser.add_argument("--label-column", help="column of the label, or with commas columns of 0 and 1")
+    parser.add_argument(
+        "--label-column", help="column of the label, or of the words' labels; with commas columns of 0 and 1"
+    )
     parser.add_argument("--task-kind", default=AUTO, help=f"{', '.join((AUTO, *ASKED_KINDS))}")
     parser.add_argument(
         "--reference",

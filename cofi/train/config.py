@@ -52,9 +52,11 @@ class TrainConfig:
     train_file: str | None = _f(None, "Parquet, CSV or JSONL file to train on instead")
     validation_file: str | None = _f(None, "Parquet, CSV or JSONL file to evaluate on instead")
     validation_fraction: float | None = _f(None, "share of the training rows held out when there is no validation file")
-    text_column: str | None = _f(None, "column of the text")
+    text_column: str | None = _f(None, "column of the text, or of lists of words")
     pair_column: str | None = _f(None, "column of the second text, for pairs")
-    label_column: str | None = _f(None, "column of the label, or with commas the columns of several, of 0 and 1")
+    label_column: str | None = _f(
+        None, "column of the label, or of the words' labels; with commas the columns of several, of 0 and 1"
+    )
     task_kind: Literal["auto", "classification", "multi_label", "regression", "token_classification", "embedding"] = _f(
         "auto",
         "what the labels of a task of your own are (multi_label: any number of classes a row; token_classification: "
