@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cofi.data.split import TokenizedSplit
+from cofi.models.heads import IGNORED
 from cofi.models.packed import PackedBatch, sent
 
 BUCKET_BATCHES = 50  # batches a bucket of group_by_length: long enough to sort out lengths, short enough to stay random
@@ -94,7 +95,7 @@ class TaskBatch:
     @property
     def predicted(self) -> Tensor | None:
         """bool (T,): tokens whose prediction counts, where labels are of tokens."""
-        return self.labels["labels"] >= 0 if self.of_tokens else None
+        return self.labels["labels"] != IGNORED if self.of_tokens else None
 
     def to(self, device: torch.device | str) -> TaskBatch:
         """The same batch on `device`, see `sent`."""

@@ -89,15 +89,21 @@ def tokenize(
     n_special = tokenizer.num_special_tokens_to_add(pair=task.second_column is not None)
     if max_length <= n_special:
         raise UserError(f"max_length must be above the {n_special} special tokens of a sequence, got {max_length}")
-    if task.kind == "token_classification":
-        return tokenize_words(table, task, tokenizer, max_length, progress)
+    one = tokenize_words if task.kind == "token_classification" else _tokenize_texts
+    split = one(table, task, tokenizer, max_length, progress)
+    if not split.lengths.all():  # only a tokenizer without special tokens does this
+        row = int(np.argmin(split.lengths))
+        raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
+    return split
+
+
+def _tokenize_texts(
+    table: Table, task: Task, tokenizer: Any, max_length: int, progress: Callable[[int], None] | None
+) -> TokenizedSplit:
     assert task.text_column is not None
     texts = table[task.text_column]
     pairs = None if task.second_column is None else table[task.second_column]
     ids, types, cut = _encode(texts, pairs, tokenizer, max_length, progress)
-    if not ids.lengths.all():  # only a tokenizer without special tokens does this
-        row = int(np.argmin(ids.lengths))
-        raise UserError(f"{table.source}: the text of row {row} (counted from 0) has no tokens")
     if not task.has_labels:
         return TokenizedSplit(ids, types, cut=cut)
     dtype = np.int64 if task.kind == "classification" else np.float32

@@ -95,6 +95,16 @@ class LabelSets:
         numbers: NDArray[np.int64] = classes.to_numpy(zero_copy_only=False).astype(np.int64)
         return numbers
 
+    def named(self, names: Sequence[str], raw: RawTable) -> LabelSets:
+        """The same with words for integers that are numbers among the `names`. Raises UserError."""
+        numbers = self.classes(names, raw, fixed=True)
+        return replace(self, labels=pa.array(names, pa.string()).take(pa.array(numbers)))
+
+    def refuse_negative(self, raw: RawTable) -> None:
+        """Raise UserError for an integer below 0, which stands for no label elsewhere."""
+        if pa.types.is_integer(self.labels.type):
+            self._refuse(pc.less(self.labels, 0), raw, "must have labels from 0 on")
+
     def _refuse(self, bad: Any, raw: RawTable, rule: str) -> None:
         """Raise UserError for the first label where `bad` is true."""
         first = pc.index(bad, True).as_py()

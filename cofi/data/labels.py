@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from cofi.data.label_sets import MAX_INTEGER, LabelSets, are_columns, is_list, names_of
 from cofi.data.table import RawTable, column, is_text, refuse
-from cofi.data.tagging import label_names
+from cofi.data.tagging import holds_words, label_names
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
@@ -30,7 +30,11 @@ def with_labels(task: Task, raw: RawTable) -> Task:
         return task
     kind = class_kind(task, raw)
     if kind == "token_classification":
-        return with_kind(replace(task, label_names=task.label_names or label_names(raw, task)), kind)
+        if task.pair_column is not None:
+            raise UserError(
+                f"--pair-column {task.pair_column} has no place where words have labels: they are of one text"
+            )
+        return with_kind(replace(task, label_names=label_names(raw, task)), kind)
     if kind == "multi_label":
         names = task.label_names or LabelSets.read(raw, task.label_column).names(raw)
         return replace(with_kind(task, "multi_label"), label_names=names)
@@ -54,8 +58,7 @@ def class_kind(task: Task, raw: RawTable) -> str:
     are lists, of words, "multi_label" where labels are lists or in several columns; else "classification"."""
     if task.kind != AUTO:
         return task.kind if task.kind in CLASS_KINDS else "classification"
-    assert task.text_column is not None
-    if is_list(column(raw, task.text_column).type):
+    if holds_words(raw, task.text_column):
         return "token_classification"
     several = are_columns(raw, task.label_column) or is_list(column(raw, task.label_column).type)
     return "multi_label" if several else "classification"

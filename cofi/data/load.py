@@ -11,7 +11,7 @@ from cofi.data.labels import class_kind, label_values, with_labels
 from cofi.data.sources import DataRequest, base_task, find_extra, find_split
 from cofi.data.squad import qa_columns
 from cofi.data.table import RawTable, Table, text_column
-from cofi.data.tagging import word_columns
+from cofi.data.tagging import holds_words, with_label_column, word_columns, words_as_texts
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
@@ -100,6 +100,8 @@ def _with_columns(task: Task, raw: RawTable, asked: DataRequest) -> Task:
     if asked.task_kind == "embedding" and task.kind != "question_answering":
         task = with_kind(task, asked.task_kind)  # of the texts of any task: its labels are left alone
     task = with_columns(replace(task, **given), raw.data.column_names, raw.source)
+    if asked.label_column is None:
+        task = with_label_column(task, raw)
     if asked.task_kind == AUTO or asked.task_kind == task.kind:
         return task
     if task.kind != AUTO:
@@ -116,9 +118,12 @@ def _checked(task: Task, raw: RawTable, fixed: bool, rows: int | None) -> Table:
     if task.kind == "token_classification":
         return word_columns(raw, task, fixed=fixed)
     assert task.text_column is not None
-    columns: dict[str, list[Any]] = {task.text_column: text_column(raw, task.text_column)}
-    if task.pair_column is not None:
-        columns[task.pair_column] = text_column(raw, task.pair_column)
+    names = [name for name in (task.text_column, task.pair_column) if name is not None]
+    may_be_words = task.kind == "embedding"
+    columns: dict[str, list[Any]] = {
+        name: words_as_texts(raw, name) if may_be_words and holds_words(raw, name) else text_column(raw, name)
+        for name in names
+    }
     if task.kind == "embedding":
         texts = dict.fromkeys(itertools.chain(*columns.values()))  # each once: a copy tells nothing more
         return Table({task.text_column: list(texts)}, raw.source)

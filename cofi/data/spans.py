@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from cofi.data.metrics import accuracy, f1_macro
 from cofi.data.split import Ragged
+from cofi.models.heads import IGNORED
 
 OUTSIDE = "O"  # label of a word that is in no span
 SPAN_METRICS = (("f1", "precision", "recall", "accuracy"), "f1")  # where there is such a label
 WORD_METRICS = (("accuracy", "f1_macro"), "accuracy")
-_PREFIXED = re.compile(r"([BIELSU])-(.+)")
+_PREFIXED = re.compile(r"([BIMELSU])-(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class _Scheme:
     """What each label says, all (C,): whether its word is in a span, the span's type, whether the span begins or ends
     with the word whatever its neighbours are.
 
-    Labels with the prefixes of BIO, BIOES or BILOU join neighbours of one type; others are spans of one word each.
+    Labels with the prefixes of BIO, BIOES, BMES or BILOU join neighbours of one type; others are spans of one word.
     """
 
     inside: NDArray[np.bool_]
@@ -34,9 +35,8 @@ class _Scheme:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> _Scheme:
-        inside = [name for name in names if name != OUTSIDE]
-        prefixed = all(_PREFIXED.fullmatch(name) for name in inside)
-        parts = {name: (name[0], name[2:]) if prefixed else ("S", name) for name in inside} | {OUTSIDE: ("O", "")}
+        parts = {name: (name[0], name[2:]) if _PREFIXED.fullmatch(name) else ("S", name) for name in names}
+        parts[OUTSIDE] = ("O", "")
         kinds = sorted({kind for _, kind in parts.values()})
         return cls(
             np.array([name != OUTSIDE for name in names]),
@@ -90,8 +90,8 @@ def _share(part: int, whole: int) -> float:
 
 
 def predicted_labels(logits: Ragged, labels: Ragged) -> tuple[Ragged, Ragged]:
-    """Predicted and true labels of the words of each row, from logits (T, C) and labels of tokens, negative for those
+    """Predicted and true labels of the words of each row, from logits (T, C) and labels of tokens, IGNORED for those
     that no word begins with."""
-    read: NDArray[Any] = labels.values >= 0
+    read: NDArray[Any] = labels.values != IGNORED
     starts = np.concatenate([[0], np.cumsum(read)])[labels.starts]
     return Ragged(logits.values[read].argmax(1), starts), Ragged(labels.values[read], starts)

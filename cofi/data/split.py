@@ -87,7 +87,7 @@ class TokenizedSplit:
     embeddings that are compared with, or None; also for question answering, which has start_positions and
     end_positions, (N,) int64 token columns of the first and last token of the answer (0, the first token, where the
     window does not hold the whole answer) and `passages`; and for token classification, which has token_labels: int64
-    rows of the classes of tokens, negative for those that no word begins with.
+    rows of the classes of tokens, IGNORED (-100) for those that no word begins with.
     cut: number of sequences that the longest allowed length has cost their end.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,33 +12,57 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cofi.data.label_sets import LabelSets, is_list
+from cofi.data.label_sets import MAX_CLASSES, LabelSets, is_list
 from cofi.data.split import Ragged, TokenizedSplit
 from cofi.data.table import RawTable, Table, column, is_text
 from cofi.data.task import Task
 from cofi.errors import UserError
+from cofi.models.class_names import are_numbers
 from cofi.models.heads import IGNORED
 
 CHUNK_ROWS = 1000
 
 
-def label_names(raw: RawTable, task: Task) -> tuple[str, ...]:
-    """The labels that words of a training table have, in the order of their numbers. Raises UserError.
+LABEL_COLUMNS = ("ner_tags", "tags", "labels")  # where the label column is not named, and none is called as usual
 
-    Integers are named by the file itself where the package datasets has written it, as such files say.
-    """
-    return _names_in_file(raw, task.label_column) or LabelSets.read(raw, task.label_column).names(raw)
+
+def holds_words(raw: RawTable, name: str | None) -> bool:
+    """Whether a column of the table holds lists."""
+    return name in raw.data.column_names and is_list(raw.data.schema.field(name).type)
+
+
+def with_label_column(task: Task, raw: RawTable) -> Task:
+    """The task with the column of the words' labels, for one whose label column nobody has named."""
+    names = raw.data.column_names
+    if task.label_column in names or not holds_words(raw, task.text_column):
+        return task
+    return replace(task, label_column=next((name for name in LABEL_COLUMNS if name in names), task.label_column))
+
+
+def label_names(raw: RawTable, task: Task) -> tuple[str, ...]:
+    """The labels that words may have, in the order of their numbers: the task's; where it has none, or numbers, those
+    that the file names, as the package datasets writes them; else those that its words have. Raises UserError."""
+    there = _names_in_file(raw, task.label_column)
+    if task.label_names is not None:
+        fit = there is not None and len(there) == len(task.label_names) and are_numbers(task.label_names)
+        return there if fit and there is not None else task.label_names
+    if there is not None:
+        return there
+    labels = LabelSets.read(raw, task.label_column)
+    labels.refuse_negative(raw)
+    return labels.names(raw)
 
 
 def word_columns(raw: RawTable, task: Task, *, fixed: bool) -> Table:
     """Columns of words and of their labels' numbers, a list of equal length each. Raises UserError.
 
-    fixed: integers in the file are the numbers of the labels, as they are where the file names them.
+    Integers that the file itself names are those names. fixed: others are the numbers of the labels.
     """
     assert task.text_column is not None and task.label_names is not None
     words = _words(raw, task.text_column)
-    labels = LabelSets.read(raw, task.label_column)
-    fixed = fixed or _names_in_file(raw, task.label_column) is not None
+    labels, there = LabelSets.read(raw, task.label_column), _names_in_file(raw, task.label_column)
+    if there is not None and not are_numbers(task.label_names):
+        labels = labels.named(there, raw)
     numbers = labels.classes(task.label_names, raw, fixed=fixed)
     lengths = np.bincount(labels.rows, minlength=labels.n_rows)
     for row, (some, count) in enumerate(zip(words, lengths.tolist(), strict=True)):
@@ -46,12 +71,15 @@ def word_columns(raw: RawTable, task: Task, *, fixed: bool) -> Table:
                 f"{raw.source}: column {task.label_column!r} must have a label for each word of {task.text_column!r}, "
                 f"got {count} for {len(some)} in row {row} (counted from 0)"
             )
-    if not numbers.size:
-        raise UserError(f"{raw.source}: column {task.text_column!r} has no words")
     return Table(
         {task.text_column: words, task.label_column: np.split(numbers, np.cumsum(lengths)[:-1])},
         raw.source,
     )
+
+
+def words_as_texts(raw: RawTable, name: str) -> list[str]:
+    """A column of lists of words as texts, with spaces between. Raises UserError."""
+    return [" ".join(row) for row in _words(raw, name)]
 
 
 def _words(raw: RawTable, name: str) -> list[list[str]]:
@@ -70,16 +98,24 @@ def _words(raw: RawTable, name: str) -> list[list[str]]:
 
 
 def _names_in_file(raw: RawTable, name: str) -> tuple[str, ...] | None:
-    """Names of the numbers in a column of lists, which the package datasets writes into the schema of its files."""
+    """Names of the integers in a column of lists, which the package datasets writes into the schema of its files.
+
+    None where there are none, or none that could be used: they come from anybody.
+    """
     try:
         about = json.loads((raw.data.schema.metadata or {})[b"huggingface"])
         names = about["info"]["features"][name]["feature"]["names"]
         kind = raw.data.schema.field(name).type
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    are_words = isinstance(names, list) and all(isinstance(label, str) for label in names)
-    is_fit = is_list(kind) and pa.types.is_integer(kind.value_type) and are_words
-    return tuple(names) if is_fit and 1 < len(set(names)) == len(names) else None
+    are_words = isinstance(names, list) and all(isinstance(label, str) and _is_printable(label) for label in names)
+    is_fit = are_words and is_list(kind) and pa.types.is_integer(kind.value_type)
+    return tuple(names) if is_fit and 1 < len(set(names)) == len(names) <= MAX_CLASSES else None
+
+
+def _is_printable(label: str) -> bool:
+    """Neither empty nor half of a surrogate pair, which no file can hold."""
+    return bool(label) and label.encode(errors="ignore").decode() == label
 
 
 def tokenize_words(
@@ -109,17 +145,21 @@ def tokenize_words(
         cut += sum(len(row) == max_length and bool(row.overflowing) for row in encoded.encodings)
         if progress is not None:
             progress(min(first + CHUNK_ROWS, len(table)))
-    return TokenizedSplit(Ragged.join(ids), Ragged.join(types), token_labels=Ragged.join(marks), cut=cut)
+    token_labels = Ragged.join(marks)
+    if not (token_labels.values != IGNORED).any():
+        raise UserError(f"{table.source}: column {task.text_column!r} must hold words, none has a token")
+    return TokenizedSplit(Ragged.join(ids), Ragged.join(types), token_labels=token_labels, cut=cut)
 
 
 def _at_tokens(encoding: Any, words: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """(S,) the label of a word at its first token, IGNORED at all others; encoding: of the words joined by spaces."""
     found = np.full(len(encoding.ids), IGNORED, dtype=np.int64)
-    begins = np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
-    offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    read = np.flatnonzero((offsets[:, 1] > offsets[:, 0]) & (np.asarray(encoding.special_tokens_mask) == 0))
+    text, begins = " ".join(words), np.cumsum([0, *(len(word) + 1 for word in words)])[:-1]
+    offsets, special = encoding.offsets, encoding.special_tokens_mask
+    # of a word: neither special nor a space alone
+    read = [i for i, (begin, end) in enumerate(offsets) if not special[i] and text[begin:end].strip()]
     # by its last character: some tokenizers count the space before a word to its first token
-    word = np.searchsorted(begins, offsets[read, 1] - 1, side="right") - 1
-    which, first = np.unique(word, return_index=True)
-    found[read[first]] = labels[which]
+    last = [offsets[i][1] - 1 for i in read]
+    which, first = np.unique(np.searchsorted(begins, last, side="right") - 1, return_index=True)
+    found[np.asarray(read, dtype=np.int64)[first]] = labels[which]
     return found

@@ -22,8 +22,6 @@ COLUMN_PATTERNS: tuple[tuple[str, str | None], ...] = (
     ("tokens", None),
     ("words", None),
 )
-WORD_COLUMNS = ("tokens", "words")
-LABELS_OF_WORDS = ("ner_tags", "tags", "labels")  # beside those columns, where there is no column of another name
 QA_COLUMNS = ("question", "context", "answers")
 NUMBERING_COLUMNS = ("idx", "id")
 
@@ -58,9 +56,6 @@ def with_columns(task: Task, columns: Sequence[str], source: str) -> Task:
         qa = replace(task, text_column=question, pair_column=context, label_column=answers)
         return with_kind(qa, "question_answering")
     text, pair = _find_text(task, columns, source)
-    if text in WORD_COLUMNS and task.label_column not in columns:
-        labels = next((name for name in LABELS_OF_WORDS if name in columns), task.label_column)
-        task = replace(task, label_column=labels)
     return replace(task, text_column=text, pair_column=pair)
 
 

@@ -72,8 +72,9 @@ def build_graph(model: CompactModel) -> onnx.ModelProto:
     """The whole model. Inputs (B, S) int64: input_ids, attention_mask and, where the model has them, token_type_ids.
 
     attention_mask is 1 at tokens and 0 at padding, on either side. Outputs are those of `CompactModel` for padded
-    input: logits (B, C); or start_logits and end_logits (B, S); or sentence_embedding (B, E); or last_hidden_state
-    (B, S, E), with pooler_output where the model has a pooler and no head.
+    input: logits (B, C), of token classification (B, S, C); or start_logits and end_logits (B, S); or
+    sentence_embedding (B, E); or last_hidden_state (B, S, E), with pooler_output where the model has a pooler and no
+    head.
     """
     graph = GraphBuilder()
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size else [])]

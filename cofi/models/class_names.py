@@ -40,9 +40,10 @@ def output_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
     for here, there in ((list(have), list(want)), lower):
         if len(set(here)) == len(here) and sorted(here) == sorted(there):
             return [here.index(name) for name in there]
-    in_order = lower[0] == lower[1] or any(map(_numbered, lower))
+    in_order = lower[0] == lower[1] or any(map(are_numbers, lower))
     return list(range(len(want))) if in_order else None
 
 
-def _numbered(names: Sequence[str]) -> bool:
-    return all(_NUMBER.fullmatch(name) for name in names)
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether nobody has named the classes."""
+    return all(_NUMBER.fullmatch(name.lower()) for name in names)

@@ -74,8 +74,8 @@ def load_model(
         pools as the files of Sentence Transformers beside the model say, or None for the one the checkpoint was
         trained with
     num_labels: of a classification head, of sequences or tokens; problem_type ("classification", "multi_label" or
-        "regression"): of that of sequences. None takes the checkpoint's. A trained head is used only where it fits;
-        otherwise a new one is initialised from `seed`.
+        "regression"): of that of sequences, which either of them means where `head` is None. None takes the
+        checkpoint's. A trained head is used only where it fits; otherwise a new one is initialised from `seed`.
     label_names: classes of the task; a trained head fits in any order of them (`class_names.output_order`)
     Raises UserError for what cannot be read or is not supported, ValueError for a bad argument.
     """
@@ -226,6 +226,8 @@ def _load_compact(directory: Path, wanted: _Head | None, seed: int) -> LoadedMod
     config = saved
     if head is not own:
         kept = {name: value for name, value in values.items() if name not in _FIELDS_OF_HEAD}
+        if head.kind == "none" and not saved.has_pooler:
+            kept["pooler"] = "none"
         config = compact_config(kept | _head_fields(head, directory), directory / CONFIG_FILE)
     names = [name for name in checkpoint.shapes if trained or not name.startswith(_OUTPUTS)]
     sources = {name: Source((name,)) for name in names}

@@ -12,6 +12,7 @@ from torch import nn
 
 from cofi.data.batches import Share, TaskBatch, collate
 from cofi.data.split import TokenizedSplit
+from cofi.models.heads import IGNORED
 from cofi.train.distributed import World
 from cofi.train.objective import StepLoss
 
@@ -54,7 +55,7 @@ def _predicted(split: TokenizedSplit, rows: Sequence[int]) -> NDArray[np.int64]:
     """How many predictions each row has: its words, or one."""
     if split.token_labels is None:
         return np.ones(len(rows), dtype=np.int64)
-    return np.array([np.count_nonzero(split.token_labels[row] >= 0) for row in rows])
+    return np.array([np.count_nonzero(split.token_labels[row] != IGNORED) for row in rows])
 
 
 def add_up(world: World, parameters: Sequence[nn.Parameter], loss: StepLoss) -> None:

@@ -12,6 +12,7 @@ from cofi.data.split import Ragged
 
 BIO = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 BIOES = ("O", *(f"{prefix}-{kind}" for kind in ("PER", "LOC") for prefix in "BIES"))
+BMES = ("O", *(f"{prefix}-{kind}" for kind in ("PER", "LOC") for prefix in "BMES"))
 BILOU = ("O", *(f"{prefix}-{kind}" for kind in ("PER", "LOC") for prefix in "BILU"))
 
 
@@ -26,7 +27,7 @@ def read_slowly(names: tuple[str, ...], labels: Ragged) -> set[tuple[int, int, s
         begin, kind = None, ""
         for i, label in enumerate([*(names[number] for number in row), "O"]):
             prefix, _, here = label.partition("-")
-            goes_on = begin is not None and here == kind and prefix in "IEL" and label != "O"
+            goes_on = begin is not None and here == kind and prefix in "IMEL" and label != "O"
             if begin is not None and not goes_on:
                 found.add((first + begin, first + i, kind))
                 begin = None
@@ -39,7 +40,7 @@ def read_slowly(names: tuple[str, ...], labels: Ragged) -> set[tuple[int, int, s
     return found
 
 
-@pytest.mark.parametrize("names", [BIO, BIOES, BILOU], ids=["BIO", "BIOES", "BILOU"])
+@pytest.mark.parametrize("names", [BIO, BIOES, BMES, BILOU], ids=["BIO", "BIOES", "BMES", "BILOU"])
 def test_spans_are_those_of_a_reading_word_by_word(names: tuple[str, ...]) -> None:
     draw = random.Random(0)
     for _ in range(200):
@@ -63,10 +64,16 @@ def test_scores_of_spans_as_the_conll_script_gives_them() -> None:
 
 
 def test_labels_without_prefixes_are_spans_of_one_word() -> None:
-    names = ("COMMA", "O", "PERIOD", "S-CURVE")  # not all have one, so none is a prefix
+    names = ("COMMA", "O", "PERIOD", "S-CURVE")
     there, found = ragged(names, "COMMA COMMA O PERIOD"), ragged(names, "COMMA O S-CURVE PERIOD")
     metrics = label_metrics(names, found, there)
     assert metrics == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "accuracy": 0.5})
+
+
+def test_one_label_without_a_prefix_changes_nothing_for_others() -> None:
+    names = ("O", "B-X", "I-X", "[CLS]")
+    there, found = ragged(names, "B-X I-X O O"), ragged(names, "B-X I-X O [CLS]")
+    assert label_metrics(names, found, there)["precision"] == 0.5
 
 
 def test_without_an_outside_every_word_counts_the_same() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from tokenizers import processors
 
 from cofi.data import Task, load_splits, load_validation, tokenize
 from cofi.data.text import with_kind
@@ -99,13 +100,75 @@ def test_labels_that_training_did_not_have_and_plain_texts_are_refused(write: Wr
     plain = write("v.parquet", text=["new york", "cat"], label=["a", "b"])
     with pytest.raises(UserError, match="'label' must hold lists of labels, .* one a word"):
         load_splits("text", train_file=plain, validation_file=plain, task_kind="token_classification")
-    none = write(
-        "n.parquet", tokens=pa.array([[], []], pa.list_(pa.string())), tags=pa.array([[], []], pa.list_(pa.string()))
-    )
+    empty = pa.array([[], []], pa.list_(pa.string()))
+    none = write("n.parquet", tokens=empty, tags=empty)
     with pytest.raises(UserError, match="it has no label"):
         load_splits("text", train_file=none, validation_file=none)
-    with pytest.raises(UserError, match="column 'tokens' has no words"):
-        load_splits("text", train_file=path, validation_file=none)
+
+
+def described(path: Path, names: Any, **columns: Any) -> Path:
+    """A file as the package datasets writes it, with names for the integers of ner_tags."""
+    features = {"ner_tags": {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pyarrow.parquet.write_table(pa.table(columns).replace_schema_metadata(about), path)
+    return path
+
+
+def test_integers_are_the_names_of_their_own_file(tmp_path: Path, write: Write) -> None:
+    one = described(tmp_path / "a.parquet", ["O", "B-X", "I-X"], tokens=[["a", "b", "c"]], ner_tags=[[1, 2, 0]])
+    other = described(tmp_path / "b.parquet", ["I-X", "O", "B-X"], tokens=[["a", "b", "c"]], ner_tags=[[2, 0, 1]])
+    words = write("c.parquet", tokens=[["a", "b", "c"]], ner_tags=[["B-X", "I-X", "O"]])
+    for train, validation in ((one, other), (words, one), (other, words), (one, one)):
+        splits = load_splits("text", train_file=train, validation_file=validation)
+        names = splits.task.label_names
+        said = [[names[i] for i in rows_of(table, "ner_tags")[0]] for table in (splits.train, splits.validation)]
+        assert said == [["B-X", "I-X", "O"]] * 2 and splits.task.main_metric == "f1"
+    again = load_validation("text", label_names=("B-X", "I-X", "O"), validation_file=other)
+    assert rows_of(again.validation, "ner_tags") == [[0, 1, 2]]
+    # a model that numbers its labels has those of the file, and is scored by them
+    numbered = load_validation("text", label_names=("LABEL_0", "LABEL_1", "LABEL_2"), validation_file=other)
+    assert numbered.task.label_names == ("I-X", "O", "B-X") and numbered.task.main_metric == "f1"
+    assert rows_of(numbered.validation, "ner_tags") == [[2, 0, 1]]
+    beyond = described(tmp_path / "d.parquet", ["O", "B-X"], tokens=[["a"]], ner_tags=[[2]])
+    with pytest.raises(UserError, match="must have labels from 0 to 1, got 2 in row 0"):
+        load_splits("text", train_file=beyond, validation_file=beyond)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["O"], ["O", "O"], ["O", ""], ["O", 1], "OB", {"O": 1}, ["O", "\ud800"], [str(i) + "x" for i in range(1001)]],
+    ids=["one", "twice", "empty", "number", "text", "mapping", "half a letter", "too many"],
+)
+def test_names_that_could_not_be_used_are_none(tmp_path: Path, names: Any) -> None:
+    path = described(tmp_path / "t.parquet", names, tokens=[["a", "b"]], ner_tags=[[0, 1]])
+    assert load_splits("text", train_file=path, validation_file=path).task.label_names == ("0", "1")
+
+
+def test_names_nested_deeper_than_python_reads_are_none(tmp_path: Path) -> None:
+    table = pa.table({"tokens": [["a", "b"]], "ner_tags": [[0, 1]]})
+    deep = {"huggingface": "[" * 100_000 + "]" * 100_000}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(deep), tmp_path / "t.parquet")
+    splits = load_splits("text", train_file=tmp_path / "t.parquet", validation_file=tmp_path / "t.parquet")
+    assert splits.task.label_names == ("0", "1")
+
+
+def test_columns_are_looked_for_where_nobody_names_them(write: Write) -> None:
+    path = write("t.parquet", text=["a b", "c"], tokens=[["a", "b"], ["c"]], tags=[["O", "X"], ["O"]])
+    splits = load_splits("text", train_file=path, validation_file=path, text_column="tokens")
+    assert splits.task.label_column == "tags" and splits.task.label_names == ("O", "X")
+    for wrong, message in (("tgs", "has no column 'tgs'"), ("tags,other", "'tags' must hold 0 and 1")):
+        with pytest.raises(UserError, match=message):
+            load_splits("text", train_file=path, validation_file=path, text_column="tokens", label_column=wrong)
+    with pytest.raises(UserError, match="--pair-column text has no place where words have labels"):
+        load_splits("text", train_file=path, validation_fraction=0.5, text_column="tokens", pair_column="text")
+    texts = load_splits("text", train_file=path, validation_file=path, text_column="tokens", task_kind="embedding")
+    assert texts.train["tokens"] == ["a b", "c"]
+
+
+def test_a_label_below_zero_is_none(write: Write) -> None:
+    path = write("t.parquet", tokens=[["a", "b"], ["c"]], tags=[[0, 1], [-100]])
+    with pytest.raises(UserError, match="must have labels from 0 on, got -100 in row 1"):
+        load_splits("text", train_file=path, validation_file=path)
 
 
 class TestTokens:
@@ -143,3 +206,13 @@ class TestTokens:
         split = self.labelled([["cat"] * 30, ["cat"]], write, task, any_tokenizer, length=10)
         assert split.cut == 1 and split.lengths.max() == 10
         assert (split.token_labels[0] >= 0).sum() < 30 and (split.token_labels[1] >= 0).sum() == 1
+
+    def test_rows_without_a_token_are_refused(self, write: Write, task: Task, any_tokenizer: Any) -> None:
+        with pytest.raises(UserError, match="'tokens' must hold words, none has a token"):
+            self.labelled([[" ", ""], [""]], write, task, any_tokenizer)
+        bare = any_tokenizer.__class__(
+            tokenizer_object=any_tokenizer.backend_tokenizer, unk_token=any_tokenizer.unk_token
+        )
+        bare.backend_tokenizer.post_processor = processors.Sequence([])
+        with pytest.raises(UserError, match="the text of row 1 .* has no tokens"):
+            self.labelled([["cat"], []], write, task, bare)

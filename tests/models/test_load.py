@@ -85,6 +85,7 @@ class TestHeads:
             assert not load_model(source, head="token_classification", num_labels=5).head_trained
             sentences = load_model(source, head="classification", num_labels=3)
             assert not sentences.head_trained and sentences.model.pooler is not None
+        assert load_model(source, head="none").model.pooler is None  # of which nothing was kept
         edit_config(classifier, architectures=["BertForMaskedLM"])
         assert load_model(classifier).model.config.head == "none"
 
