@@ -272,7 +272,7 @@ def test_a_run_without_a_model_yet(command: str, fails: Callable[..., None], dat
         (
             "evaluate",
             ["--task-kind", "x"],
-            "task_kind must be one of auto, classification, multi_label, regression, embedding",
+            "task_kind must be one of auto, classification, multi_label, regression, token_classification, embedding",
         ),
         ("evaluate", ["--json", "/gone/x"], "--json: '/gone/x' cannot be written: there is no directory /gone"),
         ("export", ["--to", "tflite"], "--to must be one of onnx, compact, got 'tflite'"),
