@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cofi.data.encode import encode
 from cofi.data.split import Passages, Ragged, TokenizedSplit
 from cofi.data.squad import tokenize_qa
 from cofi.data.table import Table
@@ -21,7 +22,6 @@ from cofi.models.families import FAMILIES
 
 __all__ = ["Passages", "Ragged", "TokenizedSplit", "load_tokenizer", "tokenize"]
 
-CHUNK_ROWS = 1000
 # a directory without any of these gives transformers an empty vocabulary instead of an error
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -103,35 +103,8 @@ def _tokenize_texts(
     assert task.text_column is not None
     texts = table[task.text_column]
     pairs = None if task.second_column is None else table[task.second_column]
-    ids, types, cut = _encode(texts, pairs, tokenizer, max_length, progress)
+    ids, types, cut = encode(texts, pairs, tokenizer, max_length, progress)
     if not task.has_labels:
         return TokenizedSplit(ids, types, cut=cut)
     dtype = np.int64 if task.kind == "classification" else np.float32
     return TokenizedSplit(ids, types, labels=np.asarray(table[task.label_column], dtype=dtype), cut=cut)
-
-
-def _encode(
-    texts: list[str],
-    pairs: list[str] | None,
-    tokenizer: Any,
-    max_length: int,
-    progress: Callable[[int], None] | None,
-) -> tuple[Ragged, Ragged, int]:
-    """Token ids, token types, and the number of rows that were cut; a chunk of rows at a time."""
-    ids, types, cut = [], [], 0
-    for first in range(0, len(texts), CHUNK_ROWS):
-        rows = slice(first, first + CHUNK_ROWS)
-        encoded = tokenizer(
-            texts[rows],
-            None if pairs is None else pairs[rows],
-            truncation="longest_first",
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=False,
-        )
-        ids.append(Ragged.of(encoded["input_ids"], np.int32))
-        types.append(Ragged.of(encoded["token_type_ids"], np.int8))
-        cut += sum(len(row) == max_length and bool(row.overflowing) for row in encoded.encodings)
-        if progress is not None:
-            progress(min(first + CHUNK_ROWS, len(texts)))
-    return Ragged.join(ids), Ragged.join(types), cut

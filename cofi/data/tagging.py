@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cofi.data.encode import encode
 from cofi.data.label_sets import MAX_CLASSES, LabelSets, is_list
 from cofi.data.split import Ragged, TokenizedSplit
 from cofi.data.table import RawTable, Table, column, is_text
@@ -19,9 +20,6 @@ from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models.class_names import are_numbers
 from cofi.models.heads import IGNORED
-
-CHUNK_ROWS = 1000
-
 
 LABEL_COLUMNS = ("ner_tags", "tags", "labels")  # where the label column is not named, and none is called as usual
 
@@ -128,27 +126,16 @@ def tokenize_words(
     """
     assert task.text_column is not None
     words, labels = table[task.text_column], table[task.label_column]
-    ids, types, marks, cut = [], [], [], 0
-    for first in range(0, len(table), CHUNK_ROWS):
-        rows = slice(first, first + CHUNK_ROWS)
-        encoded = tokenizer(
-            [" ".join(row) for row in words[rows]],
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=False,
-        )
-        ids.append(Ragged.of(encoded["input_ids"], np.int32))
-        types.append(Ragged.of(encoded["token_type_ids"], np.int8))
-        each = zip(encoded.encodings, words[rows], labels[rows], strict=True)
-        marks.append(Ragged.of((_at_tokens(row, *rest) for row, *rest in each), np.int64))
-        cut += sum(len(row) == max_length and bool(row.overflowing) for row in encoded.encodings)
-        if progress is not None:
-            progress(min(first + CHUNK_ROWS, len(table)))
-    token_labels = Ragged.join(marks)
+    marks: list[NDArray[np.int64]] = []
+
+    def mark(rows: slice, encodings: Sequence[Any]) -> None:
+        marks.extend(map(_at_tokens, encodings, words[rows], labels[rows]))
+
+    ids, types, cut = encode([" ".join(row) for row in words], None, tokenizer, max_length, progress, mark)
+    token_labels = Ragged.of(marks, np.int64)
     if not (token_labels.values != IGNORED).any():
         raise UserError(f"{table.source}: column {task.text_column!r} must hold words, none has a token")
-    return TokenizedSplit(Ragged.join(ids), Ragged.join(types), token_labels=token_labels, cut=cut)
+    return TokenizedSplit(ids, types, token_labels=token_labels, cut=cut)
 
 
 def _at_tokens(encoding: Any, words: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.int64]:

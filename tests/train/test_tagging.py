@@ -15,8 +15,8 @@ from cofi.data.features import load_tokenizer
 from cofi.evaluate.__main__ import main as evaluate
 from cofi.models import load_model, save_model
 from cofi.train.__main__ import main
+from tests.train.test_multi_label import PRIOR, metrics
 
-PRIOR = ["--gate-prior", "fisher", "--rounding", "threshold", "--gate-prior-rounds", "2"]
 TAGS = {
     **dict.fromkeys(("cat", "dog", "bird"), "B-ANIMAL"),
     **dict.fromkeys(("runs", "sleeps", "sings"), "I-ANIMAL"),  # a span with the animal before it, or one of its own
@@ -33,11 +33,6 @@ def tagged(data, tmp_path):
         table = pa.table({"tokens": words, "ner_tags": [[TAGS.get(word, "O") for word in row] for row in words]})
         pq.write_table(table, folder / f"{split}.parquet")
     return folder.parent
-
-
-def metrics(output, *words):
-    assert evaluate([*map(str, words), "--json", str(output)]) == 0
-    return json.loads(output.read_text())["metrics"]
 
 
 def test_a_run_learns_labels_of_words_and_its_model_is_scored(flags, data, tagged, tmp_path, capsys):
