@@ -15,7 +15,7 @@ from cofi.files import read_json
 from cofi.measure.speedup import Differs, check_against_definition, main_output, relative_difference
 from cofi.models import CompactConfig, CompactModel, LoadedModel, in_precision, load_model
 from cofi.models.checkpoint import CONFIG_FILE
-from cofi.models.config_values import CLASSIFIERS
+from cofi.models.heads import HEADS
 from cofi.models.locate import MODEL_OF_RUN, locate
 
 COMPACT, DENSE = "compact", "dense"
@@ -96,7 +96,7 @@ def _on(device: torch.device, model: CompactModel) -> CompactModel:
 def _load_dense(source: str, compact: CompactModel) -> LoadedModel:
     """With the head of the compact model, so that both do the same work."""
     like = compact.config
-    num_labels = like.num_labels if like.head in CLASSIFIERS else None
+    num_labels = like.num_labels if HEADS[like.head].is_classifier else None
     problem = like.problem if like.head == "classification" else None
     return load_model(locate(source), head=like.head, num_labels=num_labels, problem_type=problem)
 

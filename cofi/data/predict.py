@@ -19,7 +19,6 @@ from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.masks import Masks
 from cofi.models import CompactModel
-from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -123,21 +122,19 @@ def predict(
             for first in starts if team is None else team.share(starts):
                 rows = order[first : first + batch_size].tolist()
                 output = model(batch=collate(split, rows, device).packed, masks=masks)
-                names = OUTPUTS_OF_HEAD[model.config.head]
-                outputs.append({name: output[name] for name in names})
+                outputs.append({name: output[name] for name in model.head.outputs})
                 if progress is not None:
                     progress(first + len(rows))
     finally:
         model.train(was_training)
     if team is not None:
         outputs = team.gather([{name: values.cpu() for name, values in output.items()} for output in outputs])
-    of_tokens = {name for name in OUTPUTS_OF_HEAD[model.config.head] if is_of_tokens(name, model.config.head)}
-    return _in_order(outputs, of_tokens, order, split.lengths)
+    return _in_order(outputs, model.head.of_tokens, order, split.lengths)
 
 
 def _in_order(
     outputs: list[dict[str, torch.Tensor]],
-    of_tokens: set[str],
+    of_tokens: bool,
     order: NDArray[np.int64],
     lengths: NDArray[np.int64],
 ) -> Predictions:
@@ -146,12 +143,12 @@ def _in_order(
     back = np.argsort(order)
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
 
-    def rows_of(name: str, values: Array) -> Any:  # what the field is of
-        if name not in of_tokens:
+    def rows_of(values: Array) -> Any:
+        if not of_tokens:
             return values[back]
         return Ragged(Ragged(values, starts).take(back), np.concatenate([[0], np.cumsum(lengths)]))
 
-    return Predictions(**{name: rows_of(name, values) for name, values in flat.items()})
+    return Predictions(**{name: rows_of(values) for name, values in flat.items()})
 
 
 _SAID: dict[str, Callable[[Array], Array]] = {  # what logits (N, C) say, by the kind of task

@@ -26,6 +26,7 @@ from cofi_kernels import EncoderLayout
 OPSET = 17  # the first with LayerNormalization; every runtime in use reads it
 IR_VERSION = 8  # the one of that opset
 LOWEST = float(np.finfo(np.float32).min)
+_Outputs = dict[str, list[str | int]]  # names and dims of those that a head adds
 
 
 class GraphBuilder:
@@ -80,7 +81,7 @@ def build_graph(model: CompactModel) -> onnx.ModelProto:
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size else [])]
     x = _embeddings(graph, model)
     x = _encoder(graph, model, x)
-    outputs = _head(graph, model, x)
+    outputs = _HEADS[model.config.head](graph, model, x)
     proto = helper.make_graph(
         graph.nodes,
         "cofi_compact",
@@ -189,22 +190,10 @@ _ACTIVATIONS: dict[str, Callable[[GraphBuilder, str], str]] = {"gelu": _gelu, "g
 _POOLERS: dict[str, Callable[[GraphBuilder, str], str]] = {"tanh": _tanh, "relu": _relu, "gelu": _gelu}
 
 
-def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
-    """Add the outputs; returns their names and dims."""
-    if model.qa_outputs is not None:
-        return _span_head(graph, model.qa_outputs, x)
-    if model.config.head == "token_classification":
-        return _token_head(graph, model, x)
-    if model.classifier is not None:
-        features = _first_token(graph, x)
-        if model.pooler is not None:
-            features = _pool(graph, features, model.pooler, model.config.pooler)
-        graph.linear(features, "classifier", model.classifier.weight.T, model.classifier.bias, output="logits")
-        return {"logits": ["batch", model.classifier.out_features]}
-    if model.config.head == "embedding":
-        return _embedding_head(graph, model, x)
+def _no_head(graph: GraphBuilder, model: CompactModel, x: str) -> _Outputs:
+    """The last states, zeros at padding, and what a pooler makes of the first token."""
     graph.op("Mul", x, _unpadded(graph, TensorProto.FLOAT), output="last_hidden_state")
-    outputs: dict[str, list[str | int]] = {"last_hidden_state": ["batch", "sequence", model.config.hidden_size]}
+    outputs: _Outputs = {"last_hidden_state": ["batch", "sequence", model.config.hidden_size]}
     if model.pooler is not None:
         pooled = _pool(graph, _first_token(graph, x), model.pooler, model.config.pooler)
         graph.op("Identity", pooled, output="pooler_output")
@@ -212,11 +201,19 @@ def _head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[st
     return outputs
 
 
+def _classification_head(graph: GraphBuilder, model: CompactModel, x: str) -> _Outputs:
+    features, linear = _first_token(graph, x), cast(nn.Linear, model.classifier)
+    if model.pooler is not None:
+        features = _pool(graph, features, model.pooler, model.config.pooler)
+    graph.linear(features, "classifier", linear.weight.T, linear.bias, output="logits")
+    return {"logits": ["batch", linear.out_features]}
+
+
 def _pool(graph: GraphBuilder, first: str, pooler: nn.Linear, activation: str) -> str:
     return _POOLERS[activation](graph, graph.linear(first, "pooler", pooler.weight.T, pooler.bias))
 
 
-def _embedding_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
+def _embedding_head(graph: GraphBuilder, model: CompactModel, x: str) -> _Outputs:
     """The mean of the tokens' states or the first one's, of unit length."""
     if model.config.pooling == "first":
         features = _first_token(graph, x)
@@ -230,7 +227,7 @@ def _embedding_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[st
     return {"sentence_embedding": ["batch", model.config.hidden_size]}
 
 
-def _token_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, list[str | int]]:
+def _token_head(graph: GraphBuilder, model: CompactModel, x: str) -> _Outputs:
     """Logits of every token; zeros at padding."""
     linear = cast(nn.Linear, model.classifier)
     logits = graph.linear(x, "classifier", linear.weight.T, linear.bias)
@@ -238,14 +235,23 @@ def _token_head(graph: GraphBuilder, model: CompactModel, x: str) -> dict[str, l
     return {"logits": ["batch", "sequence", linear.out_features]}
 
 
-def _span_head(graph: GraphBuilder, linear: nn.Linear, x: str) -> dict[str, list[str | int]]:
+def _span_head(graph: GraphBuilder, model: CompactModel, x: str) -> _Outputs:
     """Logits of start and end; the lowest number at padding."""
-    is_token = _unpadded(graph, TensorProto.BOOL)
+    is_token, linear = _unpadded(graph, TensorProto.BOOL), cast(nn.Linear, model.qa_outputs)
     both = graph.linear(x, "qa_outputs", linear.weight.T, linear.bias)
     both = graph.op("Where", is_token, both, graph.constant(LOWEST))
     for column, name in enumerate(("start_logits", "end_logits")):
         graph.op("Gather", both, graph.constant(column), axis=2, output=name)
     return {"start_logits": ["batch", "sequence"], "end_logits": ["batch", "sequence"]}
+
+
+_HEADS: dict[str, Callable[[GraphBuilder, CompactModel, str], _Outputs]] = {
+    "none": _no_head,
+    "classification": _classification_head,
+    "token_classification": _token_head,
+    "question_answering": _span_head,
+    "embedding": _embedding_head,
+}
 
 
 def _unpadded(graph: GraphBuilder, dtype: int) -> str:

@@ -8,7 +8,6 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from cofi.models.config_values import (
-    CLASSIFIERS,
     PROBLEM_TYPES,
     check_labels,
     check_layer,
@@ -16,6 +15,7 @@ from cofi.models.config_values import (
     check_scalars,
     problem_of,
 )
+from cofi.models.heads import HEADS
 
 if TYPE_CHECKING:
     from cofi.masks.shape import ModelShape
@@ -149,14 +149,14 @@ class CompactConfig(PreTrainedConfig):
     @property
     def has_pooler(self) -> bool:
         """Whether a dense layer follows the first token; the other heads read the tokens themselves."""
-        return self.pooler != "none" and self.head in ("none", "classification")
+        return self.pooler != "none" and HEADS[self.head].has_pooler
 
     @property
     def head_dropout(self) -> float:
         """Dropout probability before the last linear layer of the head."""
         if self.classifier_dropout is not None:
             return self.classifier_dropout
-        return self.hidden_dropout_prob if self.head in CLASSIFIERS else 0.0
+        return self.hidden_dropout_prob if HEADS[self.head].is_classifier else 0.0
 
     def layout(self) -> EncoderLayout:
         """Widths of every layer as `cofi_kernels.compact_encoder` takes them."""

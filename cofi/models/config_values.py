@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADS = ("none", "classification", "token_classification", "question_answering", "embedding")
-CLASSIFIERS = ("classification", "token_classification")  # heads with an output for each label
+from cofi.models.heads import HEADS
+
 POOLINGS = ("mean", "first")
 POOLERS = ("none", "tanh", "relu", "gelu")
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
@@ -58,7 +58,7 @@ _OPTIONAL = (
     "return_dict",
 )
 _CHOICES = {
-    "head": HEADS,
+    "head": tuple(HEADS),
     "pooler": POOLERS,
     "pooling": POOLINGS,
     "hidden_act": ACTIVATIONS,

@@ -78,15 +78,15 @@ def run_direct(
     fields = {"last_hidden_state": states}
     if model.pooler is not None:
         fields["pooler_output"] = pooled
-    if model.config.head == "classification":
+    if model.classifier is not None and not model.head.of_tokens:
         fields["logits"] = logits
-    return fields
+    return fields | model.head.padded(model, states, attention_mask)
 
 
 def _may_run(model: CompactModel) -> bool:
-    """Without a projection of the embeddings and with no head for questions; neither while the reference is forced
-    nor while something records operators; where the compiled module is."""
-    if model.embeddings.projection is not None or model.qa_outputs is not None:
+    """Without a projection of the embeddings; neither while the reference is forced nor while something records
+    operators; where the compiled module is."""
+    if model.embeddings.projection is not None:
         return False
     return not library.is_forced() and load_native() is not None and not library.is_recorded()
 
@@ -156,7 +156,7 @@ def _embeddings_of(model: CompactModel) -> EmbeddingWeights:
 
 def _head_of(model: CompactModel) -> HeadWeights:
     pooler = model.pooler
-    classifier = model.classifier if model.config.head == "classification" else None  # of the first token
+    classifier = None if model.head.of_tokens else model.classifier
     return HeadWeights(
         None if pooler is None else pooler.weight,
         None if pooler is None else pooler.bias,

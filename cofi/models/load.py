@@ -15,9 +15,10 @@ from cofi.files import read_json
 from cofi.models.checkpoint import CONFIG_FILE, Checkpoint, compact_config, saved_config
 from cofi.models.class_names import class_names, label_fields, output_order
 from cofi.models.config import CompactConfig
-from cofi.models.config_values import CLASSIFIERS, HEADS, PROBLEM_TYPES, check_labels, problem_of
+from cofi.models.config_values import PROBLEM_TYPES, check_labels, problem_of
 from cofi.models.families import FAMILIES, Family, Source
 from cofi.models.families.family import linear
+from cofi.models.heads import HEADS
 from cofi.models.hub import local_directory
 from cofi.models.model import CompactModel
 from cofi.models.sentence_files import read_max_seq_length, read_pooling
@@ -25,11 +26,6 @@ from cofi.models.sentence_files import read_max_seq_length, read_pooling
 _OUTPUTS = ("classifier.", "qa_outputs.")
 _HEAD_MODULES = ("pooler.", *_OUTPUTS)
 _FIELDS_OF_HEAD = ("head", "problem_type", "id2label", "label2id", "architectures")
-_ARCHITECTURES = {
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "token_classification",
-    "ForQuestionAnswering": "question_answering",
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def _choose_head(wanted: _Head | None, trained: _Head) -> tuple[_Head, bool]:
 
 
 def _fits(wanted: _Head, trained: _Head) -> bool:
-    if wanted.kind != trained.kind or wanted.kind not in CLASSIFIERS:
+    if wanted.kind != trained.kind or not HEADS[wanted.kind].is_classifier:
         return wanted.kind == trained.kind
     same_problem = wanted.problem_type is None or wanted.problem == trained.problem
     return wanted.num_labels in (None, trained.num_labels) and same_problem and _same_classes(wanted, trained)
@@ -138,7 +134,7 @@ def _head_fields(head: _Head, directory: Path) -> dict[str, Any]:
     if head.kind == "embedding":
         length = read_max_seq_length(directory)
         return {"head": head.kind, "pooling": read_pooling(directory), "max_seq_length": length}
-    if head.kind not in CLASSIFIERS:
+    if not HEADS[head.kind].is_classifier:
         return {"head": head.kind}
     fields = {"head": head.kind, "problem_type": head.problem_type, "num_labels": head.num_labels}
     return fields if head.id2label is None else fields | label_fields(head.id2label, head.num_labels or 0)
@@ -169,7 +165,7 @@ def _trained_head(family: Family, values: Mapping[str, Any], prefix: str, checkp
     """The head of a Hugging Face checkpoint: its class says the kind, its last weight the number of labels."""
     architectures = values.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    kind = next((kind for suffix, kind in _ARCHITECTURES.items() if name.endswith(suffix)), "none")
+    kind = next((h.name for h in HEADS.values() if h.architecture and name.endswith(h.architecture)), "none")
     output = _output_of(family, kind)
     shape = checkpoint.shapes.get(f"{output}.weight")
     if kind == "none" or shape is None or len(shape) != 2:
@@ -200,10 +196,8 @@ def _pooler_fields(family: Family, head: _Head, prefix: str, checkpoint: Checkpo
 def _head_sources(family: Family, head: _Head, trained: bool, prefix: str) -> dict[str, Source]:
     if head.kind == "none":
         return linear("pooler", prefix + family.base_pooler) if family.base_pooler else {}
-    if head.kind == "embedding":
-        return {}
-    ours = "qa_outputs" if head.kind == "question_answering" else "classifier"
-    output = linear(ours, _output_of(family, head.kind)) if trained else {}
+    module = HEADS[head.kind].module
+    output = linear(module, _output_of(family, head.kind)) if trained and module else {}
     return output | (linear("pooler", _classification_pooler(family, prefix)) if head.kind == "classification" else {})
 
 

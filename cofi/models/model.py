@@ -19,36 +19,19 @@ import cofi_kernels
 from cofi.models.border import Border
 from cofi.models.checkpoint import check_directory, check_loading
 from cofi.models.config import CompactConfig
-from cofi.models.config_values import CLASSIFIERS
 from cofi.models.direct import run_direct
 from cofi.models.dropout import draw_dropout_state, dropout_sites
 from cofi.models.embeddings import Embeddings
-from cofi.models.heads import (
-    classification_loss,
-    embedding_loss,
-    lowest,
-    sentence_embedding,
-    span_loss,
-    token_loss,
-)
-from cofi.models.layers import (
-    SITES_PER_LAYER,
-    WEIGHTS_PER_SUBLAYER,
-    Attention,
-    EncoderLayer,
-    FeedForward,
-    is_plain_linear,
-    linear,
-)
+from cofi.models.heads import HEADS, Head
+from cofi.models.heads.head import HEAD_SITES
+from cofi.models.layers import SITES_PER_LAYER, WEIGHTS_PER_SUBLAYER, Attention, EncoderLayer, FeedForward
 from cofi.models.output import CompactOutput
-from cofi.models.packed import PackedBatch, pad_packed
-from cofi_kernels.first_token_head.reference import ACTIVATIONS
+from cofi.models.packed import PackedBatch
 
 if TYPE_CHECKING:
     from cofi.masks.masks import Masks
 
 _NOT_QUANTIZED = "inference_precision {} needs torch.no_grad(), no masks and no hidden states: this call ran in fp32"
-_HEAD_SITES = 2  # before the pooler's dense layer, before the classifier
 
 
 class CompactModel(PreTrainedModel):
@@ -78,9 +61,15 @@ class CompactModel(PreTrainedModel):
         self.layers = nn.ModuleList(EncoderLayer(config, heads, intermediate) for heads, intermediate in sizes)
         self.pooler = nn.Linear(config.hidden_size, config.pooler_size) if config.has_pooler else None
         features = config.pooler_size if config.has_pooler else config.hidden_size
-        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if config.head in CLASSIFIERS else None
-        self.qa_outputs = nn.Linear(config.hidden_size, 2) if config.head == "question_answering" else None
+        last = self.head.module
+        self.classifier = nn.Linear(features, cast(int, config.num_labels)) if last == "classifier" else None
+        self.qa_outputs = nn.Linear(config.hidden_size, 2) if last == "qa_outputs" else None
         self.post_init()
+
+    @property
+    def head(self) -> Head:
+        """The kind of head, whose modules are `pooler`, `classifier` and `qa_outputs`."""
+        return HEADS[self.config.head]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -151,6 +140,8 @@ class CompactModel(PreTrainedModel):
         Raises ValueError for inputs that do not fit each other or the model.
         """
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("start_positions and end_positions must be given together")
         fields: dict[str, Any] | None = None
         ordinary = keep or self.training or torch.is_grad_enabled()
         if not ordinary and batch is masks is position_ids is start_positions is end_positions is None:
@@ -160,17 +151,14 @@ class CompactModel(PreTrainedModel):
             self._check_positions(border.batch, position_ids)
             sites = self._sites(dropout_state, border.batch.input_ids.device)
             states = self._encode(border.batch, masks, sites, keep, compute_dtype)
-            fields = {**self._head(states[-1], border.batch, sites)}
-            self._finish_span(fields, border, start_positions, end_positions)
-            if self.config.head == "token_classification":
-                fields["logits"] = border.leave(fields["logits"])
+            packed = self.head.packed(self, states[-1], border.batch, sites)
+            fields = {**self.head.leave(packed, border)}
+            if start_positions is not None and end_positions is not None:
+                fields["loss"] = self.head.loss_of_spans(packed, border, start_positions, end_positions)
             all_states = tuple(border.leave(state) for state in states)
             fields |= {"last_hidden_state": all_states[-1], "hidden_states": all_states if keep else None}
-        elif self.config.head == "embedding":
-            fields["sentence_embedding"] = self._embed_padded(fields["last_hidden_state"], attention_mask)
-        elif self.config.head == "token_classification":
-            fields["logits"] = self._classify_padded(fields["last_hidden_state"], attention_mask)
-        self._finish_labelled(fields, labels)
+        if labels is not None:
+            fields["loss"] = self.head.loss(self, fields, labels)
         output = CompactOutput(**fields)
         plain = not (self.config.return_dict if return_dict is None else return_dict)
         return output.to_tuple() if plain else output
@@ -185,7 +173,7 @@ class CompactModel(PreTrainedModel):
         if not self.training or not drops:
             return None
         state = draw_dropout_state(device) if state is None else state
-        return dropout_sites(state, 1 + SITES_PER_LAYER * len(self.layers) + _HEAD_SITES)
+        return dropout_sites(state, 1 + SITES_PER_LAYER * len(self.layers) + HEAD_SITES)
 
     def _encode(
         self, batch: PackedBatch, masks: Masks | None, sites: Tensor | None, keep: bool, dtype: torch.dtype | None
@@ -218,95 +206,6 @@ class CompactModel(PreTrainedModel):
             for module in (layer.attention, layer.ffn):
                 weights += removed if module is None else module.weights()
         return weights
-
-    def _head(self, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> dict[str, Tensor]:
-        """Fields of the output that the head gives, token-wise ones packed."""
-        if self.config.head == "embedding":
-            lengths = batch.bounds.diff()
-            rows = pad_packed(x, batch.cu_seqlens, batch.max_seqlen)[: len(lengths)]
-            return {"sentence_embedding": sentence_embedding(rows, lengths, self.config.pooling)}
-        if self.config.head == "token_classification" and self.classifier is not None:
-            return {"logits": linear(self._drop(x, sites, -1), self.classifier)}
-        if self.qa_outputs is not None:
-            start, end = linear(self._drop(x, sites, -1), self.qa_outputs).unbind(-1)
-            return {"start_logits": start, "end_logits": end}
-        fields: dict[str, Tensor] = {}
-        if self.pooler is None and self.classifier is None:
-            return fields
-        plain = all(m is None or is_plain_linear(m) for m in (self.pooler, self.classifier))
-        if sites is None and plain and not torch.is_grad_enabled():
-            return self._infer_head(x, batch)
-        features = x[batch.bounds[:-1].long()]
-        if self.pooler is not None:
-            features = self._drop(features, sites, -2) if self.config.pooler_dropout else features
-            features = ACTIVATIONS[self.config.pooler](linear(features, self.pooler))
-            fields["pooler_output"] = features
-        if self.classifier is not None:
-            fields["logits"] = linear(self._drop(features, sites, -1), self.classifier)
-        return fields
-
-    def _infer_head(self, x: Tensor, batch: PackedBatch) -> dict[str, Tensor]:
-        """What pooler and classifier give, as one kernel."""
-        pooler, classifier = self.pooler, self.classifier
-        pooled, logits = cofi_kernels.first_token_head(
-            x,
-            batch.bounds,
-            *((None, None) if pooler is None else (pooler.weight, pooler.bias)),
-            *((None, None) if classifier is None else (classifier.weight, classifier.bias)),
-            activation="tanh" if pooler is None else self.config.pooler,
-        )
-        fields = {} if pooler is None else {"pooler_output": pooled}
-        return fields if classifier is None else fields | {"logits": logits}
-
-    def _drop(self, x: Tensor, sites: Tensor | None, site: int) -> Tensor:
-        p = self.config.head_dropout
-        return x if sites is None or p == 0 else cofi_kernels.counter_dropout(x, p, sites[site])
-
-    def _embed_padded(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The sentence embedding of padded states (B, S, E), whichever side the padding is on."""
-        mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask
-        if self.config.pooling == "first":
-            first = mask.ne(0).to(torch.uint8).argmax(1)
-            states = states.gather(1, first[:, None, None].expand(-1, 1, states.shape[2]))
-        return sentence_embedding(states, mask.ne(0).sum(1), self.config.pooling)
-
-    def _classify_padded(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits (B, S, C) of padded states (B, S, E), zeros at padding."""
-        assert self.classifier is not None
-        logits = linear(states, self.classifier)
-        return logits if attention_mask is None else logits.masked_fill_(attention_mask.eq(0)[..., None], 0.0)
-
-    def _finish_labelled(self, fields: dict[str, Tensor], labels: Tensor | None) -> None:
-        if labels is None:
-            return
-        if "sentence_embedding" in fields:
-            fields["loss"] = embedding_loss(fields["sentence_embedding"], labels)
-            return
-        if "logits" not in fields:
-            raise ValueError(f"labels need a classification head, the model's head is {self.config.head!r}")
-        if self.config.head == "token_classification":
-            if labels.shape != fields["logits"].shape[:-1]:
-                shapes = tuple(fields["logits"].shape[:-1]), tuple(labels.shape)
-                raise ValueError(f"labels must have a number for each token, of shape {shapes[0]}, got {shapes[1]}")
-            fields["loss"] = token_loss(fields["logits"], labels)
-        else:
-            fields["loss"] = classification_loss(fields["logits"], labels, problem=self.config.problem)
-
-    def _finish_span(self, fields: dict[str, Tensor], border: Border, start: Tensor | None, end: Tensor | None) -> None:
-        """Put the loss of a span, and the QA logits as the caller gets them, into `fields`."""
-        if (start is None) != (end is None):
-            raise ValueError("start_positions and end_positions must be given together")
-        if "start_logits" not in fields:
-            if start is not None:
-                raise ValueError(f"positions need a question answering head, the model's head is {self.config.head!r}")
-            return
-        if start is None and border.slots is None:
-            return
-        padded = {name: border.padded(fields[name], lowest(fields[name])) for name in ("start_logits", "end_logits")}
-        if start is not None and end is not None:
-            fields["loss"] = span_loss(padded["start_logits"], padded["end_logits"], start, end)
-        if border.slots is not None:
-            fields |= padded
 
 
 class CompactModelForSequenceClassification(CompactModel):

@@ -7,19 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-OUTPUTS_OF_HEAD = {  # what each head is for, by names of CompactOutput
-    "classification": ("logits",),
-    "token_classification": ("logits",),
-    "question_answering": ("start_logits", "end_logits"),
-    "embedding": ("sentence_embedding",),
-}
-_OF_TOKENS = ("start_logits", "end_logits", "last_hidden_state")
-
-
-def is_of_tokens(name: str, head: str) -> bool:
-    """Whether an output of a model with this head has a row a token; others have one a sequence."""
-    return name in _OF_TOKENS or (name == "logits" and head == "token_classification")
-
 
 @dataclass
 class CompactOutput(ModelOutput):

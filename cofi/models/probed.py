@@ -142,7 +142,7 @@ class ProbedModel:
         labels: of the model's head; the spans of question answering lie inside their sequence.
         """
         n_sequences = batch.cu_seqlens.shape[0] - 1
-        of_tokens = self.model.config.head == "token_classification"
+        of_tokens = self.model.head.of_tokens and "labels" in labels
         count = (labels["labels"] != IGNORED).sum() if of_tokens else n_sequences
         loss = self.model(batch=batch, masks=self.masks, **labels).loss * count  # a mean of theirs
         seen = [(probe, probe.behind) for probes in self.probes.values() for probe in probes]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cofi.models.output import OUTPUTS_OF_HEAD, CompactOutput, is_of_tokens
+from cofi.models.output import CompactOutput
 from cofi.models.packed import PackedBatch
 from cofi.models.watch import Watch
 from cofi_kernels.compact_encoder.graphs import Bucket, Capture, Graphs, bucket_of, spare_lengths
@@ -85,8 +85,8 @@ class ReplayedModel:
         bucket = bucket_of(batch.n_sequences, batch.n_tokens, batch.max_seqlen, self._longest)
         outputs = dict(zip(self._fields, self._graphs(bucket, pack_inputs(batch, bucket)), strict=True))
         n_sequences = batch.bounds.numel() - 1  # without padding
-        head = self.model.config.head
-        sizes = {name: batch.n_tokens if is_of_tokens(name, head) else n_sequences for name in outputs}
+        of_tokens = ("last_hidden_state", *(self.model.head.outputs if self.model.head.of_tokens else ()))
+        sizes = {name: batch.n_tokens if name in of_tokens else n_sequences for name in outputs}
         fields: dict[str, Any] = {name: out[: sizes[name]] for name, out in outputs.items()}
         return CompactOutput(**fields)
 
@@ -107,7 +107,7 @@ class ReplayedModel:
 
 def _fields_of(model: CompactModel) -> tuple[str, ...]:
     pooled = () if model.pooler is None else ("pooler_output",)
-    return (*pooled, *OUTPUTS_OF_HEAD.get(model.config.head, ()), "last_hidden_state")
+    return (*pooled, *model.head.outputs, "last_hidden_state")
 
 
 def pack_inputs(batch: PackedBatch, bucket: Bucket) -> Tensor:

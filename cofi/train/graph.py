@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cofi.data.batches import TaskBatch
-from cofi.models.heads import IGNORED
-from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
+from cofi.models.heads import IGNORED, Head
 from cofi.models.packed import PackedBatch, pinned
 from cofi.train.objective import Objective, StepInputs, StepLoss, Student
 from cofi.train.optim import PhaseOptimizers
@@ -71,14 +70,14 @@ def padded(batch: TaskBatch, longest: int) -> TaskBatch:
     return replace(batch, packed=PackedBatch(**flat, cu_seqlens=bounds, max_seqlen=packed.max_seqlen, is_padded=True))
 
 
-def padded_target(target: Target, n_tokens: int, head: str) -> Target:
+def padded_target(target: Target, n_tokens: int, head: Head) -> Target:
     """`target`, of a teacher with this head, with zeros for the padding where it was kept without."""
 
     def longer(x: Tensor) -> Tensor:
         return F.pad(x, (0, 0) * (x.dim() - 1) + (0, n_tokens - x.shape[0]))
 
     states = {layer: longer(state) for layer, state in target.hidden_states.items()}
-    names = [name for name in OUTPUTS_OF_HEAD[head] if is_of_tokens(name, head)]
+    names = head.outputs if head.of_tokens else ()
     return replace(target, hidden_states=states, **{name: longer(getattr(target, name)) for name in names})
 
 
@@ -215,7 +214,7 @@ class GraphedSteps:
         teacher = self.objective.teacher
         if teacher is None:
             return None
-        return padded_target(teacher(batch), batch.packed.n_tokens, teacher.model.config.head)
+        return padded_target(teacher(batch), batch.packed.n_tokens, teacher.model.head)
 
     def _fill(self, captured: _Captured, batch: TaskBatch, step: int) -> None:
         fill(captured.batch, batch)

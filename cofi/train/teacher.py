@@ -17,7 +17,6 @@ from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.memory import free_host_bytes
 from cofi.models import CompactModel
-from cofi.models.output import OUTPUTS_OF_HEAD
 from cofi.models.packed import sent
 from cofi.train.distributed import ALONE, World
 from cofi.train.teacher_store import Contents, DiskStore, Store, is_kept, origin
@@ -53,7 +52,7 @@ class Teacher:
     def __call__(self, batch: TaskBatch) -> Target:
         output = self.model(batch=batch.packed, output_hidden_states=bool(self.layers))
         states = {layer: output.hidden_states[layer + 1] for layer in self.layers}
-        return Target(states, **{name: output[name] for name in OUTPUTS_OF_HEAD[self.model.config.head]})
+        return Target(states, **{name: output[name] for name in self.model.head.outputs})
 
 
 class CachedTeacher(Teacher):

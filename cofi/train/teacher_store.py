@@ -24,7 +24,6 @@ from cofi.data.split import TokenizedSplit
 from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.models import CompactModel
-from cofi.models.output import OUTPUTS_OF_HEAD, is_of_tokens
 
 FORMAT = 3
 Index = slice | Tensor
@@ -48,16 +47,15 @@ class Contents:
 
     @staticmethod
     def of(model: CompactModel, layers: Sequence[int], split: TokenizedSplit, chunk_rows: int) -> Contents:
-        config, outputs = model.config, OUTPUTS_OF_HEAD[model.config.head]
-        n_numbers = {"embedding": config.hidden_size, "question_answering": 0}
+        config, head = model.config, model.head
         return Contents(
             n_tokens=int(split.input_ids.starts[-1]),
             n_rows=len(split),
             hidden=config.hidden_size,
             layers=tuple(layers),
-            outputs=outputs,
-            of_tokens=tuple(name for name in outputs if is_of_tokens(name, config.head)),
-            n_numbers=n_numbers.get(config.head, config.num_labels or 0),
+            outputs=head.outputs,
+            of_tokens=head.outputs if head.of_tokens else (),
+            n_numbers=head.width(model),
             dtype=str(model.embeddings.word.weight.dtype).removeprefix("torch."),
             chunk_rows=chunk_rows,
         )

@@ -127,7 +127,7 @@ def test_padding_changes_neither_loss_nor_gradients(device, kind, taught, length
     batch = TaskBatch(from_lists(ids).to(device), labels, tuple(range(len(lengths))), of_tokens=of_tokens)
     found = []
     for each in (batch, padded(batch, 40)):
-        target = None if kept is None else padded_target(kept(batch), each.packed.n_tokens, head)
+        target = None if kept is None else padded_target(kept(batch), each.packed.n_tokens, teacher.head)
         loss = objective.loss(student, each, objective.inputs(student, 1, each.packed.input_ids.device), target, None)
         loss.total.backward()
         found.append((loss.total.detach(), weight_gradients(student)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cofi.models.config_values import CLASSIFIERS
 from cofi.models.families.family import ClassificationHead, Family, Source, activation, linear, reject_unsupported
+from cofi.models.heads import HEADS
 
 _UNSUPPORTED_UNLESS = {
     "position_embedding_type": ("absolute", None),
@@ -60,7 +60,7 @@ def encoder_fields(values: Mapping[str, Any], **defaults: Any) -> dict[str, Any]
 
 def head_dropout(values: Mapping[str, Any], head: str) -> float | None:
     """classifier_dropout belongs to classification; these families drop nothing before the QA output."""
-    return values.get("classifier_dropout") if head in CLASSIFIERS else None
+    return values.get("classifier_dropout") if HEADS[head].is_classifier else None
 
 
 BERT = Family(

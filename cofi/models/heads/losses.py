@@ -1,6 +1,4 @@
-"""Losses of the task heads, as Hugging Face's models of the same task compute them, and the head without weights: the
-embedding of a sentence, as Sentence Transformers computes it.
-"""
+"""Losses of the task heads, as Hugging Face's models of the same task compute them."""
 
 from __future__ import annotations
 
@@ -54,17 +52,6 @@ def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
     target = torch.where(is_token & (target < length), target, length)
     total = functional.cross_entropy(logits, target, ignore_index=length, reduction="sum")
     return total / (target < length).sum().clamp(min=1)
-
-
-def sentence_embedding(rows: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Unit vectors (B, E), in fp32 at least, of the states of B sentences.
-
-    rows: (B, S, E), zeros where there is no token. lengths: (B,), tokens of each. pooling: "mean" of the tokens' states
-    or the "first" token's, which is then the first row.
-    """
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    features = rows[:, 0] if pooling == "first" else rows.sum(1) / lengths.clamp(min=1)[:, None]
-    return functional.normalize(features, dim=1)
 
 
 def embedding_loss(embedding: Tensor, target: Tensor) -> Tensor:
