@@ -178,7 +178,7 @@ def test_json_on_standard_output_stands_alone(
         (["m", "--task", "sst3", "--validation-file", "d"], "--task must be one of sst2, mnli,"),
         (["m", "--task", "sst2", "--validation-file", "d"], "the classes of m must be those of task sst2"),
         (["m", "--task", "stsb", "--validation-file", "d"], "has no column 'sentence1'"),
-        (["m", "--task", "text", "--validation-file", "d"], "must be one of the classes dull, fine, got '0' in row 0"),
+        (["m", "--task", "text", "--validation-file", "w"], "must be 0 to 1 (dull, fine), got 2 in row 3"),
         (["m", "--task", "text"], "task text needs --validation-file FILE, or --validation-fraction"),
         (["m", "--task", "text", "--validation-file", "d", "--device", "tpu9"], "--device must be"),
         (["bare", "--task", "text", "--validation-file", "d"], "bare has no trained head for a task"),
@@ -197,8 +197,9 @@ def test_what_cannot_be_used(
     save_compact(tmp_path / "m", 0, head="classification", id2label={0: "dull", 1: "fine"})
     save_compact(tmp_path / "bare")
     write("d.parquet", sentence=TEXTS, label=[0, 1, 1, 1])
+    write("w.parquet", sentence=TEXTS, label=[0, 1, 1, 2])
     capsys.readouterr()  # saving a model prints its own progress
-    given = ["d.parquet" if word == "d" else word for word in argv]
+    given = [f"{word}.parquet" if word in ("d", "w") else word for word in argv]
     assert run(lambda: main(given)) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err

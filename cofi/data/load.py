@@ -15,6 +15,7 @@ from cofi.data.tagging import holds_words, with_label_column, word_columns, word
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
+from cofi.models.class_names import are_numbers
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def load_splits(name: str, **request: Any) -> Splits:
 def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **request: Any) -> ValidationSets:
     """Validation rows alone, for a model that is trained already; arguments as for `load_splits`.
 
-    label_names: the model's classes, for a task whose classes its training rows would tell. Names that are numbered
-    only (LABEL_0, LABEL_1, ...) let integer labels stand for themselves. Raises UserError.
+    label_names: the model's classes, for a task whose classes its training rows would tell. Integer labels are their
+    numbers where these are words or numbered only (LABEL_0, LABEL_1, ...), else names as well. Raises UserError.
     """
     asked = DataRequest(**request)
     base = base_task(name, asked)
@@ -76,7 +77,8 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     fixed = base.label_names is not None
     if not fixed and label_names is not None and task.kind in (AUTO, *CLASS_KINDS):
         task = with_kind(replace(task, label_names=tuple(label_names)), class_kind(task, raw))
-        fixed = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
+        numbered = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
+        fixed = numbered or not are_numbers(label_names)
     return _validation_sets(with_labels(task, raw), asked, fixed, raw)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from cofi.data.spans import metrics_of_labels
 from cofi.data.task import AUTO, CLASS_KINDS, Task
 from cofi.errors import UserError
+from cofi.models.class_names import are_numbers
 
 TEXT = Task(name="text", kind=AUTO)
 
@@ -40,6 +41,15 @@ def with_kind(task: Task, kind: str) -> Task:
     own = kind == "token_classification"
     metrics, main_metric = metrics_of_labels(names or ()) if own else METRICS_OF_KIND[kind]
     return replace(task, kind=kind, metrics=metrics, main_metric=main_metric, label_names=names)
+
+
+def with_names(task: Task, names: Sequence[str]) -> Task:
+    """The task with a model's names for classes that its rows only number from 0; as it is where they do more or less,
+    or the model has numbers itself."""
+    numbered = task.kind in CLASS_KINDS and task.label_names == tuple(str(i) for i in range(len(names)))
+    if not numbered or are_numbers(names):
+        return task
+    return with_kind(replace(task, label_names=tuple(names)), task.kind)
 
 
 def with_columns(task: Task, columns: Sequence[str], source: str) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from cofi.data.load import Splits, ValidationSets
 from cofi.data.similarity import is_similarity
 from cofi.data.task import AUTO, CLASS_KINDS
 from cofi.data.tasks import TASKS
+from cofi.data.text import with_names
 from cofi.errors import UserError
 from cofi.evaluate.trained import Trained
 from cofi.train.ranges import flag
@@ -67,4 +69,4 @@ def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | Validat
         raise UserError(
             f"task {rows.task.name} is {rows.task.kind}, the head of {trained.source} is for {trained.kind}{cure}"
         )
-    return rows
+    return replace(rows, task=with_names(rows.task, trained.label_names))

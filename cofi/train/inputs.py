@@ -13,6 +13,7 @@ from cofi.data.load import Splits, load_splits
 from cofi.data.predict import check_fit, check_length
 from cofi.data.split import TokenizedSplit
 from cofi.data.task import CLASS_KINDS, Task
+from cofi.data.text import with_names
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
 from cofi.models.class_names import class_names, output_order
@@ -49,6 +50,7 @@ def load_inputs(config: TrainConfig, kept_teacher: Path | None) -> Inputs:
     if config.teacher is not None and kept_teacher is None:
         _check_same_vocabulary(config, tokenizer)
     teacher = load_for_task(kept_teacher or locate(config.teacher or config.model), task, config.seed)
+    task = with_names(task, class_names(teacher.model.config.id2label))
     _check_teacher(config, task, teacher)
     start = None if config.student_from_teacher else load_for_task(locate(config.model), task, config.seed).model
     student = teacher.model if start is None else start
@@ -92,7 +94,8 @@ def _check_prunable(config: TrainConfig, student: CompactModel) -> None:
 
 
 def load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
-    """The model at `source` with a head for `task`; its classes in the task's order."""
+    """The model at `source` with a head for `task`; its classes in the task's order and with its names, but for the
+    trained head's own where the task has only numbers for them."""
     loaded = load_model(
         source,
         head=task.head,
@@ -102,6 +105,8 @@ def load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
         seed=seed,
     )
     if task.kind in CLASS_KINDS:
+        if loaded.head_trained:
+            task = with_names(task, class_names(loaded.model.config.id2label))
         _name_labels(loaded, task.label_names or ())
     return loaded
 

@@ -175,8 +175,11 @@ def test_validation_alone_takes_the_classes_of_a_model(write: Write) -> None:
     numbers = write("n.parquet", text=["x", "y"], label=[1, 0])
     named = load_validation("text", label_names=("good", "bad", "ugly"), validation_file=words)
     assert named.validation["label"] == [0, 1] and named.task.num_labels == 3
-    numbered = load_validation("text", label_names=("LABEL_0", "LABEL_1"), validation_file=numbers)
-    assert numbered.validation["label"] == [1, 0]
+    for names in (("LABEL_0", "LABEL_1"), ("good", "bad")):  # integers can only be the numbers of these
+        numbered = load_validation("text", label_names=names, validation_file=numbers)
+        assert numbered.validation["label"] == [1, 0] and numbered.task.label_names == names
+    numbered = load_validation("text", label_names=("1", "0"), validation_file=numbers)  # here they are names
+    assert numbered.validation["label"] == [0, 1]
 
 
 def test_columns_can_be_named(write: Write) -> None:

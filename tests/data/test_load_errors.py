@@ -244,6 +244,12 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_classes_of_a_model_that_the_file_does_not_use(write: Write) -> None:
-    path = write("t.parquet", text=TEXTS, label=np.array([0, 1, 1]))
-    with pytest.raises(UserError, match="one of the classes good, bad, got '0' in row 0"):
-        load_validation("text", label_names=("good", "bad"), validation_file=path)
+    words = write("w.parquet", text=TEXTS, label=["good", "bad", "ugly"])
+    with pytest.raises(UserError, match="one of the classes good, bad, got 'ugly' in row 2"):
+        load_validation("text", label_names=("good", "bad"), validation_file=words)
+    numbers = write("n.parquet", text=TEXTS, label=np.array([0, 1, 2]))
+    with pytest.raises(UserError, match=r"must be 0 to 1 \(good, bad\), got 2 in row 2"):
+        load_validation("text", label_names=("good", "bad"), validation_file=numbers)
+    stars = write("s.parquet", text=TEXTS, label=np.array([1, 2, 3]))
+    with pytest.raises(UserError, match="one of the classes 1, 2, got '3' in row 2"):
+        load_validation("text", label_names=("1", "2"), validation_file=stars)
