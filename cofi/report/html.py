@@ -13,9 +13,11 @@ from markupsafe import Markup
 
 from cofi.errors import UserError
 from cofi.files import write_atomically
+from cofi.report.card import write_card
 from cofi.report.figures import Drawn, draw_figures
+from cofi.report.loading import loading_lines
 from cofi.report.reading import RunFiles, read_run
-from cofi.report.tables import footnotes, measured_names, score_change, summary_rows
+from cofi.report.tables import MODELS_NOTE, footnotes, measured_names, score_change, summary_rows
 from cofi.report.values import (
     number,
     numbers,
@@ -30,18 +32,10 @@ from cofi.report.values import (
 REPORT, FIGURES = "report.html", "figures"
 # Settings of where and how a run is kept, which a reader who repeats it chooses anew.
 NOT_REPRODUCED = {"resume", "overwrite", "tensorboard", "output"}
-MODELS_NOTE = "Masked: the full-size model under its masks. Compact: sliced to what they keep, then fine-tuned."
-# head of the saved model -> class that loads it, what its tokenizer is given
-LOADERS = {
-    "classification": ("CompactModelForSequenceClassification", '["A text."]'),
-    "token_classification": ("CompactModelForTokenClassification", '["A text."]'),
-    "question_answering": ("CompactModelForQuestionAnswering", '["A question?"], ["A passage."]'),
-}
-ANY_LOADER = ("CompactModel", '["A text."]')
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Write report.html and figures/*.png from config.yaml, metrics.jsonl and result.json of a run.
+    """Write report.html, figures/*.png and the model's card from config.yaml, metrics.jsonl and result.json of a run.
 
     Works for a run that is still going on: what its files do not say yet is left out. Returns the path of the page.
     Raises UserError where the files cannot be read or written.
@@ -56,6 +50,7 @@ def write_report(run_dir: Path | str) -> Path:
         for figure in figures:
             write_atomically(run.directory / FIGURES / f"{figure.name}.png", figure.png)
         write_atomically(path, page.encode())
+        write_card(run)
     except OSError as error:
         raise UserError(f"the report cannot be written to {run.directory}: {error.strerror or error}") from error
     return path
@@ -109,16 +104,8 @@ def _facts(run: RunFiles) -> list[str]:
 
 def _states(run: RunFiles) -> list[str]:
     """What a reader must know before the numbers."""
-    states = list(run.notes)
-    if not run.finished:
-        states.insert(0, "This run has not finished: there is no result yet. The page shows what it has logged so far.")
-    if run.result.get("target_reached") is False:
-        states.insert(0, f"The target {_aim(run)} was not reached: the result is where the run arrived.")
-    return states
-
-
-def _aim(run: RunFiles) -> str:
-    return "sparsity" if number(run.config, "target_speedup") is None else "speedup"
+    unfinished = "This run has not finished: there is no result yet. The page shows what it has logged so far."
+    return [*run.warnings, *([] if run.finished else [unfinished]), *run.notes]
 
 
 def headline(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -189,16 +176,7 @@ def _flag(name: str, value: str) -> str:
 
 
 def _loading(run: RunFiles) -> str:
-    """Lines of Python that load the model and run it."""
-    name, texts = LOADERS.get(str(run.model_config.get("head")), ANY_LOADER)
-    path = str(Path(str(run.config.get("output") or run.directory)) / "model")
-    return (
-        "from transformers import AutoTokenizer\n"
-        f"from cofi import {name}\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({path!r})\n"
-        f"model = {name}.from_pretrained({path!r}).eval()\n"
-        f'outputs = model(**tokenizer({texts}, return_tensors="pt", padding=True))'
-    )
+    return loading_lines(run.model_config, str(Path(str(run.config.get("output") or run.directory)) / "model"))
 
 
 def _environment(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -49,6 +49,14 @@ class RunFiles:
         return bool(self.result)
 
     @property
+    def warnings(self) -> list[str]:
+        """What must be known before the numbers of the result."""
+        if self.result.get("target_reached") is not False:
+            return []
+        aim = "sparsity" if finite(self.config.get("target_speedup")) is None else "speedup"
+        return [f"The target {aim} was not reached: the result is where the run arrived."]
+
+    @property
     def structure(self) -> Sizes | None:
         """Kept sizes: of the result, or of the last evaluation that has them. Raises UserError when malformed."""
         if self.result.get("structure") is not None:

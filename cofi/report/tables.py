@@ -21,6 +21,7 @@ from cofi.report.values import (
     show_score,
 )
 
+MODELS_NOTE = "Masked: the full-size model under its masks. Compact: sliced to what they keep, then fine-tuned."
 PARAMETERS_NOTE = "Parameters: the encoder's, without embeddings and heads."
 
 

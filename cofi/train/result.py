@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cofi.data.predict import predict, score
+from cofi.data.task import Task
 from cofi.machine import machine_info, versions
 from cofi.measure.speedup import measure_speedup
 from cofi.models import CompactModel
 from cofi.profile.profile import Profile
 from cofi.train import calibration
+from cofi.train.config import TrainConfig
 from cofi.train.constraint import rate_to_time_at, same_machine
 from cofi.train.deployment import measure_as_profiled
 from cofi.train.session import Session
@@ -74,7 +77,19 @@ def write_teacher_result(session: Session, teacher_score: float) -> dict[str, An
 
 
 def _head(session: Session, teacher_score: float) -> dict[str, Any]:
-    return {"task": session.task.name, "metric": session.task.main_metric, "teacher_score": teacher_score}
+    return {
+        "task": session.task.name,
+        "metric": session.task.main_metric,
+        **_sources(session.config, session.task),
+        "teacher_score": teacher_score,
+    }
+
+
+def _sources(config: TrainConfig, task: Task) -> dict[str, str]:
+    """The model that was pruned and the data set, by their names on the hub where they come from it."""
+    from_hub = config.data is None and config.train_file is None and task.hub is not None
+    found = {"base_model": config.model} if not Path(config.model).expanduser().is_dir() else {}
+    return found | ({"dataset": task.hub.path} if from_hub and task.hub is not None else {})
 
 
 def _tail(session: Session) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def test_of_texts(flags, checkpoint, data, tmp_path, capsys):
     run = tmp_path / "run"
     result, names = finished(run)
     assert names == list(NAMES)
+    card = (run / "model" / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card and str(tmp_path) not in card and "base_model" not in card
     of_run = metrics(tmp_path / "a.json", run)
     assert 100 * of_run["accuracy"] == pytest.approx(result["compact_score"])
     assert metrics(tmp_path / "b.json", run / "model", files[1], *own[2:]) == of_run
