@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from cofi.errors import first_few
+
 
 class Ragged:
     """Rows of different length in one flat array: `values` (T,), `starts` (N + 1,) int64, row i = values[starts[i] :
@@ -116,6 +118,19 @@ class TokenizedSplit:
         if not shared:
             return None
         return f"{shared:,} of {len(self):,} texts are among those to train on: scores of new texts may be lower"
+
+    def describe_missing(self, names: Sequence[str]) -> str | None:
+        """What to tell of classes, called `names`, that no row has, if there are any."""
+        if self.token_labels is not None:
+            there = np.unique(self.token_labels.values)
+        elif self.labels is not None:
+            there = np.unique(self.labels) if self.labels.ndim == 1 else np.flatnonzero(self.labels.any(0))
+        else:
+            return None
+        missing = [name for number, name in enumerate(names) if number not in there]
+        if not missing:
+            return None
+        return f"no row is of class {first_few(missing)}; a file in the order of its classes must be shuffled first"
 
     @property
     def lengths(self) -> NDArray[np.int64]:

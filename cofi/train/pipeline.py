@@ -96,7 +96,8 @@ def _monitor(config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] 
 
 
 def _phases(session: Session, inputs: Inputs, augmenter: Augmenter | None) -> dict[str, Any] | None:
-    _announce(session, inputs)
+    if session.world.is_main:
+        _announce(session, inputs)
     session.teacher = teacher = _teacher(session, inputs)
     session.world.require_same("teacher", lambda: checksum(teacher))
     score = judge_teacher(session)
@@ -126,11 +127,12 @@ def _announce(session: Session, inputs: Inputs) -> None:
     task = session.task
     classes = f" of {len(task.label_names)} ({escape(first_few(task.label_names))})" if task.label_names else ""
     session.monitor.message(f"{task.name}: {task.kind}{classes}, {rows}, {escape(session.config.model)}, {where}")
-    overlap = inputs.validation.describe_overlap(inputs.train)
-    said = [("to train on", inputs.train.describe_cut()), ("to evaluate on", inputs.validation.describe_cut())]
-    for name, about in (*said, ("to evaluate on", overlap)):
-        if about is not None:
-            session.monitor.message(f"{name}: {about}")
+    for name, split in (("to train on", inputs.train), ("to evaluate on", inputs.validation)):
+        overlap = None if split is inputs.train else split.describe_overlap(inputs.train)
+        missing = split.describe_missing(task.label_names or ())
+        for about in (split.describe_cut(), missing, overlap):
+            if about is not None:
+                session.monitor.message(f"{name}: {escape(about)}")
     if session.profile is not None and session.config.target_speedup is not None:
         session.monitor.message(describe(session.profile, session.config.target_speedup))
     if session.world.size > 1 and session.device.type == "cuda" and session.config.cuda_graphs:

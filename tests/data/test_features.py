@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cofi.data import Table, Task, load_splits, load_tokenizer, tokenize
-from cofi.data.features import Ragged
+from cofi.data.split import Ragged, TokenizedSplit
 from cofi.errors import UserError
 
 
@@ -64,6 +64,18 @@ def test_texts_that_are_in_both_splits_are_told(tokenizer: Any, classification: 
     assert other.describe_overlap(train) == told
     new = Table({"text": ["a dog sat on the mat"], "label": [0]}, "made")
     assert tokenize(new, classification, tokenizer).describe_overlap(train) is None
+
+
+def test_classes_without_a_row_are_told() -> None:
+    ids = Ragged.of([[1], [1, 2], [3]], np.int32)
+    said = "no row is of class b; a file in the order of its classes must be shuffled first"
+    labels: list[Any] = [[0, 2, 2], [[1, 0, 0], [0, 0, 0], [0, 0, 1]]]
+    for some in labels:
+        assert TokenizedSplit(ids, ids, labels=np.asarray(some)).describe_missing(("a", "b", "c")) == said
+    words = Ragged.of([[-100], [0, -100], [2]], np.int64)
+    assert TokenizedSplit(ids, ids, token_labels=words).describe_missing(("a", "b", "c")) == said
+    assert TokenizedSplit(ids, ids, labels=np.array([2, 1, 0])).describe_missing(("a", "b", "c")) is None
+    assert TokenizedSplit(ids, ids, labels=np.array([0.5, 1, 0])).describe_missing(()) is None
 
 
 def test_real_rows(data_dir: Path, minilm_tokenizer: Any) -> None:
