@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cofi.data.kinds import AUTO
 from cofi.data.label_sets import MAX_INTEGER, LabelSets, are_columns, is_list, names_of
 from cofi.data.table import RawTable, column, is_text, refuse
 from cofi.data.tagging import holds_words, label_names
-from cofi.data.task import AUTO, CLASS_KINDS, Task
+from cofi.data.task import Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
 
@@ -57,7 +58,7 @@ def class_kind(task: Task, raw: RawTable) -> str:
     """The task's kind where somebody has said it and it has classes; "token_classification" where nobody has and texts
     are lists, of words, "multi_label" where labels are lists or in several columns; else "classification"."""
     if task.kind != AUTO:
-        return task.kind if task.kind in CLASS_KINDS else "classification"
+        return task.kind if task.has_classes else "classification"
     if holds_words(raw, task.text_column):
         return "token_classification"
     several = are_columns(raw, task.label_column) or is_list(column(raw, task.label_column).type)

@@ -7,12 +7,13 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cofi.data.kinds import AUTO
 from cofi.data.labels import class_kind, label_values, with_labels
 from cofi.data.sources import DataRequest, base_task, find_extra, find_split
 from cofi.data.squad import qa_columns
 from cofi.data.table import RawTable, Table, text_column
 from cofi.data.tagging import holds_words, with_label_column, word_columns, words_as_texts
-from cofi.data.task import AUTO, CLASS_KINDS, Task
+from cofi.data.task import Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
 from cofi.models.class_names import are_numbers
@@ -75,7 +76,7 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     raw = find_split(base, "validation", asked)
     task = _with_columns(base, raw, asked)
     fixed = base.label_names is not None
-    if not fixed and label_names is not None and task.kind in (AUTO, *CLASS_KINDS):
+    if not fixed and label_names is not None and (task.kind == AUTO or task.has_classes):
         task = with_kind(replace(task, label_names=tuple(label_names)), class_kind(task, raw))
         numbered = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
         fixed = numbered or not are_numbers(label_names)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cofi.data.kinds import KINDS
 from cofi.data.task import Task
 
 Array = NDArray[Any]
@@ -96,7 +97,6 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
 NEIGHBOURS = 10
 CANDIDATES = 100  # that somebody fetches by the small model, to sort them by the whole one
 MAX_COMPARED = 2048  # rows that are compared with each other: their similarities take 17 MB
-PERCENT = ("question_answering",)  # kinds whose metrics are 0 to 100 already
 
 
 def compute_metrics(
@@ -164,7 +164,7 @@ def _nearest(table: Array, count: int) -> Array:
 
 def main_score(task: Task, metrics: dict[str, float]) -> float:
     """The task's main metric on a scale to 100."""
-    return metrics[task.main_metric] * (1.0 if task.kind in PERCENT else 100.0)
+    return metrics[task.main_metric] * (1.0 if KINDS[task.kind].is_percent else 100.0)
 
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")

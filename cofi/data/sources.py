@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from cofi.data import pydocs
+from cofi.data.kinds import ASKED_KINDS, AUTO
 from cofi.data.table import FORMATS, RawTable, describe_folder, read_table
-from cofi.data.task import ASKED_KINDS, AUTO, Task
+from cofi.data.task import Task
 from cofi.data.tasks import TASKS, get_task
 from cofi.errors import UserError
 

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cofi.data.kinds import AUTO, KINDS
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-KINDS = ("classification", "multi_label", "regression", "token_classification", "question_answering", "embedding")
-CLASS_KINDS = ("classification", "multi_label", "token_classification")  # one of a row, any number, one of a word
-ASKED_KINDS = tuple(kind for kind in KINDS if kind != "question_answering")  # by --task-kind; that by its columns
-_OWN_HEADS = ("token_classification", "question_answering", "embedding")
-AUTO = "auto"  # kind of a task whose labels have not been looked at yet
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,17 @@ class Task:
     @property
     def head(self) -> str:
         """The head a model needs, in the words of CompactConfig.head."""
-        return self.kind if self.kind in _OWN_HEADS else "classification"
+        return KINDS[self.kind].head
 
     @property
     def has_labels(self) -> bool:
-        """Whether a row has classes or numbers. An embedding is compared with what the unpruned model makes."""
-        return self.kind not in ("question_answering", "embedding")
+        """Whether a row has classes or numbers."""
+        return KINDS[self.kind].has_labels
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are known to be named classes."""
+        return self.kind != AUTO and KINDS[self.kind].has_classes
 
     @property
     def second_column(self) -> str | None:
@@ -86,8 +87,8 @@ class Task:
     @property
     def num_labels(self) -> int:
         """Outputs of the head's last layer: classes, 1 for regression, 2 (start and end) for question answering."""
-        if self.kind in CLASS_KINDS:
-            if self.label_names is None:
-                raise ValueError(f"the classes of task {self.name} are known after load_splits")
-            return len(self.label_names)
-        return {"regression": 1, "question_answering": 2, "embedding": 0}[self.kind]
+        if not self.has_classes:
+            return KINDS[self.kind].n_outputs
+        if self.label_names is None:
+            raise ValueError(f"the classes of task {self.name} are known after load_splits")
+        return len(self.label_names)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cofi.data.kinds import AUTO, KINDS
 from cofi.data.spans import metrics_of_labels
-from cofi.data.task import AUTO, CLASS_KINDS, Task
+from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models.class_names import are_numbers
 
@@ -26,27 +27,19 @@ COLUMN_PATTERNS: tuple[tuple[str, str | None], ...] = (
 QA_COLUMNS = ("question", "context", "answers")
 NUMBERING_COLUMNS = ("idx", "id")
 
-METRICS_OF_KIND = {
-    "classification": (("accuracy", "f1_macro"), "accuracy"),
-    "multi_label": (("f1_micro", "f1_macro", "subset_accuracy"), "f1_micro"),
-    "regression": (("pearson", "spearmanr", "combined", "mse"), "combined"),
-    "question_answering": (("exact_match", "f1"), "f1"),
-    "embedding": (("spearmanr", "cosine", "recall_at_10", "recall_10_at_100"), "spearmanr"),
-}
-
 
 def with_kind(task: Task, kind: str) -> Task:
     """The task as one of `kind`, with that kind's metrics; those of words depend on the names of its classes."""
-    names = task.label_names if kind in CLASS_KINDS else None
-    own = kind == "token_classification"
-    metrics, main_metric = metrics_of_labels(names or ()) if own else METRICS_OF_KIND[kind]
+    facts = KINDS[kind]
+    names = task.label_names if facts.has_classes else None
+    metrics, main_metric = (facts.metrics, facts.main_metric) if facts.metrics else metrics_of_labels(names or ())
     return replace(task, kind=kind, metrics=metrics, main_metric=main_metric, label_names=names)
 
 
 def with_names(task: Task, names: Sequence[str]) -> Task:
     """The task with a model's names for classes that its rows only number from 0; as it is where they do more or less,
     or the model has numbers itself."""
-    numbered = task.kind in CLASS_KINDS and task.label_names == tuple(str(i) for i in range(len(names)))
+    numbered = task.has_classes and task.label_names == tuple(str(i) for i in range(len(names)))
     if not numbered or are_numbers(names):
         return task
     return with_kind(replace(task, label_names=tuple(names)), task.kind)

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 from cofi.cli import Parser, positive, write_json
 from cofi.cli import run as run_command
-from cofi.data.task import ASKED_KINDS, AUTO
+from cofi.data.kinds import ASKED_KINDS, AUTO
 from cofi.data.tasks import TASKS
 from cofi.evaluate.judge import evaluate
 from cofi.memory import keep_freed_memory

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from cofi.cli import Parser
 from cofi.data import load_splits, load_validation
+from cofi.data.kinds import AUTO, KINDS
 from cofi.data.load import Splits, ValidationSets
 from cofi.data.similarity import is_similarity
-from cofi.data.task import AUTO, CLASS_KINDS
 from cofi.data.tasks import TASKS
 from cofi.data.text import with_names
 from cofi.errors import UserError
@@ -62,7 +62,7 @@ def load_rows(options: argparse.Namespace, trained: Trained) -> Splits | Validat
         own_task = options.task not in TASKS or TASKS[options.task].kind == AUTO
         if own_task and trained.kind in ("regression", "embedding") and options.task_kind == AUTO:
             request["task_kind"] = trained.kind  # whole numbers would pass for classes
-        names = trained.label_names if trained.kind in CLASS_KINDS else None
+        names = trained.label_names if KINDS[trained.kind].has_classes else None
         rows = load_validation(options.task, label_names=names, data_dir=options.data, **request)
     if rows.task.kind != trained.kind and not (trained.kind == "embedding" and is_similarity(rows.task)):
         cure = "; --task-kind embedding takes its texts alone" if trained.kind == "embedding" else ""

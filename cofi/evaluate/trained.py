@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cofi.data import Task, load_tokenizer
-from cofi.data.task import CLASS_KINDS
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
 from cofi.models.class_names import class_names, output_order
@@ -56,7 +55,7 @@ def label_order(trained: Trained, task: Task) -> list[int] | None:
 
     Raises UserError where the model's classes are others.
     """
-    if task.kind not in CLASS_KINDS:
+    if not task.has_classes:
         return None
     want = task.label_names or ()
     order = output_order(trained.label_names, want)

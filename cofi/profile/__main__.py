@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cofi.cli import Parser, positive, run
 from cofi.data import check_length, load_splits, load_tokenizer, tokenize
-from cofi.data.task import ASKED_KINDS, AUTO
+from cofi.data.kinds import ASKED_KINDS, AUTO
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.machine import machine_info, pick_device, set_threads, versions

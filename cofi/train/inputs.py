@@ -12,7 +12,7 @@ from cofi.data.features import load_tokenizer, tokenize
 from cofi.data.load import Splits, load_splits
 from cofi.data.predict import check_fit, check_length
 from cofi.data.split import TokenizedSplit
-from cofi.data.task import CLASS_KINDS, Task
+from cofi.data.task import Task
 from cofi.data.text import with_names
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
@@ -101,10 +101,10 @@ def load_for_task(source: Path, task: Task, seed: int) -> LoadedModel:
         head=task.head,
         num_labels=task.num_labels,
         problem_type=task.kind if task.head == "classification" else None,
-        label_names=task.label_names if task.kind in CLASS_KINDS else None,
+        label_names=task.label_names if task.has_classes else None,
         seed=seed,
     )
-    if task.kind in CLASS_KINDS:
+    if task.has_classes:
         if loaded.head_trained:
             task = with_names(task, class_names(loaded.model.config.id2label))
         _name_labels(loaded, task.label_names or ())
