@@ -62,10 +62,12 @@ def test_a_run_makes_a_small_encoder_of_sentences(flags, data, tmp_path, capsys)
     found = scores(tmp_path / "a.json", run)
     assert found["score"] == pytest.approx(result["compact_score"], abs=1e-4)
     assert set(found["metrics"]) == {"spearmanr", "cosine", "recall_at_10", "recall_10_at_100"}
+    teacher = (run / "teacher").rename(tmp_path / "teacher")  # then it is the model that was pruned
+    assert scores(tmp_path / "d.json", run)["metrics"] == pytest.approx(found["metrics"], abs=1e-6)
     words = ("--task", "animals", "--data", data, "--task-kind", "embedding")
     (tmp_path / "alone").mkdir()
     alone = (run / "model").rename(tmp_path / "alone" / "small")
-    again = scores(tmp_path / "b.json", alone, *words, "--reference", run / "teacher")
+    again = scores(tmp_path / "b.json", alone, *words, "--reference", teacher)
     assert again["metrics"] == pytest.approx(found["metrics"], abs=1e-6)
     assert run_command(lambda: evaluate([str(alone), *map(str, words)])) == 2  # nothing says whose they should be
     other = write_checkpoint(tmp_path / "other", pieces=("##s",))
