@@ -47,9 +47,6 @@ def as_in_run(options: argparse.Namespace, usual: Parser, console: Console) -> a
         for name in ("task", *_TEXT_OF_RUN, *(() if named else (*_ROWS_OF_RUN, "max_eval_samples")))
         if getattr(options, name) == usual.get_default(name) and getattr(config, name) != usual.get_default(name)
     }
-    embeds = config.task_kind == "embedding" and options.task_kind in (AUTO, "embedding")
-    if embeds and options.reference is None and not runs[0].teacher.is_dir():  # points of a sweep do not keep it
-        taken["reference"] = config.teacher or config.model
     if taken:
         flags = " ".join(f"{flag(name)} {value}" for name, value in taken.items())
         console.print(f"as in {runs[0].root}: {flags}", markup=False, highlight=False, soft_wrap=True)

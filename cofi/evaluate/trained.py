@@ -10,10 +10,12 @@ from typing import Any
 from cofi.data import Task, load_tokenizer
 from cofi.errors import UserError, first_few
 from cofi.models import CompactModel
+from cofi.models.checkpoint import CONFIG_FILE
 from cofi.models.class_names import class_names, output_order
 from cofi.models.load import load_model
 from cofi.models.locate import locate
 from cofi.models.sentence_files import MODULES_FILE
+from cofi.train.rundir import RunDirectory
 
 _KINDS = {  # of task, by what a classification head predicts
     "single_label_classification": "classification",
@@ -67,15 +69,24 @@ def label_order(trained: Trained, task: Task) -> list[int] | None:
     return order
 
 
+def _teacher_of_run(folder: Path) -> Path | str | None:
+    """The teacher of the run that a model comes from: the one it keeps, or, as a point of a sweep keeps none, the one
+    it was given; None where there is no run."""
+    runs = [RunDirectory(root) for root in (folder, folder.parent)]
+    kept = [run.teacher for run in runs if (run.teacher / CONFIG_FILE).is_file()]
+    if kept:
+        return kept[0]
+    configs = [run.read_config() for run in runs if run.config.is_file()]
+    return (configs[0].teacher or configs[0].model) if configs else None
+
+
 def load_reference(options: argparse.Namespace, trained: Trained, task: Task) -> CompactModel | None:
     """The model that embeddings are compared with, where they are. Raises UserError."""
     if task.kind != "embedding":
         if options.reference is not None:
             raise UserError(f"--reference is for --task-kind embedding, task {task.name} is {task.kind}")
         return None
-    folder = Path(options.model)
-    kept = [root / "teacher" for root in (folder, folder.parent) if (root / "teacher" / "config.json").is_file()]
-    source = options.reference or (kept[0] if kept else None)
+    source = options.reference or _teacher_of_run(Path(options.model))
     if source is None:
         raise UserError("--reference must name the model whose embeddings are to be repeated, no run has one")
     loaded = load_model(locate(source), head="embedding")

@@ -87,9 +87,12 @@ def _head(session: Session, teacher_score: float) -> dict[str, Any]:
 
 def _sources(config: TrainConfig, task: Task) -> dict[str, str]:
     """The model that was pruned and the data set, by their names on the hub where they come from it."""
-    from_hub = config.data is None and config.train_file is None and task.hub is not None
-    found = {"base_model": config.model} if not Path(config.model).expanduser().is_dir() else {}
-    return found | ({"dataset": task.hub.path} if from_hub and task.hub is not None else {})
+    found = {}
+    if not Path(config.model).expanduser().is_dir():
+        found["base_model"] = config.model
+    if config.data is None and config.train_file is None and task.hub is not None:
+        found["dataset"] = task.hub.path
+    return found
 
 
 def _tail(session: Session) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The head of sequence classification, which reads the first token, and no head, which may have its pooler alone."""
+"""What reads the first token: the head of sequence classification, and a pooler without a head."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from cofi.models.packed import PackedBatch
 
 
-class NoHead(Head):
-    """The encoder alone."""
+class _FirstTokenHead(Head):
+    """A pooler and a classifier, each of which a model may lack."""
 
-    name = "none"
     has_pooler = True
 
     def packed(self, model: CompactModel, x: Tensor, batch: PackedBatch, sites: Tensor | None) -> dict[str, Tensor]:
@@ -41,7 +40,13 @@ class NoHead(Head):
         return fields
 
 
-class ClassificationHead(NoHead):
+class NoHead(_FirstTokenHead):
+    """The encoder alone, which may have its pooler."""
+
+    name = "none"
+
+
+class ClassificationHead(_FirstTokenHead):
     """A class, several labels or a number for each sequence."""
 
     name = "classification"
