@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch.utils._device import _device_constructors
 
+from tests import triton_interpreter
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub, and looking for one takes half a minute
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported: kernels then run on the CPU
@@ -43,6 +45,13 @@ def device() -> str:
 def _seed() -> None:
     torch.manual_seed(0)
     random.seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _triton_interpreter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        triton_interpreter.mend(patch)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

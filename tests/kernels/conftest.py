@@ -1,35 +1,13 @@
-"""Backends in turn; and Triton's interpreter, in which its kernels run where there is no GPU."""
+"""Backends in turn."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from cofi_kernels import force_backend
 from cofi_kernels.native import load_native, why_not_native
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _interpreter_loops_over_device_values() -> Iterator[None]:
-    """Let a loop bound be a tensor under numpy 2.4, as triton does since pull request 9172 (after 3.6)."""
-    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
-        yield
-        return
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patched(tensor: type, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_patch_lang_tensor", patched)
-        yield
 
 
 @pytest.fixture(params=["portable", "avx2", "avx512", "amx"])
