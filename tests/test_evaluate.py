@@ -213,8 +213,9 @@ def run_of(tmp_path: Path, write: Callable[..., Path]) -> Callable[..., Path]:
     def make(**settings: Any) -> Path:
         root = tmp_path / "run"
         save_compact(root / "model", 1, head="classification", id2label={0: "dull", 1: "fine"})
-        settings |= {"task": "text", "text_column": "review", "max_length": 4}
+        settings = {"task": "text", "text_column": "review", "max_length": 4} | settings
         (root / "config.yaml").write_text(yaml.safe_dump(settings))
+        (root / "metrics.jsonl").touch()
         return root
 
     return make
@@ -246,6 +247,42 @@ def test_flags_come_before_what_the_run_had(
     assert (result["examples"], result["score"]) == (2, 100.0)
     shown = capsys.readouterr().out
     assert f"as in {run}: --task text --text-column review\n" in shown and "cut" not in shown
+
+
+def test_the_run_adds_what_its_task_and_held_out_rows_need(
+    tmp_path: Path, write: Callable[..., Path], run_of: Callable[..., Path]
+) -> None:
+    write("data/mine/train.parquet", review=["good"], label=["dull"])
+    other = write("other.parquet", review=["good", "bad"], label=["fine", "fine"])
+    run = run_of(task="mine", data=str(tmp_path / "data"))
+    assert evaluate(tmp_path, run, "--validation-file", other)["score"] == 100.0
+    rows = write("rows.parquet", review=[f"film {i}" for i in range(20)], label=["fine"] * 10 + ["dull"] * 10)
+    run_of(task="text", train_file=str(rows), validation_fraction=0.2)
+    assert 0 < evaluate(tmp_path, run, "--validation-fraction", 0.5)["examples"] < 20
+
+
+def test_a_configuration_of_something_else_is_no_run(
+    tmp_path: Path, write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_compact(tmp_path / "project" / "model", 1, head="classification", num_labels=2)
+    (tmp_path / "project" / "config.yaml").write_text("lr: 1\n")
+    data = write("d.parquet", sentence=TEXTS, label=[0, 1, 1, 1])
+    assert evaluate(tmp_path, model, "--task", "sst2", "--validation-file", data)["score"] == 75.0
+    assert run(lambda: main([str(model)])) == 2
+    assert "--task must be given for a model that is not in the directory of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [(("1", "2", "other"), [2, 2, 2, 1]), (("-1", "0", "1"), [0, 0, 0, 1]), (("2", "0", "1"), [0, 0, 0, 1])],
+    ids=["beside words", "below zero", "in another order"],
+)
+def test_integers_that_are_names_are_those_classes(
+    tmp_path: Path, write: Callable[..., Path], names: tuple[str, ...], labels: list[int]
+) -> None:
+    model = save_compact(tmp_path / "m", 1, head="classification", id2label=dict(enumerate(names)))
+    data = write("d.parquet", sentence=TEXTS, label=labels)
+    assert evaluate(tmp_path, model, "--task", "text", "--validation-file", data)["score"] == 75.0
 
 
 def test_another_task_takes_nothing_from_the_run(

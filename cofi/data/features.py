@@ -84,7 +84,6 @@ def tokenize(
     """
     max_length = task.defaults.max_length if max_length is None else max_length
     if task.kind == "question_answering":
-        doc_stride = task.defaults.doc_stride if doc_stride is None else doc_stride
         return tokenize_qa(table, task, tokenizer, max_length, doc_stride, progress)
     n_special = tokenizer.num_special_tokens_to_add(pair=task.second_column is not None)
     if max_length <= n_special:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from cofi.data.table import RawTable, column, is_text, refuse
 from cofi.errors import UserError, first_few
 
 MAX_INTEGER = 2**63 - 1
+_CANONICAL = re.compile(r"0|-?[1-9]\d*")  # an integer as text, as no other text names the same one
 MAX_CLASSES = 1000  # more distinct labels than this is a wrong column, not a classification task
 
 
@@ -53,6 +55,8 @@ class LabelSets:
                 f"{raw.source}: column {name!r} must hold lists of labels, for several a row or one a word (Parquet or "
                 f"JSON lines), got {values.type}; where each class has a column, --label-column names them: a,b,c"
             )
+        if pa.types.is_null(values.type.value_type):  # which can neither be flattened nor hold a label
+            refuse(pc.greater(pc.list_value_length(values), 0), values, raw, name, "must not have a label that is null")
         lists = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
         found = cls(pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy(), len(lists), name)
         return found._typed(raw)
@@ -85,6 +89,10 @@ class LabelSets:
 
     def classes(self, names: Sequence[str], raw: RawTable, *, fixed: bool) -> NDArray[np.int64]:
         """The number of each label among the classes; fixed and errors as for `indicators`."""
+        if self.columns is not None and set(self.columns) != set(names):
+            raise UserError(
+                f"{raw.source}: columns of labels must be those of the classes {first_few(names)}, got {self.column}"
+            )
         if fixed and pa.types.is_integer(self.labels.type):
             bad = pc.or_(pc.less(self.labels, 0), pc.greater_equal(self.labels, len(names)))
             self._refuse(bad, raw, f"must have labels from 0 to {len(names) - 1}")
@@ -121,7 +129,7 @@ def are_columns(raw: RawTable, name: str) -> bool:
 def _zeros_and_ones(raw: RawTable, name: str) -> NDArray[np.bool_]:
     """A column of 0 and 1, or of truth values, in any type; as text in a CSV. Raises UserError."""
     values = column(raw, name)
-    if pa.types.is_nested(values.type):
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
         raise UserError(f"{raw.source}: column {name!r} must hold 0 and 1 for a label, got {values.type}")
     words = values.cast(pa.string())
     is_one = pc.is_in(words, pa.array(["1", "1.0", "true", "True"]))
@@ -136,8 +144,10 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def names_of(labels: Any, raw: RawTable, name: str) -> tuple[str, ...]:
-    """The classes that labels, integers or words, name: sorted. Raises UserError."""
-    found = sorted(pc.unique(labels).to_pylist())
+    """The classes that labels, integers or words, name: sorted, integers as such where text holds nothing else, as a
+    CSV gives them. Raises UserError."""
+    found = pc.unique(labels).to_pylist()
+    found.sort(key=int if all(_CANONICAL.fullmatch(str(label)) for label in found) else None)
     if len(found) < 2:
         what = f"all its labels are {found[0]!r}" if found else "it has no label"
         raise UserError(f"{raw.source}: column {name!r} must hold at least 2 classes, {what}")

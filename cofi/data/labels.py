@@ -17,6 +17,7 @@ from cofi.data.task import Task
 from cofi.data.text import with_kind
 from cofi.errors import UserError, first_few
 
+MAX_WHOLE = 2.0**53  # float64 has every integer up to here
 MAX_NUMBER = 1e18  # squared errors in float32 end at 3e38
 
 
@@ -77,6 +78,7 @@ def label_values(task: Task, raw: RawTable, *, fixed: bool) -> list[Any]:
     if task.kind == "regression":
         return _numbers(values, raw, task.label_column)
     assert task.label_names is not None
+    values = _whole(values, raw, task.label_column)
     if fixed and pa.types.is_integer(values.type):
         return _class_numbers(values, task.label_names, raw, task.label_column)
     return _class_indices(values, task.label_names, raw, task.label_column)
@@ -97,10 +99,9 @@ def _typed(raw: RawTable, name: str) -> pa.ChunkedArray:
         return values.cast(pa.float64())
     if not is_text(values.type):
         raise UserError(f"{raw.source}: column {name!r} must hold integers, numbers or words, got {values.type}")
+    values = values.cast(pa.string())
     refuse(pc.equal(values, ""), values, raw, name, "must not be empty")
-    if raw.source.lower().endswith(".csv"):
-        return _parsed(values)
-    return values.cast(pa.string())
+    return _parsed(values) if raw.source.lower().endswith(".csv") else values
 
 
 def _parsed(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -125,6 +126,7 @@ def _whole(values: pa.ChunkedArray, raw: RawTable, name: str) -> pa.ChunkedArray
     if not pa.types.is_floating(values.type):
         return values
     bad = pc.or_(pc.invert(pc.is_finite(values)), pc.not_equal(values, pc.round(values)))
+    bad = pc.or_(bad, pc.greater(pc.abs(values), MAX_WHOLE))
     refuse(bad, values, raw, name, "must hold whole numbers or words to name classes")
     return values.cast(pa.int64())
 
@@ -137,20 +139,26 @@ def _numbers(values: pa.ChunkedArray, raw: RawTable, name: str) -> list[float]:
     values = values.cast(pa.float64())
     refuse(pc.invert(pc.is_finite(values)), values, raw, name, "must hold finite numbers")
     refuse(pc.greater(pc.abs(values), MAX_NUMBER), values, raw, name, f"must be at most {MAX_NUMBER:.0e} in size")
+    if len(values) > 1:
+        _refuse_test_set(values, "must hold numbers to learn or to compare with", raw, name)
     return values.to_pylist()
+
+
+def _refuse_test_set(values: pa.ChunkedArray, rule: str, raw: RawTable, name: str) -> None:
+    if pc.all(pc.equal(values, -1)).as_py():
+        raise UserError(f"{raw.source}: column {name!r} {rule}, all rows are -1: a test set without labels")
 
 
 def _class_numbers(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
     bad = pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names)))
     rule = f"must be 0 to {len(names) - 1} ({', '.join(names)})"
-    if pc.all(pc.equal(values, -1)).as_py():
-        raise UserError(f"{raw.source}: column {column_name!r} {rule}, all rows are -1: a test set without labels")
+    _refuse_test_set(values, rule, raw, column_name)
     refuse(bad, values, raw, column_name, rule)
     return values.to_pylist()
 
 
 def _class_indices(values: pa.ChunkedArray, names: Sequence[str], raw: RawTable, column_name: str) -> list[int]:
-    words = _whole(values, raw, column_name).cast(pa.string())
+    words = values.cast(pa.string())
     indices = pc.index_in(words, pa.array(names, pa.string()))
     refuse(pc.is_null(indices), words, raw, column_name, f"must be one of the classes {first_few(names)}")
     return indices.cast(pa.int64()).to_pylist()

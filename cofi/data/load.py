@@ -16,7 +16,7 @@ from cofi.data.tagging import holds_words, with_label_column, word_columns, word
 from cofi.data.task import Task
 from cofi.data.text import with_columns, with_kind
 from cofi.errors import UserError
-from cofi.models.class_names import are_numbers
+from cofi.models.class_names import is_number
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     """Validation rows alone, for a model that is trained already; arguments as for `load_splits`.
 
     label_names: the model's classes, for a task whose classes its training rows would tell. Integer labels are their
-    numbers where these are words or numbered only (LABEL_0, LABEL_1, ...), else names as well. Raises UserError.
+    numbers where these are all words or numbered only (LABEL_0, LABEL_1, ...), else names as well. Raises UserError.
     """
     asked = DataRequest(**request)
     base = base_task(name, asked)
@@ -79,7 +79,7 @@ def load_validation(name: str, *, label_names: tuple[str, ...] | None = None, **
     if not fixed and label_names is not None and (task.kind == AUTO or task.has_classes):
         task = with_kind(replace(task, label_names=tuple(label_names)), class_kind(task, raw))
         numbered = all(label == f"LABEL_{i}" for i, label in enumerate(label_names))
-        fixed = numbered or not are_numbers(label_names)
+        fixed = numbered or not any(map(is_number, label_names))
     return _validation_sets(with_labels(task, raw), asked, fixed, raw)
 
 
@@ -105,6 +105,9 @@ def _with_columns(task: Task, raw: RawTable, asked: DataRequest) -> Task:
     task = with_columns(replace(task, **given), raw.data.column_names, raw.source)
     if asked.label_column is None:
         task = with_label_column(task, raw)
+    labelled = task.kind == AUTO or task.has_labels
+    if labelled and task.label_column in (task.text_column, task.pair_column):
+        raise UserError(f"{raw.source}: column {task.label_column!r} must hold the labels or the text, not both")
     if asked.task_kind == AUTO or asked.task_kind == task.kind:
         return task
     if task.kind != AUTO:

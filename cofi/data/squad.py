@@ -14,6 +14,7 @@ from cofi.data.table import RawTable, Table, column, text_column
 from cofi.data.task import HubSource, Task, TaskDefaults
 from cofi.errors import UserError
 
+QA_DEFAULTS = TaskDefaults(max_length=384)
 SQUAD = Task(
     name="squad",
     kind="question_answering",
@@ -23,9 +24,10 @@ SQUAD = Task(
     metrics=("exact_match", "f1"),
     main_metric="f1",
     hub=HubSource("rajpurkar/squad"),
-    defaults=TaskDefaults(max_length=384, doc_stride=128),
+    defaults=QA_DEFAULTS,
 )
 MAX_QUESTION_TOKENS = 64  # as in BERT's own SQuAD script
+DOC_STRIDE = 128  # as there, and half of a window where that is shorter
 CHUNK_ROWS = 500
 
 
@@ -72,16 +74,21 @@ def _problem(context: str, answer: dict[str, Any]) -> str | None:
     return None
 
 
-def check_window(max_length: int, doc_stride: int, n_special: int) -> int:
-    """Tokens that a question may have. Raises UserError where windows of the passage could not advance."""
+def check_window(max_length: int, doc_stride: int | None, n_special: int) -> tuple[int, int]:
+    """Tokens that a question may have, and those that windows share.
+
+    Raises UserError where windows of the passage could not advance.
+    """
     question_tokens = min(MAX_QUESTION_TOKENS, (max_length - n_special) // 2)
     room = max_length - n_special - question_tokens
+    if doc_stride is None:
+        doc_stride = DOC_STRIDE if room > DOC_STRIDE else room // 2
     if question_tokens < 1 or not 0 <= doc_stride < room:
         raise UserError(
             f"doc_stride must be in [0, {max(room, 0)}) with max_length {max_length} ({question_tokens} tokens are for "
             f"the question, {n_special} are special), got {doc_stride}"
         )
-    return question_tokens
+    return question_tokens, doc_stride
 
 
 def tokenize_qa(
@@ -89,7 +96,7 @@ def tokenize_qa(
     task: Task,
     tokenizer: Any,
     max_length: int,
-    doc_stride: int,
+    doc_stride: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TokenizedSplit:
     """Windows of at most max_length tokens: question, then a part of the passage; neighbours share doc_stride tokens.
@@ -97,7 +104,8 @@ def tokenize_qa(
     tokenizer: a fast tokenizer of transformers. progress(n) is called with the number of examples done.
     """
     assert task.text_column is not None and task.pair_column is not None
-    question_tokens = check_window(max_length, doc_stride, tokenizer.num_special_tokens_to_add(pair=True))
+    n_special = tokenizer.num_special_tokens_to_add(pair=True)
+    question_tokens, doc_stride = check_window(max_length, doc_stride, n_special)
     questions = _shortened([text.strip() for text in table[task.text_column]], tokenizer, question_tokens)
     contexts, answers = table[task.pair_column], table[task.label_column]
     parts: list[_Windows] = []

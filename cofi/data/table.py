@@ -94,6 +94,7 @@ def read_table(path: Path) -> RawTable:
     word, reader = FORMATS[path.suffix.lower()]
     try:
         data = reader(path)
+        data.validate(full=True)  # bytes that are no UTF-8, from JSON lines and Parquet
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise UserError(f"cannot read {path} as {word}: {_reason(path, error)}") from error
     _check_names(data, path)

@@ -24,10 +24,9 @@ class HubSource:
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """max_length: tokens a sequence is cut to; doc_stride: tokens that two windows of one passage share."""
+    """max_length: tokens a sequence is cut to."""
 
     max_length: int = 128
-    doc_stride: int = 128
 
 
 @dataclass(frozen=True)

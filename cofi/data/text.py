@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cofi.data.kinds import AUTO, KINDS
 from cofi.data.spans import metrics_of_labels
+from cofi.data.squad import QA_DEFAULTS
 from cofi.data.task import Task
 from cofi.errors import UserError
 from cofi.models.class_names import are_numbers
@@ -56,7 +57,7 @@ def with_columns(task: Task, columns: Sequence[str], source: str) -> Task:
         raise UserError(f"--pair-column {task.pair_column} needs --text-column as well")
     if task.kind == AUTO and set(QA_COLUMNS) <= set(columns):
         question, context, answers = QA_COLUMNS
-        qa = replace(task, text_column=question, pair_column=context, label_column=answers)
+        qa = replace(task, text_column=question, pair_column=context, label_column=answers, defaults=QA_DEFAULTS)
         return with_kind(qa, "question_answering")
     text, pair = _find_text(task, columns, source)
     return replace(task, text_column=text, pair_column=pair)

@@ -22,9 +22,14 @@ from cofi.train.rundir import RunDirectory
 
 _COLUMNS = ("text_column", "pair_column", "label_column", "task_kind")
 DATA_FLAGS = ("train_file", "validation_file", "validation_fraction", "max_eval_samples", *_COLUMNS)
-# what a run trained with, where no flag says otherwise; rows only where no flag names any
+# what a run trained with, where no flag says otherwise; of its rows what those need that flags name
 _TEXT_OF_RUN = ("max_length", "doc_stride", *_COLUMNS)
 _ROWS_OF_RUN = ("data", "train_file", "validation_file", "validation_fraction")
+_ROWS_BESIDE = {
+    (): (*_ROWS_OF_RUN, "max_eval_samples"),
+    ("validation_file",): ("data",),  # which makes the name of a task known
+    ("validation_fraction",): ("data", "train_file"),
+}
 
 
 def as_in_run(options: argparse.Namespace, usual: Parser, console: Console) -> argparse.Namespace:
@@ -33,23 +38,23 @@ def as_in_run(options: argparse.Namespace, usual: Parser, console: Console) -> a
     usual: knows what an option is where nobody says. Raises UserError where there is no task.
     """
     folder = Path(options.model)
-    runs = [RunDirectory(root) for root in (folder, folder.parent) if (root / "config.yaml").is_file()]
-    if not runs:
+    run = RunDirectory.of_model(folder)
+    if run is None:
         if options.task is None:
             raise UserError(f"--task must be given for a model that is not in the directory of a run, as {folder}")
         return options
-    config = runs[0].read_config()
+    config = run.read_config()
     if options.task not in (None, config.task):
         return options
-    named = any(getattr(options, name) is not None for name in _ROWS_OF_RUN)
+    named = tuple(name for name in _ROWS_OF_RUN if getattr(options, name) is not None)
     taken = {
         name: getattr(config, name)
-        for name in ("task", *_TEXT_OF_RUN, *(() if named else (*_ROWS_OF_RUN, "max_eval_samples")))
+        for name in ("task", *_TEXT_OF_RUN, *_ROWS_BESIDE.get(named, ()))
         if getattr(options, name) == usual.get_default(name) and getattr(config, name) != usual.get_default(name)
     }
     if taken:
         flags = " ".join(f"{flag(name)} {value}" for name, value in taken.items())
-        console.print(f"as in {runs[0].root}: {flags}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"as in {run.root}: {flags}", markup=False, highlight=False, soft_wrap=True)
     return argparse.Namespace(**{**vars(options), **taken})
 
 

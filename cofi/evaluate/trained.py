@@ -72,12 +72,13 @@ def label_order(trained: Trained, task: Task) -> list[int] | None:
 def _teacher_of_run(folder: Path) -> Path | str | None:
     """The teacher of the run that a model comes from: the one it keeps, or, as a point of a sweep keeps none, the one
     it was given; None where there is no run."""
-    runs = [RunDirectory(root) for root in (folder, folder.parent)]
-    kept = [run.teacher for run in runs if (run.teacher / CONFIG_FILE).is_file()]
-    if kept:
-        return kept[0]
-    configs = [run.read_config() for run in runs if run.config.is_file()]
-    return (configs[0].teacher or configs[0].model) if configs else None
+    run = RunDirectory.of_model(folder)
+    if run is None:
+        return None
+    if (run.teacher / CONFIG_FILE).is_file():
+        return run.teacher
+    config = run.read_config()
+    return config.teacher or config.model
 
 
 def load_reference(options: argparse.Namespace, trained: Trained, task: Task) -> CompactModel | None:

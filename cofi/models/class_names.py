@@ -8,7 +8,7 @@ from typing import Any
 
 from cofi.errors import UserError
 
-_NUMBER = re.compile(r"(label_)?\d+")  # what transformers, and files with integers, call a class that nobody named
+_NUMBER = re.compile(r"(label_)?-?\d+")  # what transformers, and files with integers, call a class that nobody named
 
 
 def class_names(id2label: Mapping[Any, Any] | None) -> tuple[str, ...]:
@@ -44,6 +44,11 @@ def output_order(have: Sequence[str], want: Sequence[str]) -> list[int] | None:
     return list(range(len(want))) if in_order else None
 
 
+def is_number(name: str) -> bool:
+    """Whether this is what a class is called that nobody has named."""
+    return _NUMBER.fullmatch(name.lower()) is not None
+
+
 def are_numbers(names: Sequence[str]) -> bool:
     """Whether nobody has named the classes."""
-    return all(_NUMBER.fullmatch(name.lower()) for name in names)
+    return all(map(is_number, names))

@@ -51,7 +51,9 @@ class TrainConfig:
     data: str | None = _f(None, "directory with <task>/train.parquet and <task>/validation.parquet; by default the hub")
     train_file: str | None = _f(None, "Parquet, CSV or JSONL file to train on instead")
     validation_file: str | None = _f(None, "Parquet, CSV or JSONL file to evaluate on instead")
-    validation_fraction: float | None = _f(None, "share of the training rows held out when there is no validation file")
+    validation_fraction: float | None = _f(
+        None, "share of the training rows to hold out and evaluate on, instead of validation rows of their own"
+    )
     text_column: str | None = _f(None, "column of the text, or of lists of words")
     pair_column: str | None = _f(None, "column of the second text, for pairs")
     label_column: str | None = _f(

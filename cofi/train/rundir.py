@@ -35,6 +35,15 @@ class RunDirectory:
         self.teacher_outputs = self.root / "teacher_outputs"
         self.tensorboard = self.root / "tensorboard"
 
+    @classmethod
+    def of_model(cls, folder: Path) -> RunDirectory | None:
+        """The run that is in `folder`, or whose model or teacher that is; None where there is none. Other programs too
+        keep a config.yaml beside their models."""
+        for run in (cls(folder), cls(folder.parent)):
+            if run.config.is_file() and run.metrics.is_file() and folder in (run.root, run.model, run.teacher):
+                return run
+        return None
+
     def check_free(self, config: TrainConfig) -> None:
         """Raise UserError where a new run may not or cannot go, before any work is done."""
         try:

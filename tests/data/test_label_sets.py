@@ -61,6 +61,10 @@ def test_columns_of_zeros_and_ones_are_classes_in_their_order(write: Write, tmp_
     request = {"validation_file": csv, "label_column": "spam,toxic"}
     alone = load_validation("text", label_names=("toxic", "spam"), **request)
     assert np.asarray(alone.validation["spam,toxic"]).tolist() == [[0, 1], [0, 0], [1, 1]]
+    for names in ("toxic", "toxic,rude"):  # the others would pass for absent in every row
+        request = {"validation_file": parquet, "label_column": f"{names},spam", "task_kind": "multi_label"}
+        with pytest.raises(UserError, match=f"must be those of the classes toxic, spam, odd, got {names},spam"):
+            load_validation("text", label_names=("toxic", "spam", "odd"), **request)
     odd = write("odd.parquet", text=TEXTS, **{"a,b": ["p", "q", "p"]})  # a name with a comma is a name
     assert load_splits("text", train_file=odd, validation_file=odd, label_column="a,b").task.kind == "classification"
 
@@ -73,10 +77,19 @@ def test_columns_of_zeros_and_ones_are_classes_in_their_order(write: Write, tmp_
         ("toxic,toxic", "columns of labels must be named once each, got toxic,toxic"),
         ("toxic,gap", "column 'gap' must not be empty, but row 2"),
         ("toxic,lists", "column 'lists' must hold 0 and 1 for a label, got list"),
+        ("toxic,bytes", "column 'bytes' must hold 0 and 1 for a label, got binary"),
     ],
 )
 def test_columns_that_are_none(write: Write, names: str, message: str) -> None:
-    path = write("t.parquet", text=TEXTS, toxic=[0, 1, 0], spam=[1, 2, 0], gap=[0, 1, None], lists=[[0], [1], []])
+    path = write(
+        "t.parquet",
+        text=TEXTS,
+        toxic=[0, 1, 0],
+        spam=[1, 2, 0],
+        gap=[0, 1, None],
+        lists=[[0], [1], []],
+        bytes=[b"\xff"] * 3,
+    )
     with pytest.raises(UserError, match=message):
         load_splits("text", train_file=path, validation_file=path, label_column=names)
 

@@ -139,6 +139,22 @@ def test_csv_names_of_digits_survive(tmp_path: Path) -> None:
     assert splits.task.label_names == ("007", "x") and splits.validation["label"] == [0]
 
 
+def test_digits_as_text_are_in_the_order_of_their_numbers(write: Write) -> None:
+    labels = [str(i) for i in range(-1, 12)]
+    path = write("t.parquet", text=["x"] * 13, label=pa.array(labels[::-1], pa.string_view()))
+    assert load_splits("text", train_file=path, validation_file=path).task.label_names == tuple(labels)
+    odd = write("odd.parquet", text=["x"] * 3, label=["9", "10", "010"])  # a name is no number
+    assert load_splits("text", train_file=odd, validation_file=odd).task.label_names == ("010", "10", "9")
+
+
+def test_whole_numbers_with_a_point_are_classes_of_a_known_task(write: Write, tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    csv.write_text("sentence,label\na,1.0\nb,0.0\n")
+    assert load_splits("sst2", train_file=csv, validation_file=csv).train["label"] == [1, 0]
+    request = {"validation_file": csv, "label_names": ("dull", "fine"), "task_kind": "classification"}
+    assert load_validation("text", **request).validation["label"] == [1, 0]
+
+
 def test_glue_labels_may_be_names(write: Write) -> None:
     path = write("t.parquet", sentence=["x", "y"], label=["positive", "negative"])
     assert load_splits("sst2", train_file=path, validation_file=path).train["label"] == [1, 0]

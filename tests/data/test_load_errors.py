@@ -43,6 +43,8 @@ def check(message: str, task: str = "text", **request: Any) -> None:
         ({"label": [1.0, 0.0, 1.0]}, "text", r"holds whole numbers only, stored as 1\.0: --task-kind must say whether"),
         ({"label": [0.0, float("nan"), 1.0]}, "text", "must hold finite numbers, got nan in row 1"),
         ({"label": pa.array([0, 1, 2**64 - 1], pa.uint64())}, "text", "must be at most 9223372036854775807"),
+        ({"label": [-1.0, -1.0, -1.0]}, "text", "stored as -1.0: --task-kind must say"),
+        ({"label": [1e30, 0.0, 1.0]}, "sst2", "whole numbers or words to name classes, got 1e[+]30 in row 0"),
         ({"labels": [0, 1, 1]}, "sst2", r"has no column 'label' \(columns: sentence, labels\)"),
     ],
 )
@@ -57,6 +59,26 @@ def test_words_where_numbers_must_be(tmp_path: Path, label: str) -> None:
     path.write_text(f"text,label\na,1.5\nb,{label}\n")
     message = f"must hold numbers for regression, got '{label}' in row 1"
     check(message, train_file=path, validation_file=path, task_kind="regression")
+
+
+def test_numbers_of_a_test_set(write: Write) -> None:
+    path = write("t.parquet", sentence1=TEXTS, sentence2=TEXTS, label=[-1.0, -1.0, -1.0])
+    check(
+        "column 'label' must hold numbers .*, all rows are -1: a test set",
+        "stsb",
+        train_file=path,
+        validation_file=path,
+    )
+    one = write("one.parquet", sentence1=["x"], sentence2=["y"], label=[-1.0])  # a number like any other
+    assert load_splits("stsb", train_file=one, validation_file=one).train["label"] == [-1.0]
+
+
+def test_labels_that_are_the_text(write: Write) -> None:
+    path = write("t.parquet", text=TEXTS, label=["a", "b", "a"])
+    files = {"train_file": path, "validation_file": path}
+    check("column 'label' must hold the labels or the text, not both", text_column="label", **files)
+    check("column 'text' must hold the labels or the text, not both", label_column="text", **files)
+    assert load_splits("text", task_kind="embedding", text_column="label", **files).train["label"] == ["a", "b"]
 
 
 def test_too_many_classes(write: Write) -> None:
@@ -113,6 +135,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, write: Write) -> None:
         "head.csv": ("head.csv has no rows", b"text,label\n"),
         "twice.csv": ("more than one column called text", b"text,text,label\na,b,1\n"),
         "list.json": ("cannot read .*list.json as JSON lines", b'[{"text": "a", "label": 1}]'),
+        "latin.jsonl": ("cannot read .*latin.jsonl as JSON lines: .*UTF8", b'{"text": "caf\xe9", "label": 1}\n'),
         "notes.txt": ("must end in .parquet, .csv, .jsonl, .json, got .*notes.txt", b"text"),
     }
     for name, (message, content) in bad.items():

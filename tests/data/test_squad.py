@@ -103,8 +103,12 @@ def test_windows_that_cannot_advance(tokenizer: Any, max_length: int, stride: in
         tokenize(table(), SQUAD, tokenizer, max_length=max_length, doc_stride=stride)
 
 
+def test_windows_share_128_tokens_or_half_a_window() -> None:
+    assert [check_window(length, None, 3)[1] for length in (384, 256, 128, 32, 6)] == [128, 128, 31, 7, 1]
+
+
 def test_smallest_window_advances(tokenizer: Any) -> None:
-    assert check_window(6, 1, 3) == 1
+    assert check_window(6, 1, 3) == (1, 1)
     split = tokenize(table(context="the cat sat", answer="cat"), SQUAD, tokenizer, max_length=6, doc_stride=1)
     assert [ids.tolist()[3:-1] for ids in split.input_ids] == [
         tokenizer.convert_tokens_to_ids(pair) for pair in (["the", "cat"], ["cat", "sat"])
