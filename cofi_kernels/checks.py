@@ -44,6 +44,12 @@ def in_range(name: str, value: float, low: float, high: float, *, low_open: bool
         raise ValueError(f"{name} must be in {bracket}{low}, {high}), got {value}")
 
 
+def beyond_table(name: str, numbers: Tensor, rows: int) -> IndexError:
+    """What to raise for numbers of which one is no row of its table."""
+    found = f"got {int(numbers.min())} to {int(numbers.max())}"
+    return IndexError(f"{name} must be in [0, {rows}), the rows of its table, {found}")
+
+
 def counter_state(name: str, state: Tensor) -> None:
     """Check that `state` is a counter state of `cofi_kernels.counter_rng`: int64 [seed, offset]."""
     dtype_in(name, state, (int64,))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cofi.data.features import VOCABULARY_FILES, load_tokenizer
 from cofi.errors import UserError
 from cofi.export.onnx import write_onnx
 from cofi.export.source import Source
@@ -70,8 +71,11 @@ def _write_onnx(source: Source, output: Path) -> str:
 
 
 def _write_compact(source: Source, output: Path) -> str:
+    has_tokenizer = any((source.directory / name).is_file() for name in VOCABULARY_FILES)
+    # loaded and not copied: the files may leave its class to the model type, which is another one now
+    tokenizer = load_tokenizer(source.directory) if has_tokenizer else None
     try:
-        save_model(source.model, source.directory, output)
+        save_model(source.model, tokenizer, output)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
     return f"{output}: {sum(file.stat().st_size for file in output.iterdir()) / 1e6:.1f} MB"

@@ -70,7 +70,7 @@ class GraphBuilder:
 
 
 def build_graph(model: CompactModel) -> onnx.ModelProto:
-    """The whole model. Inputs (B, S) int64: input_ids, attention_mask and, where the model has them, token_type_ids.
+    """The whole model. Inputs (B, S) int64: input_ids, attention_mask and, where there are several, token_type_ids.
 
     attention_mask is 1 at tokens and 0 at padding, on either side. Outputs are those of `CompactModel` for padded
     input: logits (B, C), of token classification (B, S, C); or start_logits and end_logits (B, S); or
@@ -78,7 +78,7 @@ def build_graph(model: CompactModel) -> onnx.ModelProto:
     head.
     """
     graph = GraphBuilder()
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size else [])]
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size > 1 else [])]
     x = _embeddings(graph, model)
     x = _encoder(graph, model, x)
     outputs = _HEADS[model.config.head](graph, model, x)
@@ -97,9 +97,11 @@ def _embeddings(graph: GraphBuilder, model: CompactModel) -> str:
     module, config = model.embeddings, model.config
     word = graph.op("Gather", graph.weight("embeddings.word", module.word.weight), "input_ids")
     table = module.position.weight[config.position_offset :]
+    if config.type_vocab_size == 1:  # RoBERTa's tokenizer gives no types
+        table = table + module.token_type.weight[0]
     position = graph.op("Gather", graph.weight("embeddings.position", table), _positions(graph))
     x = graph.op("Add", word, position)
-    if module.token_type is not None:
+    if config.type_vocab_size > 1:
         types = graph.weight("embeddings.token_type", module.token_type.weight)
         x = graph.op("Add", x, graph.op("Gather", types, "token_type_ids"))
     x = graph.norm(x, "embeddings.norm", module.norm, config.layer_norm_eps)

@@ -124,7 +124,7 @@ def _random_inputs(model: CompactModel, lengths: tuple[int, ...]) -> dict[str, T
         "input_ids": torch.randint(config.vocab_size, shape, generator=generator),
         "attention_mask": torch.stack(rows).long(),
     }
-    if config.type_vocab_size:
+    if config.type_vocab_size > 1:
         inputs["token_type_ids"] = torch.randint(config.type_vocab_size, shape, generator=generator)
     return inputs
 

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +22,14 @@ from cofi.models.config import CompactConfig
 CONFIG_FILE = "config.json"
 _SAFETENSORS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
+# of transformers' configurations, which ends with an exception of its own for values that do not suit the model
+_NOT_SUPPORTED = (
+    "quantization_config",
+    "layer_types",
+    "attn_implementation",
+    "_attn_implementation",
+    "rope_parameters",
+)
 _MAX_SHARING = 2  # tensors of a file to its bytes: all of it tied would be there twice, embeddings and decoder are
 
 
@@ -210,8 +219,11 @@ def saved_config(directory: Path) -> dict[str, Any]:
             f"{directory / CONFIG_FILE} must have model_type {CompactConfig.model_type!r}, "
             f"got {values.get('model_type')!r}; cofi.models.load_model reads Hugging Face's models"
         )
-    if "quantization_config" in values:
-        raise UserError(f"{directory / CONFIG_FILE}: quantization_config is not supported")
+    for name in _NOT_SUPPORTED:
+        if name in values:
+            raise UserError(f"{directory / CONFIG_FILE}: {name} is not supported")
+    if not isinstance(values.get("dtype"), (str, NoneType)):
+        raise UserError(f"{directory / CONFIG_FILE}: dtype must be the name of one, got {values['dtype']!r}")
     return values
 
 

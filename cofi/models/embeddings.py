@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import cofi_kernels
 from cofi.models.layers import Norm, is_plain_table, linear
 from cofi.models.packed import PackedBatch
+from cofi_kernels.checks import beyond_table
 
 if TYPE_CHECKING:
     from cofi.models.config import CompactConfig
@@ -39,9 +40,7 @@ class Embeddings(nn.Module):
         if z_hidden is None and site is None and not torch.is_grad_enabled() and self.has_plain_tables():
             x = self._infer(batch)
             return x if self.projection is None else self.projection(x)
-        x = self.word(batch.input_ids) + self.position(batch.position_ids + self.position_offset)
-        if self.token_type is not None:
-            x = x + self.token_type(batch.token_type_ids)
+        x = self._look_up(batch)
         table_mask = z_hidden if self.projection is None else None
         if table_mask is not None:
             x = x * table_mask.to(x.dtype)  # a mask in fp32 must not widen a model in bf16
@@ -56,6 +55,20 @@ class Embeddings(nn.Module):
             return x
         # as in the kernels, a mask of 0 gets no gradient
         return x * torch.where(z_hidden == 0, z_hidden.detach(), z_hidden).to(x.dtype)
+
+    def _look_up(self, batch: PackedBatch) -> Tensor:
+        """The sum of the tables' rows. Raises IndexError for a number beyond its table, on a CPU."""
+        used = [("input_ids", self.word, batch.input_ids)]
+        used.append(("position_ids", self.position, batch.position_ids + self.position_offset))
+        if self.token_type is not None:
+            used.append(("token_type_ids", self.token_type, batch.token_type_ids))
+        rows = []
+        for name, table, numbers in used:
+            try:
+                rows.append(table(numbers))
+            except IndexError as error:
+                raise beyond_table(name, numbers, table.num_embeddings) from error
+        return sum(rows[1:], rows[0])
 
     def has_plain_tables(self) -> bool:
         """Whether their weights say all of what the tables give."""

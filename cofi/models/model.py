@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -100,7 +101,8 @@ class CompactModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but whatever does not fit is an error: UserError naming the first mismatch."""
         wants_info = kwargs.pop("output_loading_info", False)
-        check_directory(pretrained_model_name_or_path, cls)
+        if pretrained_model_name_or_path is not None:  # else a configuration and weights are given
+            check_directory(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), cls)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         check_loading(pretrained_model_name_or_path, info)

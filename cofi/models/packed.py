@@ -105,7 +105,8 @@ def pack_padded(
     """Pack (B, S) inputs, padded on either side; attention_mask is nonzero where there is a token (None: everywhere).
 
     Without `position_ids` positions count the tokens of a sequence, so that padding never changes an output. (Hugging
-    Face's BERT counts columns: padded on the left, its first token is not at position 0.)
+    Face's BERT counts columns: padded on the left, its first token is not at position 0.) They count from 0 for every
+    family, where Hugging Face's RoBERTa takes the rows of its table, from 2 on.
     Raises ValueError naming the row for a sequence without tokens, and for shapes that do not fit.
     """
     return pack_slots(input_ids, token_slots(input_ids, attention_mask), attention_mask, token_type_ids, position_ids)
@@ -133,6 +134,8 @@ def pack_slots(
     position_ids: Tensor | None,
 ) -> PackedBatch:
     """`pack_padded` for slots already known."""
+    if input_ids.is_floating_point():
+        raise TypeError(f"input_ids must be integers, got {input_ids.dtype}")
     n_rows, length = input_ids.shape
     cu_seqlens, max_seqlen = _boundaries(n_rows, length, attention_mask, input_ids.device)
     if position_ids is None:

@@ -28,7 +28,7 @@ def first_token_head(
     """pooled = activation(W_pooler x[first] + b_pooler) and logits = W_out pooled + b_out, for inference.
 
     x: (T, E) packed states; fp32, bf16, fp16 or fp64, and so are all weights
-    bounds: int32 (B + 1,), sequence b begins at token bounds[b]
+    bounds: int32 (B + 1,), sequence b begins at token bounds[b]; one without tokens gets what begins there
     w_pooler (P, E), b_pooler (P,): None without a pooler; the logits are then made of x[first]
     w_out (C, P), b_out (C,): None without a classifier
     activation: of the pooler: "tanh", "gelu" or "relu"

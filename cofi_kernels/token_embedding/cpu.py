@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cofi_kernels.checks import beyond_table
 from cofi_kernels.native import load_native
 from cofi_kernels.token_embedding import reference
 
@@ -44,6 +45,5 @@ def forward(
     if wrong >= 0:
         name = ("ids", "positions", "types")[wrong]
         numbers, table = pairs[wrong]
-        found = f"got {int(numbers.min())} to {int(numbers.max())}"
-        raise IndexError(f"{name} must be in [0, {table.shape[0]}), the rows of its table, {found}")
+        raise beyond_table(name, numbers, table.shape[0])
     return out

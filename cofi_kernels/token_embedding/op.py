@@ -40,6 +40,8 @@ def token_embedding(
         raise ValueError("types and token_type must be given together")
     if types is not None and token_type is not None:
         _check_table("types", types, "token_type", token_type, ids, word)
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}")
     for name, t in (("weight", weight), ("bias", bias)):
         checks.shape_is(name, t, (word.shape[1],))
         checks.like_x(word, **{name: t})

@@ -61,13 +61,18 @@ def test_run_directory(model_folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_hugging_face_directory_as_compact(tmp_path: Path) -> None:
     expected = hf_directory(tmp_path / "hf", "electra", "classification")
-    (tmp_path / "hf" / "vocab.txt").write_text("[PAD]\n")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat"]
+    (tmp_path / "hf" / "vocab.txt").write_text("\n".join(words) + "\n")
     assert main([str(tmp_path / "hf"), "--to", "compact"]) == 0
     inputs = padded_inputs()
     model = CompactModel.from_pretrained(tmp_path / "hf-compact").eval()
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, expected(**inputs).logits, rtol=0, atol=2e-5)
-    assert (tmp_path / "hf-compact" / "vocab.txt").read_text() == "[PAD]\n"
+    # the class of the tokenizer was told by the model type alone, which is another one now
+    source, written = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("hf", "hf-compact"))
+    pair = source(["the cat"], ["sat"], padding="max_length", max_length=9)
+    assert pair["token_type_ids"] == [[0, 0, 0, 0, 1, 1, 0, 0, 0]]
+    assert dict(written(["the cat"], ["sat"], padding="max_length", max_length=9)) == dict(pair)
 
 
 def test_official_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

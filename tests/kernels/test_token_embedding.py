@@ -57,6 +57,8 @@ def test_rejects_what_does_not_fit():
         token_embedding(*args[:5], None, *args[6:])
     with pytest.raises(ValueError, match=r"position must have shape \(rows, 9\)"):
         token_embedding(*args[:4], torch.zeros(20, 8), *args[5:])
+    with pytest.raises(ValueError, match="eps must be positive, got -1.0"):
+        token_embedding(*args[:-1], -1.0)
     with pytest.raises(TypeError, match="ids must be one of torch.int64"):
         token_embedding(args[0].int(), *args[1:])
 

@@ -180,3 +180,30 @@ def test_word_table_can_be_resized():
     assert model.embeddings.word.weight.shape == (101, 24)
     with pytest.raises(TypeError, match="must be an nn.Embedding"):
         model.set_input_embeddings(torch.nn.Linear(2, 2))
+
+
+def test_a_directory_in_another_and_weights_alone(tmp_path):
+    model = pruned_model()
+    model.save_pretrained(tmp_path / "run" / "model")
+    found = CompactModel.from_pretrained(tmp_path / "run", subfolder="model")
+    given = CompactModel.from_pretrained(None, config=model.config, state_dict=model.state_dict())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight) and torch.equal(given.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_types", ["full_attention"]),
+        ("attn_implementation", "flash_attention_2"),
+        ("_attn_implementation", "sdpa"),
+        ("rope_parameters", "x"),
+        ("dtype", 5),
+    ],
+)
+def test_fields_that_end_in_errors_of_transformers(tmp_path, field, value):
+    pruned_model().save_pretrained(tmp_path)
+    edit_config(tmp_path, **{field: value})
+    for load in (load_model, CompactModel.from_pretrained):
+        with pytest.raises(UserError, match=f"config.json: {field} (is not supported|must be the name of one, got 5)"):
+            load(tmp_path)

@@ -95,7 +95,7 @@ def test_labels_give_a_loss(taken):
 def test_tuples_where_they_are_asked_for(taken):
     model = model_of(head="classification")
     with torch.no_grad():
-        logits, pooled, states = model(**padded_inputs(), return_dict=False)
+        logits, states, pooled = model(**padded_inputs(), return_dict=False)
     assert taken() and (logits.shape, pooled.shape, states.shape) == ((3, 2), (3, 24), (3, 9, 24))
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import cofi_kernels
-from cofi.models import CompactConfig, CompactModel, from_lists, pack_padded, pad_packed
+from cofi.models import CompactConfig, CompactModel, from_lists, load_model, pack_padded, pad_packed
 
-from .tiny import flipped, model_of, padded_inputs, random_masks
+from .tiny import flipped, hf_directory, model_of, padded_inputs, random_masks
 
 PRUNED = {
     0: {"num_attention_heads": 1, "intermediate_size": 7},
@@ -162,6 +162,52 @@ def test_tuple_output():
     loss, logits = model(**inputs, labels=torch.zeros(3), return_dict=False)[:2]
     assert loss.dim() == 0
     assert torch.equal(logits, output.logits)
+
+
+def test_the_first_output_is_transformers_own(tmp_path):
+    """Its pipelines, among others, read outputs by their place."""
+    base = hf_directory(tmp_path, "bert", "base")
+    inputs = padded_inputs()
+    with torch.no_grad():
+        states, pooled = load_model(tmp_path).model(**inputs)[:2]
+        want = base(**inputs)
+    tokens = inputs["attention_mask"].bool()
+    torch.testing.assert_close(states[tokens], want[0][tokens], rtol=0, atol=2e-5)
+    torch.testing.assert_close(pooled, want[1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels", "message"),
+    [
+        (
+            {"head": "classification", "problem_type": "regression", "num_labels": 1},
+            {"labels": torch.zeros(1)},
+            r"\(3,\), got \(1,\)",
+        ),
+        ({"head": "embedding"}, {"labels": torch.zeros(24)}, r"labels must have shape \(3, 24\), got \(24,\)"),
+        (
+            {"head": "question_answering"},
+            dict.fromkeys(("start_positions", "end_positions"), torch.zeros(2)),
+            r"\(3,\), got \(2,\)",
+        ),
+    ],
+    ids=["regression", "embedding", "span"],
+)
+def test_labels_that_would_be_broadcast(fields, labels, message):
+    with pytest.raises(ValueError, match=message):
+        model_of(**fields)(**padded_inputs(), **labels)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_numbers_beyond_their_table(grad):
+    ids = torch.zeros(1, 3, dtype=torch.long)
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(IndexError, match=r"ids must be in \[0, 97\), the rows of its table, got 97 to 97"):
+            model_of()(ids + 97)
+        with pytest.raises(IndexError, match=r"types?.* must be in \[0, 2\), .* got 5 to 5"):
+            model_of()(ids, token_type_ids=ids + 5)
+    with pytest.raises(TypeError, match="input_ids must be integers, got torch.float32"):
+        model_of()(ids.float())
 
 
 def test_packed_states_match_padded_states():

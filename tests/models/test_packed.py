@@ -72,7 +72,7 @@ def test_moves_between_devices():
 
 def test_row_without_tokens_is_named():
     with pytest.raises(ValueError, match="got none in row 1"):
-        pack_padded(torch.ones(3, 2), torch.tensor([[1, 1], [0, 0], [1, 0]]))
+        pack_padded(torch.ones(3, 2, dtype=torch.long), torch.tensor([[1, 1], [0, 0], [1, 0]]))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_row_without_tokens_is_named():
         (lambda: pack_padded(torch.ones(3)), r"input_ids must have shape \(B, S\)"),
         (lambda: pack_padded(torch.ones(0, 3)), r"input_ids must have shape \(B, S\)"),
         (lambda: pack_padded(torch.ones(2, 3), torch.ones(2, 4)), "attention_mask must have the shape of input_ids"),
-        (lambda: pack_padded(torch.ones(2, 3), None, torch.ones(3, 2)), "token_type_ids must have shape"),
-        (lambda: pack_padded(torch.ones(2, 3), position_ids=torch.ones(3)), "position_ids must have shape"),
+        (lambda: pack_padded(torch.ones(2, 3).long(), None, torch.ones(3, 2)), "token_type_ids must have shape"),
+        (lambda: pack_padded(torch.ones(2, 3).long(), position_ids=torch.ones(3)), "position_ids must have shape"),
     ],
 )
 def test_rejects(call, message):

@@ -17,6 +17,7 @@ def classification_loss(logits: Tensor, labels: Tensor, *, problem: str) -> Tens
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if problem == "regression":
+        _check_shape("labels", labels.view(-1), logits.shape[:1])
         return functional.mse_loss(logits.squeeze(-1), labels.view(-1).to(logits.dtype))
     if problem == "multi_label_classification":
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
@@ -44,6 +45,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start_positions: Tensor,
 
 
 def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    _check_shape("positions", positions.view(-1), logits.shape[:1])
     length, floor = logits.shape[1], lowest(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = positions.view(-1).long().clamp(0, length)
@@ -56,7 +58,14 @@ def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
 
 def embedding_loss(embedding: Tensor, target: Tensor) -> Tensor:
     """Mean of the squared distances between rows of two (B, E); of unit vectors 2 (1 - cosine). In fp32 at least."""
+    _check_shape("labels", target, embedding.shape)
     return (embedding - target.to(embedding.dtype)).square().sum(1).mean()
+
+
+def _check_shape(name: str, given: Tensor, wanted: torch.Size) -> None:
+    """Others would be broadcast, and give a number."""
+    if given.shape != wanted:
+        raise ValueError(f"{name} must have shape {tuple(wanted)}, got {tuple(given.shape)}")
 
 
 def lowest(logits: Tensor) -> float:
