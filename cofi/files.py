@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import yaml
 
@@ -70,6 +71,19 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def lock(file: IO[Any], *, wait: bool = False) -> None:
+    """Lock an open file against other processes until it is closed, whatever becomes of this one.
+
+    Raises BlockingIOError where another process has it, unless that is waited for, and another OSError where the system
+    or the file system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def check_size(path: Path, max_bytes: int) -> None:

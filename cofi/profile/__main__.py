@@ -106,6 +106,8 @@ def load_config(options: argparse.Namespace) -> tuple[CompactConfig, list[int]]:
 def _checked(model: CompactModel, options: argparse.Namespace) -> CompactConfig:
     config = cast(CompactConfig, model.config)
     longest = config.longest
+    if not 0 <= options.seed < 2**31:
+        raise UserError(f"--seed must be in [0, {2**31}), got {options.seed}")
     if options.seq_len is not None and options.seq_len > longest:
         raise UserError(f"--seq-len must be at most {longest}, the longest the model reads, got {options.seq_len}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import zlib
@@ -65,9 +66,11 @@ def train(
     check_reach(config, student.shape(), profile)
     augmenter = load_augmenter(config, run, inputs)
     world.require_same("rows to train on", lambda: zlib.crc32(inputs.train.input_ids.values.tobytes()))
-    world.decide(lambda: _prepare(config, run, checkpoint, profile))  # all have read what they need by now
-    config = dataclasses.replace(config, overwrite=False)  # it is done, and no setting to continue the run with
-    with guard or SignalGuard() as guard, _monitor(config, run, checkpoint, world) as monitor:
+    with contextlib.ExitStack() as held:
+        world.decide(lambda: _prepare(config, run, checkpoint, profile, held))  # all have read what they need by now
+        config = dataclasses.replace(config, overwrite=False)  # it is done, and no setting to continue the run with
+        guard = held.enter_context(guard or SignalGuard())
+        monitor = held.enter_context(_monitor(config, run, checkpoint, world))
         guard.say = monitor.message
         session = Session(
             config, run, device, inputs.task, inputs.train, inputs.validation, monitor, guard, world, profile=profile
@@ -78,8 +81,13 @@ def train(
 
 
 def _prepare(
-    config: TrainConfig, run: RunDirectory, checkpoint: dict[str, Any] | None, profile: Profile | None
+    config: TrainConfig,
+    run: RunDirectory,
+    checkpoint: dict[str, Any] | None,
+    profile: Profile | None,
+    held: contextlib.ExitStack,
 ) -> None:
+    held.enter_context(run.held())
     if not config.resume:
         run.start(config)
         if profile is not None:
@@ -148,6 +156,8 @@ def _teacher(session: Session, inputs: Inputs) -> CompactModel:
     if not inputs.teacher.head_trained:
         session.monitor.message(f"{escape(session.config.model)} has no head of this task yet: it is fine-tuned first")
         teacher = run_teacher(session, teacher)
+    elif session.config.teacher is None and not session.config.resume:
+        session.monitor.message(f"{escape(session.config.model)} has a head of this task: it is the teacher as it is")
     if session.world.is_main and not (session.run.teacher / "config.json").is_file():
         save_model(teacher, inputs.tokenizer, session.run.teacher)
     return teacher.eval().requires_grad_(False)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cofi.errors import UserError
-from cofi.files import read_yaml, write_atomically
+from cofi.files import lock, read_yaml, write_atomically
 from cofi.train.config import TrainConfig
 
 
@@ -34,6 +36,7 @@ class RunDirectory:
         self.teacher = self.root / "teacher"
         self.teacher_outputs = self.root / "teacher_outputs"
         self.tensorboard = self.root / "tensorboard"
+        self._lock = self.root / ".lock"
 
     @classmethod
     def of_model(cls, folder: Path) -> RunDirectory | None:
@@ -59,13 +62,36 @@ class RunDirectory:
             )
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"--output {self.root} is a file, and must be a directory")
-        if self.root.is_dir() and any(self.root.iterdir()) and not self.config.exists():
+        if self.root.is_dir() and set(self.root.iterdir()) - {self._lock} and not self.config.exists():
             raise UserError(f"--output {self.root} is not empty and holds no run: name another directory")
         parent = self.root.absolute()
         while not parent.exists():
             parent = parent.parent
         if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
             raise UserError(f"--output {self.root} cannot be written: {parent} is not a writable directory")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory, which is made, while this process writes there; not where files cannot be locked.
+
+        Raises UserError where another process has it, or it cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = self._lock.open("w")
+        except OSError as error:
+            raise UserError(f"--output {self.root} cannot be written: {error.strerror or error}") from error
+        with file:
+            try:
+                lock(file)
+            except BlockingIOError:
+                raise UserError(f"--output {self.root} is in use by another process") from None
+            except OSError:  # as some network file systems have none
+                pass
+            try:
+                yield
+            finally:
+                self._lock.unlink(missing_ok=True)
 
     def start(self, config: TrainConfig) -> None:
         """Make the directory of a new run. Raises UserError when it cannot be written or holds a run already."""

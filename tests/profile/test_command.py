@@ -190,6 +190,7 @@ def test_passes_turn_and_each_point_is_counted(_fast):
     [
         (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
         (["--seq-len", "33"], "--seq-len must be at most 32"),
+        (["--seed", str(2**31)], "--seed must be in [0, 2147483648), got 2147483648"),
         (["--seq-len", "3", "--data", "."], "--data is about the texts of --task, which is not given"),
         (["--max-length", "3"], "--max-length is about the texts of --task, which is not given"),
         (["--task-kind", "embedding"], "--task-kind is about the texts of --task, which is not given"),

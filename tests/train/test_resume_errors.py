@@ -13,6 +13,7 @@ import yaml
 
 from cofi.cli import run as run_command
 from cofi.train.__main__ import main
+from cofi.train.rundir import RunDirectory
 from tests.killed import killed_when
 from tests.tiny_run import run_flags
 
@@ -157,6 +158,19 @@ def test_a_run_that_replaced_another_goes_on(checkpoint: Path, data: Path, stopp
     last["settings"]["overwrite"] = True
     torch.save(last, run / "checkpoints" / "last.pt")
     assert main(["--output", str(run), "--resume"]) == 0
+
+
+@pytest.mark.parametrize("how", ["--resume", "--overwrite"])
+def test_a_run_that_another_process_writes_is_left_alone(
+    flags: list[str], stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    with RunDirectory(run).held():
+        before = sorted(run.rglob("*"))
+        arguments = ["--output", str(run), how] if how == "--resume" else [*flags, how]
+        assert run_command(lambda: main(arguments)) == 2
+        assert sorted(run.rglob("*")) == before
+    assert "run is in use by another process" in capsys.readouterr().err
 
 
 def test_overwriting_keeps_the_old_run_until_the_new_one_can_start(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from cofi.errors import UserError
+from cofi.train import rundir
 from cofi.train.arguments import resolve
 from cofi.train.checkpoint import load_checkpoint, save_checkpoint
 from cofi.train.rundir import RunDirectory
@@ -31,6 +33,29 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     assert not run.metrics.exists()
     assert (run.root / "notes.txt").read_text() == "mine"
     assert run.read_config().overwrite is False
+
+
+def test_one_process_at_a_time(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run.held():
+        with (
+            pytest.raises(UserError, match=r"--output .*run is in use by another process"),
+            RunDirectory(run.root).held(),
+        ):
+            pass
+        run.check_free(resolve({}))  # a process that was killed may leave as much
+    with run.held():
+        pass
+    assert not any(run.root.iterdir())
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(rundir, "lock", refuse)
+    with RunDirectory(tmp_path).held(), RunDirectory(tmp_path).held():
+        pass
 
 
 def test_a_directory_with_other_things_is_refused(tmp_path):
