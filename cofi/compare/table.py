@@ -84,6 +84,8 @@ def _frontier(groups: Sequence[Group], reference: str, axis: Axis, other: Group)
 
 
 def _verdict(g: Group, axis: Axis, frontier: Frontier) -> Verdict | None:
+    if axis.name == "size" and g.goal.kind != SPARSITY:
+        return None  # as in `_frontier`: asked for speed, it spends its weights on it
     x, score = axis.place(g), g.mean("score")
     found = frontier.at(x) if x else None
     return Verdict.of(found, score) if found is not None and score is not None else None

@@ -97,13 +97,14 @@ def _embeddings(graph: GraphBuilder, model: CompactModel) -> str:
     module, config = model.embeddings, model.config
     word = graph.op("Gather", graph.weight("embeddings.word", module.word.weight), "input_ids")
     table = module.position.weight[config.position_offset :]
-    if config.type_vocab_size == 1:  # RoBERTa's tokenizer gives no types
-        table = table + module.token_type.weight[0]
+    types = module.token_type
+    if types is not None and config.type_vocab_size == 1:  # RoBERTa's tokenizer gives no types
+        table = table + types.weight[0]
     position = graph.op("Gather", graph.weight("embeddings.position", table), _positions(graph))
     x = graph.op("Add", word, position)
-    if config.type_vocab_size > 1:
-        types = graph.weight("embeddings.token_type", module.token_type.weight)
-        x = graph.op("Add", x, graph.op("Gather", types, "token_type_ids"))
+    if types is not None and config.type_vocab_size > 1:
+        rows = graph.weight("embeddings.token_type", types.weight)
+        x = graph.op("Add", x, graph.op("Gather", rows, "token_type_ids"))
     x = graph.norm(x, "embeddings.norm", module.norm, config.layer_norm_eps)
     if module.projection is not None:
         x = graph.linear(x, "embeddings.projection", module.projection.weight.T, module.projection.bias)

@@ -23,7 +23,7 @@ from cofi.sweep.plan import Point
 from cofi.sweep.results import check_publishable, publish, read_summary, write_documents, write_summary
 from cofi.sweep.retiming import retime, untimed
 from cofi.sweep.running import Sweep
-from cofi.sweep.store import SUMMARY, Store, locked
+from cofi.sweep.store import SUMMARY, Store, locked, make_directory
 from cofi.sweep.summary import known_rates
 from cofi.train.interrupt import Interrupted
 
@@ -55,10 +55,13 @@ def _work(options: Options, store: Store, planned: list[Point], machine: dict[st
 
     failures = 0
     try:
+        sweep = None
         if options.grid is not None:
+            make_directory(options.grid.teachers, "--teachers")
             sweep = Sweep(options.grid, store, console, keep_checkpoints=options.keep_checkpoints)
-            if options.results is not None:
-                check_publishable(options.results, sweep.planned())
+        if options.results is not None:
+            check_publishable(options.results, [*store.records([]), *(sweep.planned() if sweep else [])])
+        if sweep is not None:
             failures = sweep.run(refresh)
         if options.measure:
             measure(options, store, machine, console)

@@ -10,7 +10,7 @@ from cofi.report.theme import LIGHT, to_png
 from cofi.report.values import TIMES, number
 from cofi.report.variants_figure import variants_figure
 from cofi.sweep.goal import SPEEDUP
-from cofi.sweep.summary import Group, Record, batch_names, group
+from cofi.sweep.summary import Group, Record, batch_names, group, teacher_score
 from cofi.sweep.variants import GROUPS, VARIANTS
 
 SIZE, ABLATIONS = "size.png", "ablations.png"
@@ -81,12 +81,11 @@ def _scores(g: Group) -> list[float]:
 
 
 def _teachers(groups: Sequence[Group]) -> tuple[dict[str, float], dict[str, str]]:
-    """Score of the teacher and name of the metric, by task."""
-    firsts: dict[str, Record] = {}
+    """Score of the teacher, as in the table, and name of the metric, by task."""
+    metrics: dict[str, str] = {}
     for g in groups:
-        firsts.setdefault(g.task, g.records[0])
-    teachers = {task: float(record["teacher_score"]) for task, record in firsts.items()}
-    return teachers, {task: str(record["metric"]) for task, record in firsts.items()}
+        metrics.setdefault(g.task, str(g.records[0]["metric"]))
+    return {task: score for task in metrics if (score := teacher_score(groups, task)) is not None}, metrics
 
 
 def _curves(groups: Sequence[Group], place: Callable[[Group], float | None]) -> list[Curve]:

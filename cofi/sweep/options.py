@@ -15,7 +15,7 @@ from cofi.cli import Parser
 from cofi.data.tasks import TASKS
 from cofi.errors import UserError
 from cofi.sweep.goal import SPARSITY, SPEEDUP, Goal
-from cofi.sweep.plan import Grid, variant_settings
+from cofi.sweep.plan import DEFAULT_TEACHER_SEED, Grid, variant_settings
 from cofi.sweep.variants import GROUPS, VARIANTS
 from cofi.train.arguments import parse_given
 from cofi.train.ranges import flag
@@ -84,8 +84,8 @@ def _add_grid(parser: Parser) -> None:
     parser.add_argument(
         "--teacher-seed",
         metavar="N|each",
-        default="57",
-        help="seed of the one teacher of each task; each: a teacher for every seed; default: 57",
+        default=str(DEFAULT_TEACHER_SEED),
+        help="seed of the one teacher of each task; each: a teacher for every seed; default: %(default)s",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ TEACHER_FIELDS = (
     *("eval_batch_size", "teacher_learning_rate", "lr_warmup", "weight_decay", "max_grad_norm", "eval_steps"),
     *("log_steps", "save_seconds", "tensorboard"),
 )
+DEFAULT_TEACHER_SEED = 57
+_OF_TEACHER = re.compile(r".*-seed(\d+)")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,12 @@ class Grid:
                 raise UserError(f"--tasks {task}: {error}") from error
         if self.profile is not None:
             read_profile(find_profile(self.profile))
+
+
+def teacher_seed(config: TrainConfig) -> int:
+    """The seed of the teacher of a point's run, by the name that `Grid.teacher` gave its directory."""
+    found = _OF_TEACHER.fullmatch(Path(config.teacher or "").parent.name)
+    return int(found[1]) if found else DEFAULT_TEACHER_SEED
 
 
 def variant_settings(names: list[str], own: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

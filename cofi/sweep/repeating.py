@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cofi.sweep.goal import SPARSITY, Goal
-from cofi.sweep.plan import Grid, Point
-from cofi.sweep.store import DONE, settings_of_variant
+from cofi.sweep.plan import DEFAULT_TEACHER_SEED, Grid, Point
+from cofi.sweep.store import DONE, settings_of_variant, teacher_of
 from cofi.sweep.variants import VARIANTS
 from cofi.train.config import defaults
 from cofi.train.ranges import flag
@@ -21,13 +21,18 @@ PROFILE = "PROFILE"  # stands for the file of a device profile, which is of one 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A full grid: every task with every variant, goal and seed. `words`: the flags of all of them."""
+    """A full grid: every task with every variant, goal and seed.
+
+    words: the flags of all runs
+    teacher: --teacher-seed and its value, where it is not the default
+    """
 
     tasks: tuple[str, ...]
     variants: tuple[str, ...]
     goals: tuple[Goal, ...]
     seeds: tuple[int, ...]
     words: tuple[str, ...]
+    teacher: tuple[str, ...]
 
     @property
     def is_own(self) -> bool:
@@ -42,7 +47,7 @@ class Repeat:
         variants, flags = ["--variants", *self.variants], self.words
         if self.is_own:
             variants, flags = [], ("--variant", f"{self.variants[0]}={shlex.join(self.words)}")
-        lists = ["--tasks", *self.tasks, *variants, *asked, "--seeds", *map(str, self.seeds)]
+        lists = ["--tasks", *self.tasks, *variants, *asked, "--seeds", *map(str, self.seeds), *self.teacher]
         return shlex.join(["python", "-m", "cofi.sweep", "--output", "DIR", *lists, *flags])
 
 
@@ -56,11 +61,20 @@ def repeats(records: Sequence[dict[str, Any]]) -> list[Repeat]:
         if record["status"] == DONE and "settings" in record:
             point = Point.read(record, "target_")
             words = _words(point, record["settings"], record.get("dense_structure"))
-            single.append(Repeat((point.task,), (point.variant,), (point.goal,), (point.seed,), words))
+            axes = (point.task,), (point.variant,), (point.goal,), (point.seed,)
+            single.append(Repeat(*axes, words, _teacher(record)))
     found = _joined(single, "seeds", lambda repeat: ())
     found = _joined(found, "goals", lambda repeat: repeat.goals[0].kind)  # each kind has a flag of its own
     found = _joined(found, "tasks", lambda repeat: ())
     return _joined(found, "variants", lambda repeat: repeat.is_own and repeat.variants)
+
+
+def _teacher(record: dict[str, Any]) -> tuple[str, ...]:
+    """The flag that gives the point its teacher."""
+    teacher = teacher_of(record)
+    if teacher == DEFAULT_TEACHER_SEED:
+        return ()
+    return "--teacher-seed", "each" if teacher == record["seed"] else str(teacher)
 
 
 def _joined(found: list[Repeat], axis: str, apart: Callable[[Repeat], Hashable]) -> list[Repeat]:

@@ -12,10 +12,11 @@ from cofi.errors import UserError
 from cofi.files import read_json, write_atomically
 from cofi.sweep.figures import draw
 from cofi.sweep.merging import check_one_setting, merged
-from cofi.sweep.store import SUMMARY
+from cofi.sweep.store import DONE, SUMMARY, make_directory, read_point, with_all
 from cofi.sweep.summary import Record, report
 
 FORMAT = 1
+_OF_RESULT = ("score", "metric", "teacher_score", "total_seconds")  # of a finished point, what no table does without
 
 
 def write_summary(path: Path, records: Sequence[Record], command: str, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,10 +52,9 @@ def publish(folder: Path, summary: Mapping[str, Any]) -> None:
     Absolute paths in the commands keep their last part only. Raises UserError.
     """
     public = {**summary, "commands": [_without_places(command) for command in summary["commands"]]}
-    if (folder / SUMMARY).is_file():
-        public = merged(read_summary(folder), public)
+    public = merged(_there(folder), public)
+    make_directory(folder, "--results")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         save_summary(folder, public)
         write_documents(folder, public)
     except OSError as error:
@@ -63,8 +63,13 @@ def publish(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def check_publishable(folder: Path, planned: Sequence[Record]) -> None:
     """Raise UserError where `publish` would refuse `planned`: better before a sweep of days than after it."""
-    if (folder / SUMMARY).is_file():
-        check_one_setting([*read_summary(folder)["points"], *planned])
+    make_directory(folder, "--results")
+    check_one_setting([*_there(folder)["points"], *planned])
+
+
+def _there(folder: Path) -> dict[str, Any]:
+    """What was published in `folder` before."""
+    return read_summary(folder) if (folder / SUMMARY).is_file() else {"points": []}
 
 
 def _without_places(command: str) -> str:
@@ -82,7 +87,10 @@ def _last(word: str) -> str:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """sweep.json of a sweep's directory or of published results. Raises UserError where there is none."""
+    """sweep.json of a sweep's directory or of published results.
+
+    Raises UserError where there is none, or a point in it lacks what every one has.
+    """
     path = folder / SUMMARY
     if not path.is_file():
         raise UserError(f"{folder} holds no sweep (no sweep.json)")
@@ -91,4 +99,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be the summary of a sweep in format {FORMAT}, got {summary.get('format')!r}")
     if not isinstance(summary.get("points"), list):
         raise UserError(f"{path} must hold a list of points, got {type(summary.get('points')).__name__}")
+    for number, record in enumerate(summary["points"], 1):
+        where = f"point {number} of {path}"
+        done = with_all(("name", "status"), record, where)["status"] == DONE
+        read_point(with_all(_OF_RESULT, record, where) if done else record, where, "target_")
     return summary

@@ -7,6 +7,7 @@ it. So does one for its teacher. Nothing has to be trained to know how fast all 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,10 @@ from cofi.prune.compact import compact_config
 from cofi.report.values import Sizes, read_sizes
 from cofi.sweep.measuring import OF_LENGTHS, Measurer, in_words
 from cofi.sweep.results import read_summary, save_summary
-from cofi.sweep.store import DONE, Place, Store, speed_fields
+from cofi.sweep.store import DONE, NOT_OF_VARIANT, Place, Store, speed_fields
 from cofi.sweep.summary import Record, is_disturbed, place_of
 from cofi.train.arguments import resolve
-from cofi.train.config import TrainConfig
+from cofi.train.config import TrainConfig, defaults
 from cofi.train.inputs import load_for_task, read_splits
 
 
@@ -77,7 +78,8 @@ class _Teachers:
         task = record["task"]
         if task in self._places:
             place = self._places[task]
-            return place.run.read_config(), self._load(task, lambda: self._measurer.models(place)[0])
+            config = _as_recorded(place.run.read_config(), record)
+            return config, self._load(task, lambda: self._measurer.models(place)[0])
         kept = {name: value for name, value in record.get("settings", {}).items() if name in OF_LENGTHS}
         config = resolve({**self._settings, **kept, "task": task})
         return config, self._load(task, lambda: untrained(config, self._measurer.device))
@@ -86,6 +88,15 @@ class _Teachers:
         if task not in self._loaded:
             self._loaded[task] = load()
         return self._loaded[task]
+
+
+def _as_recorded(config: TrainConfig, record: Record) -> TrainConfig:
+    """`config`, a run of another variant maybe, with the rows of the record's and their lengths. Raises UserError."""
+    if "settings" not in record:  # of an old sweep: nothing is known
+        return config
+    usual = defaults()
+    kept = {name: record["settings"].get(name, usual[name]) for name in OF_LENGTHS if name not in NOT_OF_VARIANT}
+    return dataclasses.replace(config, **kept)
 
 
 def untrained(config: TrainConfig, device: torch.device) -> CompactModel:

@@ -11,13 +11,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from cofi.errors import UserError
 from cofi.report import write_report
 from cofi.report.values import show_seconds
 from cofi.sweep.plan import Grid, Point
-from cofi.sweep.store import DONE, Place, Store, check_settings, clear_unbegun, described, locked, settings_of_variant
+from cofi.sweep.store import DONE, Place, Store, check_settings, clear_unbegun, described, locked, made_with
 from cofi.train.config import FREE_ON_RESUME, TrainConfig
 from cofi.train.interrupt import Interrupted, SignalGuard
 from cofi.train.pipeline import train
@@ -46,7 +47,7 @@ class Sweep:
 
     def planned(self) -> list[dict[str, Any]]:
         """Records of all points as they are known before they run: their names and settings."""
-        return [{**described(point), "settings": settings_of_variant(self.config(point))} for point in self.points]
+        return [{**described(point), **made_with(self.config(point))} for point in self.points]
 
     def run(self, changed: Callable[[], object]) -> int:
         """Do what is left. Returns the number of points that failed.
@@ -119,8 +120,12 @@ class Sweep:
         if run.config.is_file():
             free = {name: getattr(config, name) for name in FREE_ON_RESUME}
             config = dataclasses.replace(run.read_config(), **{**free, "resume": True})
-        if not run.result.is_file():
-            train(config, run, guard=self.guard)
+        threads = torch.get_num_threads()
+        try:
+            if not run.result.is_file():
+                train(config, run, guard=self.guard)
+        finally:
+            torch.set_num_threads(threads)  # --threads may be of this task or variant alone
         write_report(run.root)
 
     def outlook(self, done: int) -> str:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from cofi.errors import UserError
-from cofi.files import read_json, write_atomically
-from cofi.sweep.plan import Point
+from cofi.files import lock, read_json, write_atomically
+from cofi.sweep.plan import DEFAULT_TEACHER_SEED, Point, teacher_seed
 from cofi.train.config import FREE_ON_RESUME, TrainConfig, changes, defaults
 from cofi.train.rundir import RunDirectory
 
@@ -28,10 +28,12 @@ _RESULT_KEYS = (
     *("total_seconds", "versions", "machine"),
 )
 SUMMARY = "sweep.json"  # of a sweep, or of published results
+_NEEDED = ("compact_score", "metric", "teacher_score", "total_seconds")  # of them, what no table does without
 _SPEED_KEYS = ("speedup", "latency_ms", "measured")
 # settings that say where things lie on one machine, and those that a point is named by
 _OF_PLACE = {"data", "model", "teacher", "train_file", "validation_file", "device_profile", "augment_mlm"}
 _OF_POINT = {"task", "sparsity", "target_speedup", "seed"}
+NOT_OF_VARIANT = (FREE_ON_RESUME | _OF_PLACE | _OF_POINT) - {"augment_mlm"}
 DONE, FAILED, STARTED, WAITING = "done", "failed", "started", "waiting"
 
 
@@ -95,30 +97,51 @@ class Store:
 
     def found(self) -> list[Point]:
         """The points that have been begun by this or an earlier command, in the order of their names."""
-        return [Point.read(read_json(path)) for path in sorted((self.root / "points").glob("*/point.json"))]
+        paths = sorted((self.root / "points").glob("*/point.json"))
+        return [read_point(read_json(path), str(path)) for path in paths]
 
     def record(self, point: Point) -> dict[str, Any]:
-        """What is known of a point, as sweep.json holds it."""
+        """What is known of a point, as sweep.json holds it. Raises UserError naming a file that lacks something."""
         place = self.place(point)
         record: dict[str, Any] = {**described(point), "status": place.status}
         if place.status == FAILED:
             record["error"] = place.failure.read_text(encoding="utf-8").partition("\n")[0]
         if place.status != DONE:
             return record
-        result = read_json(place.run.result)
+        result = with_all(_NEEDED, read_json(place.run.result), str(place.run.result))
         record |= {name: result[name] for name in _RESULT_KEYS if name in result}
-        record["settings"] = settings_of_variant(place.run.read_config())
+        record |= made_with(place.run.read_config())
         record["score"] = result["compact_score"]
         target = result.get("target_speedup", {})
         if "measured" in target and not target.get("disturbed"):
             record["delivered_speedup"] = target["measured"]
         if place.speed.is_file():
-            record |= speed_fields(read_json(place.speed))
+            speed = with_all((*_SPEED_KEYS, "machine"), read_json(place.speed), str(place.speed))
+            record |= speed_fields(speed)
         return record
 
     def records(self, planned: list[Point]) -> list[dict[str, Any]]:
         """Of the planned points in their order, then of others that are there."""
         return [self.record(point) for point in dict.fromkeys([*planned, *self.found()])]
+
+
+def read_point(fields: Mapping[str, Any], where: str, prefix: str = "") -> Point:
+    """As `Point.read`. Raises UserError saying `where` something of it is missing."""
+    try:
+        return Point.read(fields, prefix)
+    except (KeyError, TypeError, ValueError) as error:
+        got = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{where} must have task, variant, seed and a sparsity or speedup, got {got}") from error
+
+
+def with_all(names: Sequence[str], found: Any, where: str) -> dict[str, Any]:
+    """`found`, a JSON object that has all `names`. Raises UserError saying `where` one is missing."""
+    if not isinstance(found, dict):
+        raise UserError(f"{where} must be an object, got {type(found).__name__}")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(f"{where} must have {', '.join(names)}, got no {missing[0]}")
+    return found
 
 
 def speed_fields(speed: dict[str, Any]) -> dict[str, Any]:
@@ -131,10 +154,31 @@ def described(point: Point) -> dict[str, Any]:
     return {"name": point.name, **point.fields("target_")}
 
 
+def made_with(config: TrainConfig) -> dict[str, Any]:
+    """What a record says of how its point is made."""
+    return {"settings": settings_of_variant(config), "teacher_seed": teacher_seed(config)}
+
+
+def teacher_of(record: Mapping[str, Any]) -> int:
+    """The seed of its teacher; records from before that was noted are of the usual one."""
+    return int(record.get("teacher_seed", DEFAULT_TEACHER_SEED))
+
+
 def settings_of_variant(config: TrainConfig) -> dict[str, Any]:
-    """What makes the variant: all that is not the default, without places and what a point is named by."""
-    usual, left_out = defaults(), FREE_ON_RESUME | _OF_PLACE | _OF_POINT
-    return {name: value for name, value in config.to_dict().items() if name not in left_out and value != usual[name]}
+    """What makes the variant: all that is not the default, without places and what a point is named by.
+
+    Of `augment_mlm` the hub id stays, or the name of the directory: without it two variants would be one.
+    """
+    usual, settings = defaults(), config.to_dict()
+    if config.augment_mlm is not None:
+        settings["augment_mlm"] = _public(config.augment_mlm)
+    return {name: value for name, value in settings.items() if name not in NOT_OF_VARIANT and value != usual[name]}
+
+
+def _public(model: str) -> str:
+    """A hub id as it is, of a path to a directory the last part."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_absolute() or path.is_dir() else model
 
 
 def clear_unbegun(run: RunDirectory) -> None:
@@ -142,7 +186,8 @@ def clear_unbegun(run: RunDirectory) -> None:
     if not run.root.is_dir() or run.config.exists():
         return
     if all(
-        entry.name == "checkpoints" or entry.name.startswith(f".{run.config.name}.") for entry in run.root.iterdir()
+        entry.name in ("checkpoints", ".lock") or entry.name.startswith(f".{run.config.name}.")
+        for entry in run.root.iterdir()
     ):
         shutil.rmtree(run.root)
 
@@ -171,28 +216,31 @@ def _is_one_place(one: str | None, other: str | None) -> bool:
     return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
 
 
-def _fcntl(what: str) -> ModuleType:
-    """Imported late: where it is missing, other commands still read what sweeps left."""
+def make_directory(folder: Path, what: str) -> None:
+    """Make a directory, before the work that is to be written there. Raises UserError where that cannot be."""
     try:
-        import fcntl
-    except ImportError:
-        raise UserError(
-            f"a sweep needs a POSIX system (Linux, macOS, WSL) to hold {what} against others, got {sys.platform}"
-        ) from None
-    return fcntl
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason is not None:
+        raise UserError(f"{what} {folder} cannot be written: {reason}")
 
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` against other processes, to the end of this one whatever happens.
 
-    Raises UserError where another one has it, or waits for that one, and where the system cannot lock files so.
+    Raises UserError where another one has it, or waits for that one, where the system cannot lock files so, and where
+    `folder` cannot be made.
     """
-    fcntl = _fcntl(f"{what} {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder, what)
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock(file, wait=wait)
         except BlockingIOError:
             raise UserError(f"{what} {folder} is in use by another process") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"{what} {folder} cannot be held against other processes: {reason}") from None
         yield

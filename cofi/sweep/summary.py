@@ -157,7 +157,7 @@ def overview(groups: Sequence[Group]) -> str:
     """A row a variant and goal, a column a task, and the mean where all tasks are there."""
     tasks = list(dict.fromkeys(g.task for g in groups))
     rows = [
-        ["teacher", "", *(_teacher(groups, task) for task in tasks), _plain([_teacher_value(groups, t) for t in tasks])]
+        ["teacher", "", *(_teacher(groups, task) for task in tasks), _plain([teacher_score(groups, t) for t in tasks])]
     ]
     for (variant, goal), of in by_variant((g, g) for g in groups).items():
         means = [of[task].mean("score") if task in of else None for task in tasks]
@@ -174,13 +174,14 @@ def by_variant(items: Iterable[tuple[Group, T]]) -> dict[tuple[str, Goal], dict[
     return found
 
 
-def _teacher_value(groups: Sequence[Group], task: str) -> float | None:
+def teacher_score(groups: Sequence[Group], task: str) -> float | None:
+    """Mean over all points of the task, which may have several teachers."""
     mean = Mean.of(number(record, "teacher_score") for g in groups if g.task == task for record in g.records)
     return None if mean is None else mean.value
 
 
 def _teacher(groups: Sequence[Group], task: str) -> str:
-    return show_score(_teacher_value(groups, task))
+    return show_score(teacher_score(groups, task))
 
 
 def _plain(values: Sequence[float | None]) -> str:

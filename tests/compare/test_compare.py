@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cofi.cli import run as run_command
-from cofi.compare.__main__ import main
+from cofi.compare.__main__ import main, read_points
 from cofi.compare.frontier import Frontier, Verdict
 from cofi.compare.table import compare, report
 from cofi.sweep.figures import ablations, draw
-from cofi.sweep.summary import Mean, group
+from cofi.sweep.summary import Mean, group, section
 
 DENSE = 10_000_000
 
@@ -169,6 +169,14 @@ def test_runs_that_were_asked_for_speed_are_compared_by_speed_alone():
     assert [str(g.goal) for g in group(points) if g.variant == "default"] == ["60.0 %", "90.0 %", "12.0×"]
 
 
+def test_a_run_of_another_method_that_was_asked_for_speed_is_compared_by_speed_alone():
+    asked = record("rte", "gradual", 1, 2_000_000, 70.0, 6.0)
+    del asked["target_sparsity"]
+    (row,) = compare([*REFERENCE, asked | {"target_speedup": 12.0}], "default")["rte"]
+    assert row.verdicts["size"] is None
+    assert row.verdicts["speed, batch 1"].wins and row.verdicts["speed, batch 32"].wins
+
+
 def test_speeds_of_a_busy_machine_are_not_compared():
     other = record("rte", "fisher", 1, 1_000_000, 79.0, 8.0)
     assert compare([*REFERENCE, other], "default")["rte"][0].verdicts["speed, batch 1"] is not None
@@ -238,6 +246,16 @@ def test_the_command_reads_sweeps_and_draws(tmp_path, capsys):
     assert names == {"compare.md", "size.png", "speed-batch-1.png", "speed-batch-32.png"}
 
 
+def test_the_teacher_of_a_plot_is_that_of_the_table(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("cofi.sweep.figures.frontier_figure", lambda curves, teachers, *rest: drawn.append(teachers))
+    monkeypatch.setattr("cofi.sweep.figures.to_png", lambda figure: b"")
+    points = [record("rte", "default", seed, 1_000_000, 80.0) for seed in (1, 2)]
+    points[1]["teacher_score"] = 80.0
+    draw(points)
+    assert drawn == [{"rte": 85.0}] and "Teacher: accuracy 85.00." in section("rte", group(points), points)
+
+
 def test_ablations_and_trials_at_one_goal_have_a_figure_of_their_own():
     trial = [record("rte", "slow", 1, 1_000_000, 81.0, 8.0)]
     often = [record("rte", "often", 1, params, 70.0, 8.0) for params in (1_000_000, 4_000_000)]
@@ -263,6 +281,15 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys, words, message):
     folder = write(tmp_path / "one", REFERENCE)
     assert run_command(lambda: main([folder, *words])) == 2
     assert message in capsys.readouterr().err
+
+
+def test_of_one_point_in_two_sweeps_the_one_counts_that_was_timed(tmp_path):
+    alone = record("rte", "default", 1, 1_000_000, 80.0, 8.0)
+    untimed = record("rte", "default", 1, 1_000_000, 80.0)
+    busy = {**alone, "measured": alone["measured"] | {"disturbed": {"batch 1": True}}}
+    folders = {name: Path(write(tmp_path / name, [one])) for name, one in (("a", alone), ("u", untimed), ("b", busy))}
+    for order, counts in (("ua", alone), ("au", alone), ("bau", alone), ("uab", alone), ("ub", busy), ("bu", busy)):
+        assert read_points([folders[name] for name in order]) == [counts]
 
 
 def test_one_point_with_two_results_is_refused(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cofi.errors import UserError
-from cofi.sweep.merging import merged
+from cofi.sweep.merging import check_one_setting, merged
 from cofi.sweep.summary import where
 
 HERE = {"device": "cpu", "cpu": "A", "threads": 1, "commit": "abc", "date": "2026-01-01"}
@@ -13,8 +13,9 @@ THERE = {**HERE, "cpu": "B", "threads": 2}
 
 
 def point(name: str, status: str = "done", **fields: object) -> dict:
-    task, variant, _, _ = name.split("-")
-    return {"name": name, "task": task, "variant": variant, "status": status, "score": 1.0, "versions": {}} | fields
+    task, variant, _, seed = name.split("-")
+    found = {"name": name, "task": task, "variant": variant, "seed": int(seed.removeprefix("seed"))}
+    return found | {"status": status, "score": 1.0, "versions": {}} | fields
 
 
 def summary(machine: dict, command: str, *points: dict) -> dict:
@@ -90,3 +91,32 @@ def test_one_variant_is_of_models_of_one_size():
         UserError, match="6 layers of 384 hidden dims before pruning, but cola-default-s95-seed3 has 12"
     ):
         merged(first, summary(THERE, "two", of("cola-default-s95-seed3", 12, 768)))
+
+
+def by_teachers(teachers: dict[int, int | None]) -> list[dict]:
+    """Points of one group by their seeds; None as those from before the seed of the teacher was noted."""
+    noted = {seed: {} if teacher is None else {"teacher_seed": teacher} for seed, teacher in teachers.items()}
+    return [point(f"cola-default-s80-seed{seed}", settings={}, **noted[seed]) for seed in teachers]
+
+
+@pytest.mark.parametrize("teachers", [{1: 57, 2: None}, {1: 1, 2: 2, 57: 57}, {1: 3, 2: 3, 3: 3}, {2: 3, 1: 3, 3: 3}])
+def test_one_variant_learns_from_one_teacher_or_each_seed_from_its_own(teachers):
+    check_one_setting(by_teachers(teachers))
+    unlike = [point("cola-default-s80-seed4"), point("rte-default-s80-seed1", settings={}, teacher_seed=9)]
+    check_one_setting([*by_teachers(teachers), *unlike])  # nothing is known of the first, the second is another task
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        ({1: 1, 2: 2, 3: 57}, "-seed1 with a teacher of seed 1, but cola-default-s80-seed3 has a teacher of seed 57:"),
+        ({1: 57, 2: 57, 3: 3}, "-seed3 with a teacher of seed 3, but cola-default-s80-seed1 has a teacher of seed 57:"),
+        ({1: 2, 2: None}, "-seed2 with a teacher of seed 57, but cola-default-s80-seed1 has a teacher of seed 2:"),
+        ({1: 3, 2: 3, 3: 3, 4: 4}, "-seed4 with a teacher of seed 4, but .*-seed1 has a teacher of seed 3:"),
+        ({3: 3, 4: 4, 1: 3}, "-seed4 with a teacher of seed 4, but .*-seed1 has a teacher of seed 3:"),
+    ],
+    ids=str,
+)
+def test_teachers_of_several_seeds_make_no_mean(teachers, message):
+    with pytest.raises(UserError, match=message):
+        check_one_setting(by_teachers(teachers))

@@ -17,6 +17,7 @@ from cofi.sweep.repeating import repeats
 from cofi.sweep.results import read_summary
 from cofi.sweep.store import settings_of_variant
 from cofi.sweep.summary import report
+from cofi.train.config import TrainConfig
 from cofi.train.rates import settle_rates
 
 RESULTS = sorted((Path(__file__).parents[2] / "docs" / "results").rglob("sweep.json"))
@@ -59,6 +60,49 @@ def test_points_that_make_no_grid_are_each_run_once():
         points = [point for i, point in enumerate(grid) if i not in left_out]
         found = settings_by_command([record(p, settings, dense_structure={"hidden": 384}) for p in points])
         assert found == dict.fromkeys(points, settings)
+
+
+def teachers_by_command(records: list[dict[str, Any]]) -> dict[int, int]:
+    """Seeds of the teachers that the printed commands make, by seed of the point."""
+    grids = [parse(shlex.split(str(repeat))[3:]).grid for repeat in repeats(records)]
+    return {point.seed: grid.teacher(point.task, point.seed).seed for grid in grids for point in grid.points()}
+
+
+@pytest.mark.parametrize("variant", ["default", "mine"])
+@pytest.mark.parametrize(
+    ("teachers", "flags"),
+    [
+        ({1: 57, 2: None}, [""]),
+        ({1: 1, 2: 2}, ["--teacher-seed each"]),
+        ({1: 4, 2: 4}, ["--teacher-seed 4"]),
+        ({1: 1, 57: 57}, ["--teacher-seed each", ""]),
+    ],
+    ids=str,
+)
+def test_the_teachers_are_those_of_the_points(variant, teachers, flags):
+    points = {seed: Point("cola", variant, Goal("sparsity", 0.8), seed) for seed in teachers}
+    noted = {seed: {} if teacher is None else {"teacher_seed": teacher} for seed, teacher in teachers.items()}
+    records = [record(points[seed], {}, dense_structure={"hidden": 384}, **noted[seed]) for seed in teachers]
+    assert teachers_by_command(records) == {seed: teacher or 57 for seed, teacher in teachers.items()}
+    commands = [str(repeat) for repeat in repeats(records)]
+    assert len(commands) == len(flags)
+    assert all(
+        flag in text and ("--teacher-seed" in text) == bool(flag) for flag, text in zip(flags, commands, strict=True)
+    )
+
+
+def test_the_masked_model_is_named_without_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mlm").mkdir(parents=True)
+    settings = {
+        given: settings_of_variant(TrainConfig(augment=3, augment_mlm=given))["augment_mlm"]
+        for given in ("models/mlm", str(tmp_path / "models" / "mlm"), "some/id")
+    }
+    assert list(settings.values()) == ["mlm", "mlm", "some/id"]
+    point = Point("cola", "mine", Goal("sparsity", 0.8), 1)
+    recorded = {"recipe": "default", "augment": 3, "augment_mlm": "some/id"}
+    found = settings_by_command([record(point, recorded)])
+    assert {name: found[point][name] for name in ("augment", "augment_mlm")} == {"augment": 3, "augment_mlm": "some/id"}
 
 
 def test_numbers_keep_all_their_digits():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +119,27 @@ def test_points_of_another_machine_are_timed_here_by_their_structure(one, whole,
         assert found[name]["speedup"] == {"batch 1": 99.0} and found[name]["measured_on"] == elsewhere
     assert main([*one[:2], *measure, "--retime"]) == 0
     assert "\ntimed" not in capsys.readouterr().out  # of this machine by now
+
+
+def test_points_are_timed_on_their_own_rows_whichever_variant_is_here(one, tmp_path):
+    results, measure = str(tmp_path / "results"), ["--measure", "--measure-seconds", "0.1", "--device", "cpu"]
+    long, short = (
+        ["--variant", f"{name}=--finetune-epochs 0.5{more}"]
+        for name, more in (("long", ""), ("short", " --max-length 4"))
+    )
+    assert main([*one, *long, *measure, "--results", results]) == 0
+    summary = read_summary(Path(results))
+    (record,) = summary["points"]
+    lengths = record["measured"]["lengths"]
+    record["measured_on"]["cpu"] = "another"
+    (tmp_path / "results" / "sweep.json").write_text(json.dumps(summary))
+    elsewhere = ["--output", str(tmp_path / "elsewhere")]
+    assert main([*one, *elsewhere, *short]) == 0
+    assert main([*elsewhere, *measure, "--results", results, "--retime"]) == 0
+    found = points(tmp_path / "results")
+    assert found["animals-long-s30-seed1"]["measured_on"]["cpu"] != "another"
+    assert found["animals-long-s30-seed1"]["measured"]["lengths"] == lengths
+    assert found["animals-short-s30-seed1"]["measured"]["lengths"]["longest"] == 4 < lengths["longest"]
 
 
 def test_published_points_are_timed_without_any_training(whole, checkpoint, two_tasks, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ import signal
 import sys
 
 import pytest
+import torch
 
 from cofi.cli import run as run_command
 from cofi.errors import UserError
@@ -71,6 +71,20 @@ def test_results_grow_by_another_sweep(one, words, whole, tmp_path, monkeypatch)
     assert not taken  # refused before anything ran
 
 
+def test_points_of_several_teachers_are_not_published_as_one_group(one, tmp_path, monkeypatch):
+    taken = count_steps(monkeypatch)
+    results = tmp_path / "results"
+    assert main([*one, "--seeds", "1", "2", "--teacher-seed", "each"]) == 0
+    taken.clear()
+    message = "seed1 with a teacher of seed 1, but animals-default-s30-seed3 has a teacher of seed 57"
+    with pytest.raises(UserError, match=message):
+        main([*one, "--seeds", "3", "--results", str(results)])
+    assert not taken  # refused before anything ran
+    assert main([*one, "--seeds", "3"]) == 0
+    with pytest.raises(UserError, match=message):
+        main([*one[:2], "--results", str(results)])
+
+
 def test_all_points_of_a_task_learn_from_one_teacher(one, tmp_path, monkeypatch):
     taken = count_steps(monkeypatch)
     assert main([*one, "--variants", "default", "no-hidden"]) == 0
@@ -119,6 +133,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(words, whole, tmp_path, monkeyp
 def test_a_directory_whose_run_had_not_begun_is_no_hindrance(one, tmp_path):
     for place in ("points/animals-default-s30-seed1/run", "teachers/animals-seed57"):
         (tmp_path / "sweep" / place / "checkpoints").mkdir(parents=True)
+        (tmp_path / "sweep" / place / ".lock").touch()
     assert main(one) == 0
 
 
@@ -257,6 +272,13 @@ def test_teachers_are_shared_between_sweeps(one, whole, monkeypatch):
     assert set(taken) == {"prune", "finetune"}
 
 
+def test_threads_of_one_task_are_its_own(words, tmp_path):
+    threads = torch.get_num_threads()
+    assert main([*words, "--task-flags", f"animals=--threads {threads + 1}"]) == 0
+    found = {point["task"]: point["machine"]["threads"] for point in points(tmp_path / "sweep").values()}
+    assert found == {"animals": threads + 1, "beasts": threads}
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(words, tmp_path, capsys):
     assert main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -292,15 +314,12 @@ def test_two_sweeps_in_one_directory_do_not_mix(words, tmp_path, capsys):
 
 
 def test_a_system_without_locks_is_named_where_a_sweep_starts(tmp_path, monkeypatch):
-    """The module loads there, as other commands read sweeps too; a copy of it, so that no class is there twice."""
+    from cofi.sweep.store import locked
+
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.find_spec("cofi.sweep.store")
-    store = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(store)
-    needs = f"a sweep needs a POSIX system .* to hold --output .* against others, got {sys.platform}"
-    with pytest.raises(UserError, match=needs), store.locked(tmp_path / "sweep", "--output"):
+    needs = "--output .*sweep cannot be held against other processes: .*not supported"
+    with pytest.raises(UserError, match=needs), locked(tmp_path / "sweep", "--output"):
         pass
-    assert not (tmp_path / "sweep").exists()
 
 
 def test_estimate_goes_by_what_is_most_alike():
