@@ -157,7 +157,7 @@ def _teacher(session: Session, inputs: Inputs) -> CompactModel:
         session.monitor.message(f"{escape(session.config.model)} has no head of this task yet: it is fine-tuned first")
         teacher = run_teacher(session, teacher)
     elif session.config.teacher is None and not session.config.resume:
-        session.monitor.message(f"{escape(session.config.model)} has a head of this task: it is the teacher as it is")
+        session.monitor.message(f"{escape(session.config.model)} is its own teacher as it is")
     if session.world.is_main and not (session.run.teacher / "config.json").is_file():
         save_model(teacher, inputs.tokenizer, session.run.teacher)
     return teacher.eval().requires_grad_(False)
