@@ -58,8 +58,10 @@ class Embeddings(nn.Module):
 
     def _look_up(self, batch: PackedBatch) -> Tensor:
         """The sum of the tables' rows. Raises IndexError for a number beyond its table, on a CPU."""
-        used = [("input_ids", self.word, batch.input_ids)]
-        used.append(("position_ids", self.position, batch.position_ids + self.position_offset))
+        used = [
+            ("input_ids", self.word, batch.input_ids),
+            ("position_ids", self.position, batch.position_ids + self.position_offset),
+        ]
         if self.token_type is not None:
             used.append(("token_type_ids", self.token_type, batch.token_type_ids))
         rows = []

@@ -186,7 +186,7 @@ def clear_unbegun(run: RunDirectory) -> None:
     if not run.root.is_dir() or run.config.exists():
         return
     if all(
-        entry.name in ("checkpoints", ".lock") or entry.name.startswith(f".{run.config.name}.")
+        entry in (run.checkpoints, run.lock) or entry.name.startswith(f".{run.config.name}.")
         for entry in run.root.iterdir()
     ):
         shutil.rmtree(run.root)

@@ -36,7 +36,7 @@ class RunDirectory:
         self.teacher = self.root / "teacher"
         self.teacher_outputs = self.root / "teacher_outputs"
         self.tensorboard = self.root / "tensorboard"
-        self._lock = self.root / ".lock"
+        self.lock = self.root / ".lock"
 
     @classmethod
     def of_model(cls, folder: Path) -> RunDirectory | None:
@@ -62,7 +62,7 @@ class RunDirectory:
             )
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"--output {self.root} is a file, and must be a directory")
-        if self.root.is_dir() and set(self.root.iterdir()) - {self._lock} and not self.config.exists():
+        if self.root.is_dir() and set(self.root.iterdir()) - {self.lock} and not self.config.exists():
             raise UserError(f"--output {self.root} is not empty and holds no run: name another directory")
         parent = self.root.absolute()
         while not parent.exists():
@@ -78,7 +78,7 @@ class RunDirectory:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = self._lock.open("w")
+            file = self.lock.open("w")
         except OSError as error:
             raise UserError(f"--output {self.root} cannot be written: {error.strerror or error}") from error
         with file:
@@ -91,7 +91,7 @@ class RunDirectory:
             try:
                 yield
             finally:
-                self._lock.unlink(missing_ok=True)
+                self.lock.unlink(missing_ok=True)
 
     def start(self, config: TrainConfig) -> None:
         """Make the directory of a new run. Raises UserError when it cannot be written or holds a run already."""
